@@ -1,0 +1,123 @@
+"""The envelope: who sends what to whom (RFC 5321 2.3.1), as frozen values.
+
+Addresses are checked here once, so that no CR, LF, NUL or space in them can ever reach the wire (see
+`deliver.smtp.command`): a `Mailbox` that exists is safe to print between angle brackets.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import NewType
+
+import idna
+
+from deliver.errors import UsageError
+
+MessageId = NewType("MessageId", str)
+
+MAX_LOCAL_PART = 256  # octets; RFC 5321 4.5.3.1.1 asks for at least 64
+MAX_DOMAIN = 253  # octets; RFC 5321 4.5.3.1.2 allows 255 with the root dot
+
+_DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
+_QUOTED = re.compile(r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e])*"\Z')
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """One address: `local_part` as given, `domain` in lower-case A-labels or an address literal `[…]`."""
+
+    local_part: str
+    domain: str
+
+    def __str__(self) -> str:
+        return f"{self.local_part}@{self.domain}"
+
+    @property
+    def literal(self) -> str | None:
+        """The IP address inside an address literal (RFC 5321 4.1.3), else None."""
+        return literal_address(self.domain)
+
+    @classmethod
+    def parse(cls, text: str) -> Mailbox:
+        """Read `local@domain` (RFC 5321 4.1.2). Raises UsageError for anything else."""
+        local_part, at, domain = text.rpartition("@")
+        if not at or not local_part:
+            raise _bad_address(text, "it has no local part and domain with '@' between them")
+        if len(local_part) > MAX_LOCAL_PART:
+            raise _bad_address(text[:80], f"its local part is longer than {MAX_LOCAL_PART} octets")
+        if not (_DOT_ATOM.match(local_part) or _QUOTED.match(local_part)):
+            raise _bad_address(text, "its local part is neither a dot-atom nor a quoted string in ASCII")
+        return cls(local_part, domain_name(domain))
+
+
+def domain_name(text: str) -> str:
+    """Normalise a domain to lower-case A-labels without a final dot; an address literal stays one.
+
+    Raises UsageError when it is neither (RFC 1035 2.3.4, RFC 5321 4.1.3, RFC 5891).
+    """
+    if text.startswith("["):
+        address = literal_address(text)
+        if address is None:
+            raise _bad_address(text, "the address literal holds no IP address")
+        return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+    name = text.removesuffix(".").lower()
+    if not name.isascii():
+        try:
+            name = idna.encode(name, uts46=True).decode("ascii")
+        except (idna.IDNAError, UnicodeError) as error:
+            raise _bad_address(text, f"not an internationalised domain name: {error}") from None
+    if not name or len(name) > MAX_DOMAIN:
+        raise _bad_address(text[:80], f"a domain has between 1 and {MAX_DOMAIN} octets")
+    for label in name.split("."):
+        if not _LABEL.match(label) or len(label) > 63:
+            raise _bad_address(text, f"the label {label!r} is not a host name label")
+    return name
+
+
+def literal_address(domain: str) -> str | None:
+    """The IP address in `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 4.1.3), or None."""
+    if not (domain.startswith("[") and domain.endswith("]")):
+        return None
+    inner = domain[1:-1]
+    try:
+        if inner[:5].lower() == "ipv6:":
+            return str(ipaddress.IPv6Address(inner[5:]))
+        return str(ipaddress.IPv4Address(inner))
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One recipient of a message; `ordinal` is its place in the envelope, from 0."""
+
+    ordinal: int
+    mailbox: Mailbox
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What was accepted, without its content. `sender` is None for the null reverse path.
+
+    `size` counts the octets of the content as it will be sent, CRLF line ends included; `received_at`
+    is in seconds since the epoch.
+    """
+
+    id: MessageId
+    sender: Mailbox | None
+    recipients: tuple[Recipient, ...]
+    size: int
+    eight_bit: bool
+    received_at: float
+
+    @property
+    def reverse_path(self) -> str:
+        """The sender as text, empty for the null reverse path."""
+        return str(self.sender) if self.sender else ""
+
+
+def _bad_address(text: str, why: str) -> UsageError:
+    return UsageError(f"reading the address {text!r}", why, "give it as local-part@domain")

@@ -1,0 +1,84 @@
+"""The trace of an attempt: every decision with its evidence, in order, and the events it raised.
+
+The log, `--json`, `outrider queue show` and the event rows are views of this one record; nothing else
+explains a delivery. Findings are frozen values that decisions return; only the story (`deliver.attempt`,
+`deliver.session`) appends them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from events.catalogue import Event, Scalar
+
+MAX_TEXT = 1000  # characters of a text or an evidence value; peers control some of them
+
+
+class Stage(StrEnum):
+    """Where on the way of a message a decision was taken."""
+
+    ROUTE = "route"
+    DNS = "dns"
+    POLICY = "policy"
+    CONNECT = "connect"
+    SMTP = "smtp"
+    TLS = "tls"
+    TRANSACTION = "transaction"
+    OUTCOME = "outcome"
+
+
+class Verdict(StrEnum):
+    """What a finding means for the delivery."""
+
+    OK = "ok"
+    NOTE = "note"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One decision. `code` is a stable word for programs, `text` a sentence for people.
+
+    `rfc` names the rule as `RFC 7672 2.2.2`; `evidence` holds what the decision rests on.
+    """
+
+    stage: Stage
+    code: str
+    text: str
+    verdict: Verdict = Verdict.NOTE
+    rfc: str | None = None
+    evidence: tuple[tuple[str, str], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form, every text capped at MAX_TEXT characters."""
+        plain = asdict(self)
+        plain["text"] = self.text[:MAX_TEXT]
+        plain["evidence"] = {key: value[:MAX_TEXT] for key, value in self.evidence}
+        return plain
+
+
+@dataclass(slots=True)
+class Trace:
+    """Append-only record of one attempt."""
+
+    findings: list[Finding] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def add(self, *findings: Finding) -> None:
+        """Append decisions in the order in which they were taken."""
+        self.findings.extend(findings)
+
+    def extend(self, findings: Iterable[Finding]) -> None:
+        """Append what a decision function returned."""
+        self.findings.extend(findings)
+
+    def raise_event(self, name: str, at: float, **fields: Scalar) -> None:
+        """Note an event of the catalogue; `at` is in seconds since the epoch. ValueError for an unknown one."""
+        self.events.append(Event(name=name, at=at, fields=fields))
+
+    def reasons(self) -> list[dict[str, Any]]:
+        """The `reasons[]` of `--json`: {code, text, rfc} per finding."""
+        return [{"code": f.code, "text": f.text[:MAX_TEXT], "rfc": f.rfc} for f in self.findings]

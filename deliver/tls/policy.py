@@ -1,0 +1,175 @@
+"""One TLS policy per host, decided before its socket is opened (RFC 7672 2.2, RFC 7435).
+
+`decide` reads like this table. "floor" is what the configured level asks for without DANE: `may` for level
+`dane`; level `dane-only` has none: next host, else defer.
+
+    level           TLSA at the base domain            policy
+    --------------  ---------------------------------  --------------------------------------------------
+    none            not asked                          clear text
+    may             not asked                          opportunistic TLS
+    encrypt         not asked                          TLS required, not authenticated
+    verify          not asked                          TLS required, authenticated by PKIX
+    dane dane-only  not asked: MX or address insecure  floor
+    dane dane-only  absent, or an insecure answer      floor
+    dane dane-only  secure, at least one usable        TLS required, authenticated by DANE
+    dane            secure, none usable                TLS required, not authenticated
+    dane-only       secure, none usable                next host, else defer
+    dane dane-only  bogus or no answer                 next host, else defer: never a downgrade
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from deliver.report.trace import Finding, Stage, Verdict
+from deliver.resolve.answer import TlsaRecord
+from deliver.resolve.mx import HostPlan, MxPlan
+from deliver.resolve.tlsa import DANE_TA, TlsaAbsent, TlsaFailed, TlsaNotAsked, TlsaRecords
+
+
+class Level(StrEnum):
+    """What an administrator asks for, by `tls.level`."""
+
+    NONE = "none"
+    MAY = "may"
+    ENCRYPT = "encrypt"
+    VERIFY = "verify"
+    DANE = "dane"
+    DANE_ONLY = "dane-only"
+
+    @property
+    def wants_tlsa(self) -> bool:
+        """Whether TLSA records are looked up at this level."""
+        return self in (Level.DANE, Level.DANE_ONLY)
+
+
+class Authentication(StrEnum):
+    """How the server proves who it is."""
+
+    NONE = "none"
+    DANE = "dane"
+    PKIX = "pkix"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsPolicy:
+    """What we demand of one host.
+
+    `required` never falls back to clear text. `names` are the reference identifiers (A-labels) that a
+    certificate must carry where names are checked: PKIX and DANE-TA. `sni` is sent in the ClientHello.
+    """
+
+    level: Level
+    use_tls: bool
+    required: bool
+    authentication: Authentication
+    sni: str
+    names: tuple[str, ...] = ()
+    records: tuple[TlsaRecord, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """This host must not be used now; next host, else defer."""
+
+    finding: Finding
+
+
+def decide(level: Level, plan: MxPlan, host: HostPlan) -> TlsPolicy | Refuse:
+    """The table above."""
+    if level is Level.NONE:
+        return _plain(level, host, "level-none", "The settings ask for clear text (level none)")
+    if level is Level.MAY:
+        return _opportunistic(level, host, "The settings ask for opportunistic TLS (level may)")
+    if level is Level.ENCRYPT:
+        return _encrypt(level, host, "level-encrypt", "The settings require TLS (level encrypt)")
+    if level is Level.VERIFY:
+        return _pkix(level, plan, host)
+    match host.tlsa:
+        case TlsaNotAsked(why=why):
+            return _floor(level, host, f"No DANE for {host.host}: {why}", "RFC 7672 2.2")
+        case TlsaAbsent(secure=secure):
+            proof = "securely proven absent" if secure else "absent or insecure"
+            return _floor(level, host, f"No DANE for {host.host}: TLSA {proof}", "RFC 7672 2.2")
+        case TlsaFailed(why=why):
+            return Refuse(
+                Finding(
+                    Stage.POLICY,
+                    "tlsa-lookup-failed",
+                    f"{host.host} cannot be used now: its TLSA records could not be looked up: {why}",
+                    Verdict.REFUSED,
+                    "RFC 7672 2.1.2",
+                )
+            )
+        case TlsaRecords(usable=()):
+            return _unusable(level, host)
+        case TlsaRecords() as found:
+            return _dane(level, plan, host, found)
+
+
+def _note(code: str, text: str, rfc: str | None = None, **evidence: str) -> Finding:
+    return Finding(Stage.POLICY, code, text, Verdict.NOTE, rfc, tuple(evidence.items()))
+
+
+def _plain(level: Level, host: HostPlan, code: str, text: str) -> TlsPolicy:
+    return TlsPolicy(level, False, False, Authentication.NONE, host.host, findings=(_note(code, text),))
+
+
+def _opportunistic(level: Level, host: HostPlan, text: str, rfc: str | None = "RFC 7435 3") -> TlsPolicy:
+    found = _note("tls-opportunistic", f"{text}; TLS is used where offered, clear text otherwise", rfc)
+    return TlsPolicy(level, True, False, Authentication.NONE, host.host, findings=(found,))
+
+
+def _encrypt(level: Level, host: HostPlan, code: str, text: str, rfc: str | None = None) -> TlsPolicy:
+    return TlsPolicy(level, True, True, Authentication.NONE, host.host, findings=(_note(code, text, rfc),))
+
+
+def _pkix(level: Level, plan: MxPlan, host: HostPlan) -> TlsPolicy:
+    text = f"The settings require a certificate for {host.host} from a trusted issuer (level verify)"
+    if not plan.secure:
+        text += "; the MX answer that chose this host was not validated by DNSSEC"
+    finding = _note("level-verify", text, "RFC 9525 6")
+    return TlsPolicy(level, True, True, Authentication.PKIX, host.host, (host.host,), findings=(finding,))
+
+
+def _floor(level: Level, host: HostPlan, text: str, rfc: str) -> TlsPolicy | Refuse:
+    if level is Level.DANE_ONLY:
+        return Refuse(
+            Finding(Stage.POLICY, "dane-required", f"{text}; the settings require DANE", Verdict.REFUSED, rfc)
+        )
+    return _opportunistic(level, host, text, rfc)
+
+
+def _unusable(level: Level, host: HostPlan) -> TlsPolicy | Refuse:
+    text = f"{host.host} publishes TLSA records, none of them usable"
+    if level is Level.DANE_ONLY:
+        return _floor(level, host, text, "RFC 7672 2.2")
+    return _encrypt(
+        level, host, "tlsa-unusable", f"{text}: TLS is required but not authenticated", "RFC 7672 2.2"
+    )
+
+
+def _dane(level: Level, plan: MxPlan, host: HostPlan, found: TlsaRecords) -> TlsPolicy:
+    names = _reference_identifiers(plan, found.base_domain)
+    records = " | ".join(str(record)[:80] for record in found.usable)
+    trust_anchor = any(record.usage == DANE_TA for record in found.usable)
+    text = f"{host.host} publishes {len(found.usable)} usable TLSA record(s): TLS and DANE are required"
+    finding = _note(
+        "dane",
+        text,
+        "RFC 7672 2.2",
+        base_domain=found.base_domain,
+        records=records,
+        **({"names": ", ".join(names)} if trust_anchor else {}),
+    )
+    return TlsPolicy(
+        level, True, True, Authentication.DANE, found.base_domain, names, found.usable, (finding,)
+    )
+
+
+def _reference_identifiers(plan: MxPlan, base_domain: str) -> tuple[str, ...]:
+    """RFC 7672 3.2.2: the base domain, and the next-hop names where their binding to it is secure."""
+    extra = plan.next_hop_names if plan.secure or plan.implicit else ()
+    return tuple(dict.fromkeys((base_domain, *extra)))
