@@ -76,7 +76,7 @@ class Trace:
         self.findings.extend(findings)
 
     def raise_event(self, name: str, at: float, **fields: Scalar) -> None:
-        """Note an event of the catalogue; `at` is in seconds since the epoch. ValueError for an unknown one."""
+        """Note an event of the catalogue; `at` is in seconds since the epoch."""
         self.events.append(Event(name=name, at=at, fields=fields))
 
     def reasons(self) -> list[dict[str, Any]]:
