@@ -1,0 +1,66 @@
+"""A bounded cache that respects TTLs, and one flight per question.
+
+Failures are never kept: the next delivery asks again. Identical lookups in flight are merged.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import trio
+
+from deliver.resolve.answer import Answer, Found, NoData, NxDomain, Query
+from deliver.resolve.resolver import Resolver
+
+
+class _Flight:
+    """A lookup under way; `answer` stays None when the task that asked was cancelled."""
+
+    def __init__(self) -> None:
+        self.landed = trio.Event()
+        self.answer: Answer | None = None
+
+
+class CachingResolver:
+    """Wraps `upstream`. `now` gives seconds on any steady scale; at most `entries` answers are kept."""
+
+    def __init__(self, upstream: Resolver, *, now: Callable[[], float], entries: int, max_ttl: float) -> None:
+        self._upstream = upstream
+        self._now = now
+        self._entries = entries
+        self._max_ttl = max_ttl
+        self._kept: OrderedDict[Query, tuple[float, Answer]] = OrderedDict()
+        self._flights: dict[Query, _Flight] = {}
+
+    async def lookup(self, query: Query) -> Answer:
+        """The kept answer while its TTL lasts, else a fresh one."""
+        kept = self._kept.get(query)
+        if kept is not None:
+            expiry, answer = kept
+            if self._now() < expiry:
+                self._kept.move_to_end(query)
+                return answer
+            del self._kept[query]
+        while (flight := self._flights.get(query)) is not None:
+            await flight.landed.wait()
+            if flight.answer is not None:
+                return flight.answer
+        return await self._fly(query)
+
+    async def _fly(self, query: Query) -> Answer:
+        flight = self._flights[query] = _Flight()
+        try:
+            flight.answer = await self._upstream.lookup(query)
+        finally:
+            del self._flights[query]
+            flight.landed.set()
+        self._keep(query, flight.answer)
+        return flight.answer
+
+    def _keep(self, query: Query, answer: Answer) -> None:
+        if not isinstance(answer, Found | NoData | NxDomain) or answer.ttl <= 0:
+            return
+        self._kept[query] = (self._now() + min(answer.ttl, self._max_ttl), answer)
+        while len(self._kept) > self._entries:
+            self._kept.popitem(last=False)
