@@ -1,0 +1,1 @@
+"""Tests, and the miniature mail Internet that they share with the demonstration."""
