@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import NewType
+from typing import NewType, Protocol
 
 import idna
 
@@ -117,6 +117,19 @@ class Envelope:
     def reverse_path(self) -> str:
         """The sender as text, empty for the null reverse path."""
         return str(self.sender) if self.sender else ""
+
+
+class Content(Protocol):
+    """The content of a message as it goes on the wire before dot-stuffing: CRLF line ends, `size` octets."""
+
+    @property
+    def size(self) -> int:
+        """Octets altogether."""
+        ...
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """At most `length` octets from `offset`, fewer only at the end. Raises StorageError."""
+        ...
 
 
 def _bad_address(text: str, why: str) -> UsageError:

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from deliver.errors import Blame
+from deliver.message import Recipient
+from deliver.report.trace import Trace
 from deliver.smtp.reply import EnhancedCode, Reply
 
 
@@ -99,6 +101,14 @@ class Failed:
 
 
 Outcome = Delivered | Deferred | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptResult:
+    """What one attempt found out: one outcome per recipient of its claim, and the evidence."""
+
+    outcomes: tuple[tuple[Recipient, Outcome], ...]
+    trace: Trace
 
 
 class Step(Enum):

@@ -2,23 +2,47 @@
 
 Durations are seconds, sizes octets; in the file they carry units (`"5m"`, `"50MB"`). Paths are absolute or
 relative to `state_dir`. What a key means for an administrator stands in `conf/outrider.toml`.
+
+`Settings.towards` applies the exceptions by destination. A type such as `HostName` says what a text must be;
+`deliver.configuration.values` checks it when the file is read, values built in Python are taken as they are.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NewType
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 
+from deliver.pattern import any_matches
+from deliver.quantity import Duration as Duration
+from deliver.quantity import Size as Size
 from deliver.tls.policy import Level
-
-# Told apart from plain numbers so that the reader demands a unit.
-Duration = NewType("Duration", float)
-Size = NewType("Size", int)
 
 MINUTE = 60
 HOUR = 3600
 DAY = 86400
+
+# What a text must be; the word is a key of `deliver.configuration.values.KINDS`.
+FilePath = Annotated[str, Meta(extra={"kind": "path"})]
+SecretFile = Annotated[str, Meta(extra={"kind": "secret file"})]  # or `credential:NAME` of systemd
+DatabaseUrl = Annotated[str, Meta(extra={"kind": "database url"})]
+HintsUrl = Annotated[str, Meta(extra={"kind": "hints url"})]  # or "memory"
+HostName = Annotated[str, Meta(extra={"kind": "host name"})]
+NamePattern = Annotated[str, Meta(extra={"kind": "pattern"})]
+Endpoint = Annotated[str, Meta(extra={"kind": "endpoint"})]  # "host", "host:port", "[address]:port"
+AddressEndpoint = Annotated[str, Meta(extra={"kind": "address endpoint"})]  # no names
+ListenEndpoint = Annotated[str, Meta(extra={"kind": "listen endpoint"})]  # port required, 0 picks a free one
+Network = Annotated[str, Meta(extra={"kind": "network"})]
+Ipv4Address = Annotated[str, Meta(extra={"kind": "ipv4 address"})]
+Ipv6Address = Annotated[str, Meta(extra={"kind": "ipv6 address"})]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Count = Annotated[int, Meta(ge=1)]
+
+CACHED_DESTINATIONS = 4096
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -29,12 +53,14 @@ class Dns(Section, frozen=True):
     """How names are looked up."""
 
     dnssec: Literal["validate", "trust-ad", "off"] = "trust-ad"
-    resolvers: tuple[str, ...] = ()  # "address" or "address:port" or "[v6]:port"; none: /etc/resolv.conf
+    resolvers: tuple[
+        AddressEndpoint, ...
+    ] = ()  # "address" or "address:port" or "[v6]:port"; none: /etc/resolv.conf
     trust_remote_ad: bool = False
-    trust_anchors: str | None = None
+    trust_anchors: FilePath | None = None
     timeout: Duration = Duration(3)
-    attempts: int = 3
-    cache_entries: int = 20_000
+    attempts: Count = 3
+    cache_entries: Count = 20_000
     cache_max_ttl: Duration = Duration(1 * HOUR)
 
 
@@ -42,7 +68,7 @@ class Tls(Section, frozen=True):
     """What TLS is demanded of a destination; may be overridden by a rule."""
 
     level: Level = Level.DANE
-    trust_store: str | None = None  # PEM file; none: the system's
+    trust_store: FilePath | None = None  # PEM file; none: the system's
     min_version: Literal["1.2", "1.3"] = "1.2"
     clear_text_fallback: bool = True  # only where the policy does not require TLS
 
@@ -73,22 +99,22 @@ class Smtp(Section, frozen=True):
 class Delivery(Section, frozen=True):
     """How a destination is reached; may be overridden by a rule."""
 
-    helo: str = ""  # none: this machine's fully qualified name
-    port: int = 25
-    source_ipv4: str | None = None
-    source_ipv6: str | None = None
+    helo: HostName = ""  # none: this machine's fully qualified name
+    port: Port = 25
+    source_ipv4: Ipv4Address | None = None
+    source_ipv6: Ipv6Address | None = None
     families: tuple[Literal["ipv4", "ipv6"], ...] = ("ipv6", "ipv4")
-    max_hosts: int = 5  # addresses tried in one attempt
+    max_hosts: Count = 5  # addresses tried in one attempt
     deadline: Duration = Duration(30 * MINUTE)  # of one attempt, all hosts together
 
 
 class Queue(Section, frozen=True):
     """The durable queue of `outrider relay`."""
 
-    directory: str = "queue"
+    directory: FilePath = "queue"
     inline_limit: Size = Size(64 * 1024)
-    workers: int = 50  # attempts at a time
-    per_domain: int = 5  # attempts at a time to one recipient domain
+    workers: Count = 50  # attempts at a time
+    per_domain: Count = 5  # attempts at a time to one recipient domain
     retry: tuple[Duration, ...] = tuple(
         Duration(minutes * MINUTE) for minutes in (1, 5, 10, 15, 30, 60, 120, 240)
     )  # the last one repeats
@@ -101,21 +127,21 @@ class Queue(Section, frozen=True):
 class Relay(Section, frozen=True):
     """The SMTP listener of `outrider relay`."""
 
-    listen: tuple[str, ...] = ("127.0.0.1:2525",)
-    networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")  # who may relay through us
-    hostname: str = ""  # in the banner and Received; none: delivery.helo
+    listen: tuple[ListenEndpoint, ...] = ("127.0.0.1:2525",)
+    networks: tuple[Network, ...] = ("127.0.0.0/8", "::1/128")  # who may relay through us
+    hostname: HostName = ""  # in the banner and Received; none: delivery.helo
     max_message_size: Size = Size(50 * 1024 * 1024)
-    max_recipients: int = 1000
-    max_connections: int = 500
-    max_hops: int = 100  # RFC 5321 6.3
+    max_recipients: Count = 1000
+    max_connections: Count = 500
+    max_hops: Count = 100  # RFC 5321 6.3
     idle_timeout: Duration = Duration(5 * MINUTE)
-    local_names: tuple[str, ...] = ()  # names by which MX records mean this host
+    local_names: tuple[HostName, ...] = ()  # names by which MX records mean this host
 
 
 class Hints(Section, frozen=True):
     """What was learned."""
 
-    url: str = "sqlite:///hints.db"  # relative to state_dir; "memory" keeps nothing
+    url: HintsUrl = "sqlite:///hints.db"  # relative to state_dir; "memory" keeps nothing
     max_size: Size = Size(256 * 1024 * 1024)
 
 
@@ -124,9 +150,9 @@ class EventAction(Section, frozen=True):
 
     name: str
     events: tuple[str, ...]  # names, `*` as wildcard: "msg:*"
-    database: str  # an SQLAlchemy URL
+    database: DatabaseUrl  # an SQLAlchemy URL
     sql: str
-    password_file: str | None = None
+    password_file: SecretFile | None = None
 
 
 class Events(Section, frozen=True):
@@ -134,7 +160,7 @@ class Events(Section, frozen=True):
 
     # "default" fills the ready-made table in `database`; "none" leaves it to the actions.
     schema_name: Literal["default", "none"] = msgspec.field(default="default", name="schema")
-    database: str = "sqlite:///events.db"  # relative to state_dir
+    database: DatabaseUrl = "sqlite:///events.db"  # relative to state_dir
     action: tuple[EventAction, ...] = ()
 
 
@@ -148,28 +174,36 @@ class Log(Section, frozen=True):
 class Route(Section, frozen=True):
     """Where a recipient domain's mail goes; the first match counts, none means MX."""
 
-    domains: tuple[str, ...]  # "example.org", "*.example.org", "*"
+    domains: tuple[NamePattern, ...]  # "example.org", "*.example.org", "*"
     via: Literal["mx", "smarthost", "reject"]
-    hosts: tuple[str, ...] = ()  # smarthost: "host", "host:port", "[address]:port"
-    mx: str | None = None  # smarthost: a name whose MX records count
-    port: int | None = None
+    hosts: tuple[Endpoint, ...] = ()  # smarthost: "host", "host:port", "[address]:port"
+    mx: HostName | None = None  # smarthost: a name whose MX records count
+    port: Port | None = None
     reason: str = "administratively prohibited"  # reject
 
 
 class Rule(Section, frozen=True):
     """An exception by destination. The three tables hold only the keys to override."""
 
-    domains: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    tls: dict[str, Any] = {}
-    smtp: dict[str, Any] = {}
-    delivery: dict[str, Any] = {}
+    domains: tuple[NamePattern, ...] = ()
+    hosts: tuple[NamePattern, ...] = ()
+    tls: Annotated[dict[str, Any], Meta(extra={"section": "tls"})] = {}
+    smtp: Annotated[dict[str, Any], Meta(extra={"section": "smtp"})] = {}
+    delivery: Annotated[dict[str, Any], Meta(extra={"section": "delivery"})] = {}
 
 
-class Settings(Section, frozen=True):
+class Destination(Section, frozen=True):
+    """What holds towards one destination after its rules: see `Settings.towards`."""
+
+    tls: Tls
+    smtp: Smtp
+    delivery: Delivery
+
+
+class Settings(Section, frozen=True, dict=True):
     """Everything that an administrator can set."""
 
-    state_dir: str = "/var/lib/outrider"
+    state_dir: FilePath = "/var/lib/outrider"
     dns: Dns = Dns()
     tls: Tls = Tls()
     smtp: Smtp = Smtp()
@@ -181,3 +215,95 @@ class Settings(Section, frozen=True):
     log: Log = Log()
     route: tuple[Route, ...] = ()
     rule: tuple[Rule, ...] = ()
+
+    def towards(self, domain: str, host: str | None) -> Destination:
+        """What holds for mail to recipient `domain` by way of `host`, both in lower-case A-labels.
+
+        A rule matches when each list it has contains the name; one with `hosts` does not match while the
+        host is None (not chosen yet). All matching rules apply in order, so the later one wins.
+        """
+        return self._exceptions.towards(domain, host)
+
+    def path(self, value: str) -> Path:
+        """An absolute path; a relative one is taken from `state_dir`."""
+        return Path(self.state_dir) / value
+
+    def database_url(self, url: str) -> str:
+        """The URL with a relative SQLite file taken from `state_dir`; any other URL unchanged."""
+        scheme, separator, rest = url.partition(":///")
+        file, query, parameters = rest.partition("?")
+        if not separator or scheme.partition("+")[0] != "sqlite":
+            return url
+        if not file or file == ":memory:" or file.startswith(("/", "file:")):
+            return url
+        return f"{scheme}:///{self.path(file)}{query}{parameters}"
+
+    @cached_property
+    def _exceptions(self) -> _Exceptions:
+        return _Exceptions(Destination(tls=self.tls, smtp=self.smtp, delivery=self.delivery), self.rule)
+
+
+class _Exceptions:
+    """The rules over their base, with bounded caches: equal exceptions share one Destination."""
+
+    def __init__(self, base: Destination, rules: tuple[Rule, ...]) -> None:
+        self._base = base
+        self._rules = rules
+        self._built = lru_cache(maxsize=CACHED_DESTINATIONS)(self._build)
+        self._found = lru_cache(maxsize=CACHED_DESTINATIONS)(self._find)
+
+    def towards(self, domain: str, host: str | None) -> Destination:
+        return self._found(domain, host) if self._rules else self._base
+
+    def _find(self, domain: str, host: str | None) -> Destination:
+        applying = (index for index, rule in enumerate(self._rules) if applies(rule, domain, host))
+        return self._built(tuple(applying))
+
+    def _build(self, applying: tuple[int, ...]) -> Destination:
+        found = self._base
+        for rule in (self._rules[index] for index in applying):
+            found = Destination(
+                tls=overridden(found.tls, rule.tls),
+                smtp=overridden(found.smtp, rule.smtp),
+                delivery=overridden(found.delivery, rule.delivery),
+            )
+        return found
+
+
+def applies(rule: Rule, domain: str, host: str | None) -> bool:
+    """Whether the rule is meant for this destination."""
+    if rule.hosts and (host is None or not any_matches(rule.hosts, host)):
+        return False
+    return not rule.domains or any_matches(rule.domains, domain)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def overridden(section: AnySection, keys: Mapping[str, Any]) -> AnySection:
+    """The section with some keys replaced, as they stand in a file; tables inside it are merged.
+
+    Raises msgspec.ValidationError for what the section's type does not allow.
+    """
+    if not keys:
+        return section
+    merged = {
+        key: overridden(current, value)
+        if isinstance(current := getattr(section, key, None), Section) and isinstance(value, Mapping)
+        else value
+        for key, value in keys.items()
+    }
+    return msgspec.convert({**as_mapping(section), **merged}, type(section), dec_hook=quantity)
+
+
+def as_mapping(section: Section) -> dict[str, Any]:
+    """The keys as the file spells them, values untouched."""
+    names = zip(section.__struct_fields__, section.__struct_encode_fields__, strict=True)
+    return {name: getattr(section, field) for field, name in names}
+
+
+def quantity(kind: type, value: object) -> object:
+    """Read a Duration or Size for msgspec; ValueError otherwise."""
+    if issubclass(kind, (Duration, Size)):
+        return kind.parse(value)
+    raise ValueError(f"no reader for {kind.__name__}")

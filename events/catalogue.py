@@ -1,17 +1,341 @@
-"""The published vocabulary of events."""
+"""The published vocabulary of events: names, when each fires, which fields it carries.
+
+Names and meaning follow Exim's `event_action`; what Exim does not have is marked "Outrider". Events carry
+primitives only and are committed together with the fact that they report (see `events.outbox`).
+
+Making an `Event` never fails, whatever a peer put into its values: text is bounded and cleaned. A name or a
+field outside the catalogue is an error of the program; `Event.checked` and `problems` find it, in tests.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import Final
 
-Scalar = str | int | float | None
+from events.fields import FIELDS, IMPLIED, MAX_FIELDS, Scalar, clean
+
+__all__ = ["EVENTS", "FIELDS", "Event", "EventType", "Scalar", "match", "nearest", "parameters_of"]
+
+MAX_NAME = 64  # characters of an event's name
+MAX_TIME = 253_402_300_799  # seconds since the epoch, the end of the year 9999
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """One entry of the vocabulary.
+
+    `when` says when it fires, `data` what `event_data` holds. `veto`: fired before the fact, so that an
+    action may refuse it. `exim`: Exim has an event of this name and meaning.
+    """
+
+    name: str
+    when: str
+    data: str
+    fields: tuple[str, ...]
+    veto: bool = False
+    exim: bool = True
+
+
+_COMMON = (
+    "event_data",
+    "verify_mode",
+    "message_id",
+    "sender_address",
+    "attempt",
+    "attempt_id",
+    "reason",
+    "seconds",
+)
+_ENVELOPE = ("message_size", "recipients_count")
+_RECIPIENT = ("local_part", "domain")
+_WAY = ("domain", "router", "transport")
+_HOST = (
+    *("host", "host_address", "host_port", "sending_ip_address", "sending_port"),
+    "lookup_dnssec_authenticated",
+)
+_TLS = (
+    *(
+        "tls_version",
+        "tls_cipher",
+        "tls_group",
+        "tls_level",
+        "tls_required",
+        "tls_verified_by",
+        "tls_out_sni",
+    ),
+    *("tls_out_peerdn", "tls_out_peercert_sha256", "tls_out_dane", "tls_out_tlsa_usage", "tls_out_ocsp"),
+    "tls_out_resumption",
+)
+_FAULT = ("event_defer_errno", "phase", "blame", "smtp_code", "enhanced_code", "in_doubt")
+_CLIENT = ("sender_host_address", "sender_helo_name")
+_LATER = ("next_attempt_at",)
+_TRACE = ("trace",)
+
+
+def _type(
+    name: str, when: str, data: str, *fields: tuple[str, ...], veto: bool = False, exim: bool = True
+) -> EventType:
+    carried = tuple(dict.fromkeys((*_COMMON, *(one for group in fields for one in group))))
+    return EventType(name, when, data, carried, veto, exim)
+
+
+_TYPES: tuple[EventType, ...] = (
+    _type(
+        "msg:accept",
+        "A message was accepted and is durable; committed with it.",
+        "the envelope recipients, comma separated, cut at 1000 characters",
+        *(_ENVELOPE, _CLIENT),
+        exim=False,
+    ),
+    _type(
+        "msg:delivery",
+        "A server took responsibility for the message to one recipient; once per recipient.",
+        "the server's final reply",
+        *(_RECIPIENT, _WAY, _HOST, _TLS, _FAULT, _ENVELOPE, _TRACE),
+    ),
+    _type(
+        "msg:defer",
+        "An attempt ended and recipients remain; once per attempt.",
+        "why",
+        *(_WAY, _HOST, _TLS, _FAULT, _ENVELOPE, _LATER, _TRACE),
+    ),
+    _type(
+        "msg:host:defer",
+        "One host could not be used, or gave a temporary failure for the whole message; once per host.",
+        "why",
+        *(_WAY, _HOST, _TLS, _FAULT),
+    ),
+    _type(
+        "msg:rcpt:defer",
+        "A recipient was deferred and no host is left to try; once per recipient and attempt.",
+        "why, or the server's reply",
+        *(_RECIPIENT, _WAY, _HOST, _TLS, _FAULT, _LATER),
+    ),
+    _type(
+        "msg:rcpt:host:defer",
+        "One host deferred one recipient with a 4yz reply.",
+        "the server's reply",
+        *(_RECIPIENT, _WAY, _HOST, _TLS, _FAULT),
+    ),
+    _type(
+        "msg:fail:delivery",
+        "A recipient failed for good in or after the contact with a server; once per recipient.",
+        "why, or the server's reply",
+        *(_RECIPIENT, _WAY, _HOST, _TLS, _FAULT, _TRACE),
+    ),
+    _type(
+        "msg:fail:internal",
+        "A recipient failed for good without a server: routing, expiry, or removal by the administrator.",
+        "why",
+        *(_RECIPIENT, _WAY, _FAULT, _TRACE),
+    ),
+    _type(
+        "msg:bounce",
+        "A bounce to the sender was put into the queue; committed with the failures that it reports.",
+        "the failed recipients, comma separated, cut at 1000 characters",
+        *(_ENVELOPE, ("bounce_id",)),
+        exim=False,
+    ),
+    _type(
+        "msg:complete",
+        "No recipient of the message is open any more.",
+        "empty",
+        *(_ENVELOPE,),
+    ),
+    _type(
+        "dns:fail",
+        "A DNS lookup failed or found nothing.",
+        "result:name:type, such as DNS_AGAIN:example.org:MX; colons in the name are doubled",
+        *(_WAY, ("dns_name", "dns_type", "host", "lookup_dnssec_authenticated")),
+    ),
+    _type(
+        "tcp:connect",
+        "Before a connection is opened, once per address.",
+        "empty",
+        *(_WAY, _HOST),
+        veto=True,
+    ),
+    _type(
+        "tcp:close",
+        "A connection was closed.",
+        "empty, or why it was closed early",
+        *(_WAY, _HOST, _TLS),
+    ),
+    _type(
+        "smtp:connect",
+        "A server sent its greeting.",
+        "the greeting; empty when commands were sent before it was read",
+        *(_WAY, _HOST),
+        veto=True,
+    ),
+    _type(
+        "smtp:ehlo",
+        "A server answered EHLO; fires again for the EHLO inside TLS.",
+        "the whole answer, lines separated by LF",
+        *(_WAY, _HOST, _TLS),
+    ),
+    _type(
+        "smtp:fail:protocol",
+        "A client of our listener broke the protocol, and was refused.",
+        "what it did",
+        *(_CLIENT, ("phase", "smtp_code", "enhanced_code")),
+    ),
+    _type(
+        "smtp:fail:syntax",
+        "A client of our listener sent a command that cannot be understood.",
+        "what it sent, cut",
+        *(_CLIENT, ("phase", "smtp_code", "enhanced_code")),
+    ),
+    _type(
+        "auth:fail",
+        "Authentication to a server failed.",
+        "the server's reply",
+        *(_WAY, _HOST, _TLS, ("smtp_code", "enhanced_code")),
+    ),
+    _type(
+        "tls:cert",
+        "Before a certificate of the presented chain is accepted, once per certificate.",
+        "depth in the chain, 0 is the server's own",
+        *(_WAY, _HOST, _TLS, ("tls_depth",)),
+        veto=True,
+    ),
+    _type(
+        "tls:level",
+        "The TLS policy of a connection was met; says what was demanded and what authenticated the server.",
+        "the level reached: none, encrypt, pkix, dane-ta or dane-ee",
+        *(_WAY, _HOST, _TLS),
+        exim=False,
+    ),
+    _type(
+        "tls:fallback",
+        "TLS was optional and failed: the host is tried again in clear text, as the settings allow.",
+        "why TLS failed",
+        *(_WAY, _HOST, _TLS),
+        exim=False,
+    ),
+    _type(
+        "tls:fail:connect",
+        "A TLS handshake failed.",
+        "why",
+        *(_WAY, _HOST, _TLS, _FAULT),
+    ),
+    _type(
+        "tls:fail:verify",
+        "A handshake finished, but the server was not authenticated as the policy demands (DANE: dane:fail).",
+        "why",
+        *(_WAY, _HOST, _TLS, _FAULT),
+        exim=False,
+    ),
+    _type(
+        "dane:fail",
+        "DANE was demanded and not achieved.",
+        "dane-required, dnssec-invalid, validation-failure or starttls-not-supported",
+        *(_WAY, _HOST, _TLS, _FAULT),
+    ),
+)
+
+EVENTS: Final[Mapping[str, EventType]] = {one.name: one for one in _TYPES}
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened; `at` in seconds since the epoch, `fields` primitives only."""
+    """One thing that happened; `at` in seconds since the epoch, `fields` primitives only.
+
+    Never raises: values are cleaned and bounded (`events.fields.clean`).
+    """
 
     name: str
     at: float
     fields: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        bounded = list(self.fields.items())[:MAX_FIELDS]
+        object.__setattr__(self, "fields", {key[:MAX_NAME]: clean(key, value) for key, value in bounded})
+        object.__setattr__(self, "name", self.name[:MAX_NAME])
+        if not 0 <= self.at < MAX_TIME:  # also false for NaN, which JSON and SQL cannot hold
+            object.__setattr__(self, "at", 0.0)
+
+    @classmethod
+    def checked(cls, name: str, at: float, **fields: Scalar) -> Event:
+        """An event of the catalogue with its own fields only. Raises ValueError otherwise."""
+        event = cls(name, at, fields)
+        found = event.problems()
+        if found:
+            raise ValueError("; ".join(found))
+        return event
+
+    def problems(self) -> tuple[str, ...]:
+        """What does not agree with the catalogue; empty when all is well."""
+        return vocabulary_problems(self.name, self.fields)
+
+    @property
+    def time(self) -> str:
+        """`at` as UTC text with milliseconds: 2026-01-31T23:59:59.123Z."""
+        return datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def encode(self) -> str:
+        """JSON text; `decode` reads it."""
+        return json.dumps(
+            {"name": self.name, "at": self.at, "fields": dict(self.fields)},
+            ensure_ascii=False,
+            allow_nan=False,
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def decode(cls, text: str) -> Event:
+        """Read what `encode` wrote. Raises ValueError for anything else."""
+        try:
+            read = json.loads(text)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        if not isinstance(read, dict):
+            raise ValueError("an event is a JSON object")
+        name, at, fields = read.get("name"), read.get("at"), read.get("fields")
+        if not isinstance(name, str) or isinstance(at, bool) or not isinstance(at, int | float):
+            raise ValueError("an event has a name and a time")
+        if not isinstance(fields, dict) or not all(isinstance(one, Scalar) for one in fields.values()):
+            raise ValueError("the fields of an event are an object of plain values")
+        return cls(name, at, fields)
+
+
+def vocabulary_problems(name: str, fields: Iterable[str]) -> tuple[str, ...]:
+    """Sentences about a name or fields outside the catalogue, with the near spelling."""
+    known = EVENTS.get(name)
+    if known is None:
+        return (f"{name!r} is not an event{nearest(name, EVENTS)}",)
+    return tuple(
+        f"{one!r} is not a field of {name}{nearest(one, known.fields)}"
+        for one in fields
+        if one not in known.fields
+    )
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`; did you mean 'host'?` for a near spelling, else empty."""
+    near = difflib.get_close_matches(word[:MAX_NAME], list(words), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def match(pattern: str) -> tuple[str, ...]:
+    """Names of the events that a pattern means; `*` stands for any characters.
+
+    Raises ValueError, with the near spelling, when there are none.
+    """
+    if any(character in pattern for character in "?[]"):
+        raise ValueError(f"{pattern!r} is not an event pattern: only '*' is a wildcard")
+    names = tuple(name for name in EVENTS if fnmatchcase(name, pattern))
+    if not names:
+        raise ValueError(f"{pattern!r} matches no event{nearest(pattern, EVENTS)}")
+    return names
+
+
+def parameters_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The SQL parameters that an action on these events may name, in the order of the field table."""
+    own = {one for name in names for one in EVENTS[name].fields}
+    return tuple(one for one in FIELDS if one in own or one in {implied.name for implied in IMPLIED})

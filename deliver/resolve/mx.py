@@ -11,10 +11,14 @@ from deliver.resolve.tlsa import TlsaStatus
 
 @dataclass(frozen=True, slots=True)
 class MxTarget:
-    """One candidate host; `host` is a host name or, for an address literal, an IP address."""
+    """One candidate host; `host` is a host name or, for an address literal, an IP address.
+
+    `port` is None where the settings decide.
+    """
 
     host: str
     preference: int = 0
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +54,18 @@ class HostPlan:
 
 @dataclass(frozen=True, slots=True)
 class NoHost:
-    """Nothing to connect to. `permanent` with the enhanced code to bounce with, else defer or next host."""
+    """Nothing to connect to. `permanent` with the enhanced code to bounce with, else defer or next host.
+
+    `name` and `type` tell which lookup decided.
+    """
 
     why: str
     permanent: bool
     enhanced: tuple[int, int, int]
     code: str
     rfc: str | None = None
+    name: str = ""
+    type: str = "MX"
 
 
 def order(targets: Iterable[MxTarget], rng: Random) -> tuple[MxTarget, ...]:

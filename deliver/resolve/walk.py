@@ -81,7 +81,7 @@ def find_mx(domain: str, rng: Random) -> MxWalk:
             return Walked(plan, (finding,))
         case Found(records=records) if _is_null_mx(records):
             why = f"{domain} accepts no mail (null MX)"
-            refusal = NoHost(why, True, (5, 1, 10), "mx-null", "RFC 7505 3")
+            refusal = NoHost(why, True, (5, 1, 10), "mx-null", "RFC 7505 3", domain)
             return Walked(refusal, (_refusal(refusal),))
         case Found() as found:
             return _mx_plan(domain, found, rng)
@@ -141,7 +141,7 @@ def find_host(
     )
     if not addresses:
         why = f"{host} has no address"
-        refusal = NoHost(why, True, (5, 4, 4), "host-no-address", "RFC 5321 5.1")
+        refusal = NoHost(why, True, (5, 4, 4), "host-no-address", "RFC 5321 5.1", host, "A")
         return Walked(refusal, (_refusal(refusal),))
     secure = any(answer.secure for answer in found)
     expanded = next((answer.aliases[-1] for answer in found if answer.aliases), None)
@@ -209,20 +209,21 @@ def _address_failure(host: str, answers: tuple[Answer, ...], mx_secure: bool) ->
     return None
 
 
-def _unusable(host: str, why: str) -> Walked[HostPlan]:
-    refusal = NoHost(
-        f"{host} cannot be used now: {why}", False, (4, 4, 3), "host-lookup-failed", "RFC 7672 2.1.2"
-    )
+def _unusable(host: str, failed: str) -> Walked[HostPlan]:
+    why = f"{host} cannot be used now: {failed}"
+    refusal = NoHost(why, False, (4, 4, 3), "host-lookup-failed", "RFC 7672 2.1.2", host, "A")
     return Walked(refusal, (_refusal(refusal),))
 
 
-def _no_mx(domain: str, code: str, why: str) -> Walked[MxPlan]:
-    refusal = NoHost(f"{domain} cannot be reached now: {why}", False, (4, 4, 3), code, "RFC 7672 2.1.2")
+def _no_mx(domain: str, code: str, failed: str) -> Walked[MxPlan]:
+    why = f"{domain} cannot be reached now: {failed}"
+    refusal = NoHost(why, False, (4, 4, 3), code, "RFC 7672 2.1.2", domain)
     return Walked(refusal, (_refusal(refusal),))
 
 
 def _no_domain(domain: str) -> Walked[MxPlan]:
-    refusal = NoHost(f"{domain} does not exist", True, (5, 1, 2), "domain-nonexistent", "RFC 5321 5.1")
+    why = f"{domain} does not exist"
+    refusal = NoHost(why, True, (5, 1, 2), "domain-nonexistent", "RFC 5321 5.1", domain)
     return Walked(refusal, (_refusal(refusal),))
 
 

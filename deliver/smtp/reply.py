@@ -1,10 +1,25 @@
-"""SMTP replies (RFC 5321 4.2) and enhanced status codes (RFC 3463, RFC 2034)."""
+"""SMTP replies (RFC 5321 4.2), their parser, and enhanced status codes (RFC 3463, RFC 2034).
+
+What a server sends is hostile: every length and count is bounded, everything that is not a reply raises
+MalformedReply, and no control character survives in a text. Taken in spite of the RFC, because it is seen
+and harmless: LF without CR as line end, a code without text, codes with a second digit above 5.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 
+from deliver.errors import PeerError
+
+MAX_LINE = 4096  # octets with line end: eight times RFC 5321 4.5.3.1.5, some policy texts carry long URLs
+MAX_LINES = 128  # of one reply; the longest real ones, to EHLO, have about 25
+MAX_REPLY = 64 * 1024  # octets of one reply
+MAX_UNREAD = 1024  # complete replies waiting to be fetched
+
+# Reply-line = code ( "-" / SP ) [ textstring ] (RFC 5321 4.2).
+_REPLY_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?\Z", re.DOTALL)
 _ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?=\s|\Z)")
 
 
@@ -61,3 +76,88 @@ class Reply:
 
     def __str__(self) -> str:
         return f"{self.code} {' '.join(line for line in self.lines if line)}".rstrip()
+
+
+class MalformedReply(PeerError):
+    """The server does not speak SMTP; nothing that it sends later can be trusted to be in step."""
+
+    def __init__(self, happened: str) -> None:
+        super().__init__("reading a reply of the server", happened, "another host or a later attempt")
+
+
+class ReplyParser:
+    """Octets in any portions to replies; garbage raises MalformedReply after the replies before it."""
+
+    def __init__(self) -> None:
+        self._partial = bytearray()
+        self._searched = 0
+        self._lines: list[str] = []
+        self._code = 0
+        self._octets = 0
+        self._ready: deque[Reply] = deque()
+        self._malformed: MalformedReply | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left: no reply, no part of one, no garbage."""
+        return not (self._ready or self._partial or self._lines or self._malformed)
+
+    def feed(self, data: bytes) -> None:
+        """Take octets. Raises nothing; after garbage everything is ignored."""
+        if self._malformed:
+            return
+        self._partial += data
+        try:
+            while (line_feed := self._partial.find(b"\n", self._searched)) >= 0:
+                self._take_line(bytes(self._partial[: line_feed + 1]))
+                del self._partial[: line_feed + 1]
+                self._searched = 0
+            self._searched = len(self._partial)
+            if self._searched >= MAX_LINE:
+                raise MalformedReply(f"a line of more than {MAX_LINE} octets")
+        except MalformedReply as malformed:
+            self._malformed = malformed
+            self._partial.clear()
+
+    def next_reply(self) -> Reply | None:
+        """The next complete reply, or None. Raises MalformedReply, then and ever after."""
+        if self._ready:
+            return self._ready.popleft()
+        if self._malformed:
+            raise self._malformed
+        return None
+
+    def _take_line(self, line: bytes) -> None:
+        if len(line) > MAX_LINE:
+            raise MalformedReply(f"a line of more than {MAX_LINE} octets")
+        text = line[:-1].removesuffix(b"\r")
+        match = _REPLY_LINE.match(text)
+        if not match:
+            raise MalformedReply(f"not a reply line: {printable(text[:80])!r}")
+        code = int(match[1])
+        if self._lines and code != self._code:
+            raise MalformedReply(f"a reply of several lines with the codes {self._code} and {code}")
+        self._code = code
+        self._octets += len(line)
+        self._lines.append(printable(match[3] or b""))
+        if self._octets > MAX_REPLY or len(self._lines) > MAX_LINES:
+            raise MalformedReply(f"a reply of more than {MAX_LINES} lines or {MAX_REPLY} octets")
+        if match[2] != b"-":
+            self._complete()
+
+    def _complete(self) -> None:
+        if len(self._ready) >= MAX_UNREAD:
+            raise MalformedReply(f"more than {MAX_UNREAD} replies at once")
+        self._ready.append(Reply(self._code, tuple(self._lines)))
+        self._lines.clear()
+        self._octets = 0
+
+
+def printable(octets: bytes) -> str:
+    """Text without control characters: UTF-8 (RFC 6531 3.7.4.2), everything else as escapes."""
+    text = octets.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )

@@ -19,7 +19,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from deliver.report.trace import Finding, Stage, Verdict
@@ -107,6 +107,13 @@ def decide(level: Level, plan: MxPlan, host: HostPlan) -> TlsPolicy | Refuse:
             return _unusable(level, host)
         case TlsaRecords() as found:
             return _dane(level, plan, host, found)
+
+
+def in_clear_text(policy: TlsPolicy, why: str) -> TlsPolicy:
+    """The policy for a second contact without TLS, where `policy` does not require it (RFC 7435 4.3)."""
+    if policy.required:
+        raise ValueError("a policy that requires TLS never falls back to clear text")
+    return replace(policy, use_tls=False, findings=(_note("clear-text-fallback", why, "RFC 7435 4.3"),))
 
 
 def _note(code: str, text: str, rfc: str | None = None, **evidence: str) -> Finding:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 
 from deliver.report.trace import Finding
+
+_SHOWN_NAMES = 8
 
 
 class VerifiedBy(StrEnum):
@@ -35,3 +38,15 @@ class TlsVerdict:
     ok: bool
     verified_by: VerifiedBy
     findings: tuple[Finding, ...]
+
+
+def certificate_evidence(certificate: bytes) -> tuple[tuple[str, str], ...]:
+    """How a finding names a DER certificate: by its digest, which a person can compare."""
+    return (("certificate_sha256", hashlib.sha256(certificate).hexdigest()),)
+
+
+def presented_evidence(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """The names in a certificate, printable and bounded: the peer chose them."""
+    shown = ", ".join(ascii(name[:80])[1:-1] for name in names[:_SHOWN_NAMES])
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return (("presented_names", f"{shown}{more}" or "none"),)

@@ -1,0 +1,38 @@
+"""Everything that a delivery takes from outside, in one frozen value: the seams for tests and simulation.
+
+The composition root (`deliver.service`) builds it once; functions take from it only what they use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from deliver.net.clock import Clock
+from deliver.net.dial import Dialer
+from deliver.resolve.resolver import Resolver
+from deliver.settings import Settings
+from deliver.tls.pkix import TrustStore
+from hints.port import Hints
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """`trust` gives the trust store of `tls.trust_store` (None: the system's), loaded once each.
+
+    `helo` is our name in EHLO. `own_names` and `own_sockets` (address, port) are how we recognise
+    ourselves among mail exchangers. `learner` says who writes hints: "relay" or "send".
+    """
+
+    settings: Settings
+    resolver: Resolver
+    dialer: Dialer
+    hints: Hints
+    clock: Clock
+    rng: Random
+    trust: Callable[[str | None], TrustStore]
+    helo: str
+    learner: str
+    own_names: frozenset[str] = frozenset()
+    own_sockets: frozenset[tuple[str, int]] = frozenset()

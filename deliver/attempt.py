@@ -1,0 +1,249 @@
+"""The story of one attempt: some recipients of one message, of one domain, from route to outcomes.
+
+    route   settings → by MX, by a smarthost, or refused
+    plan    MX → candidate hosts, ourselves and everything behind us removed
+    host    addresses and TLSA → one TLS policy, or the host is refused
+    contact one session per address: connect, greet, STARTTLS, judge, transact
+    fold    one outcome per recipient; those that another host may help go on to it
+
+An attempt never raises for what the network did. Whatever moment it is cancelled at, `result` says what is
+known: a recipient whose final dot may have left is in doubt, one never offered is merely deferred.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import trio
+
+from deliver.agent import Agent
+from deliver.errors import Blame
+from deliver.message import Content, Envelope, Recipient
+from deliver.net.wire import Journal
+from deliver.outcome import AttemptResult, Deferred, Failed, Outcome, Phase, Step, next_step
+from deliver.relay.route import Reject, ViaMx, ViaSmarthost, choose, finding
+from deliver.report.testimony import Testimony
+from deliver.report.trace import Finding, Stage, Trace, Verdict
+from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, without_ourselves
+from deliver.resolve.resolver import drive
+from deliver.resolve.walk import find_host, find_mx
+from deliver.session import Target, Unusable, open_session
+from deliver.settings import Destination
+from deliver.smtp.reply import EnhancedCode
+from deliver.smtp.transaction import Transaction
+from deliver.tls.policy import Level, Refuse, TlsPolicy, decide, in_clear_text
+
+RECENT = 300  # seconds for which an unreachable address is tried after the others
+
+
+class Attempt:
+    """One attempt; `run` it, then ask for the `result`, also after a cancellation."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        envelope: Envelope,
+        recipients: tuple[Recipient, ...],
+        content: Content,
+        *,
+        number: int = 1,
+        journal: Journal = lambda recipients, reply: None,
+    ) -> None:
+        self._agent = agent
+        self._envelope = envelope
+        self._recipients = recipients
+        self._content = content
+        self._journal = journal
+        self._domain = recipients[0].mailbox.domain
+        self._open = {recipient.ordinal: recipient for recipient in recipients}
+        self._settled: dict[int, Outcome] = {}
+        self._latest: dict[int, Outcome] = {}
+        self._refusals: list[NoHost] = []
+        self._transaction: Transaction | None = None
+        self._contacts = 0
+        self._gave_up: str | None = None
+        self.trace = Trace()
+        self._testimony = Testimony(self.trace, agent.clock.now, envelope, self._domain, number)
+
+    async def run(self) -> None:
+        """Deliver as far as possible within `delivery.deadline`."""
+        deadline = self._agent.settings.towards(self._domain, None).delivery.deadline
+        with trio.move_on_after(deadline) as scope:
+            await self._deliver()
+        if scope.cancelled_caught:
+            self._gave_up = f"the attempt took longer than {deadline:g} s (delivery.deadline)"
+
+    def result(self) -> AttemptResult:
+        """One outcome per recipient, whatever has happened so far. Call it once."""
+        if self._transaction is not None:
+            self._fold(self._transaction)
+        for ordinal, recipient in self._open.items():
+            self._settled[ordinal] = self._latest.get(ordinal) or self._without_contact()
+            self._testimony.settled(recipient, self._settled[ordinal])
+        outcomes = tuple((recipient, self._settled[recipient.ordinal]) for recipient in self._recipients)
+        self._testimony.attempt_over(outcomes)
+        return AttemptResult(outcomes, self.trace)
+
+    async def _deliver(self) -> None:
+        route = choose(self._agent.settings.route, self._domain)
+        self.trace.add(finding(route, self._domain))
+        if isinstance(route, Reject):
+            self._settle_all(Failed(route.why, Blame.POLICY, enhanced=EnhancedCode(5, 7, 1)))
+            return
+        plan = await self._plan(route)
+        if isinstance(plan, NoHost):
+            self._testimony.no_route(plan)
+            self._settle_all(_outcome_without_host(plan))
+            return
+        for target in plan.targets:
+            await self._try_host(plan, target)
+            if not self._open or self._enough():
+                return
+
+    async def _plan(self, route: ViaMx | ViaSmarthost) -> MxPlan | NoHost:
+        if isinstance(route, ViaSmarthost) and route.mx is None:
+            targets = tuple(MxTarget(host, 0, port or route.port) for host, port in route.hosts)
+            return MxPlan(self._domain, targets, secure=True)
+        name = route.domain if isinstance(route, ViaMx) else route.mx
+        assert name is not None
+        walked = await drive(find_mx(name, self._agent.rng), self._agent.resolver)
+        self.trace.extend(walked.findings)
+        if isinstance(walked.plan, NoHost):
+            return walked.plan
+        plan = without_ourselves(walked.plan, self._agent.own_names)
+        if not plan.targets:
+            return self._ourselves(f"the best mail exchanger of {name} is this host itself")
+        if isinstance(route, ViaSmarthost):
+            targets = tuple(replace(target, port=route.port) for target in plan.targets)
+            return replace(plan, targets=targets)
+        return plan
+
+    async def _try_host(self, plan: MxPlan, target: MxTarget) -> None:
+        destination = self._agent.settings.towards(self._domain, target.host)
+        port = target.port or destination.delivery.port
+        level = destination.tls.level
+        walk = find_host(
+            target.host,
+            port=port,
+            families=destination.delivery.families,
+            mx_secure=plan.secure,
+            tlsa_unwanted=_why_no_tlsa(level, plan),
+        )
+        walked = await drive(walk, self._agent.resolver)
+        self.trace.extend(walked.findings)
+        host = walked.plan
+        if isinstance(host, NoHost):
+            self._testimony.no_route(host)
+            self._refusals.append(host)
+            return
+        policy = decide(level, plan, host)
+        if isinstance(policy, Refuse):
+            self.trace.add(policy.finding)
+            self._testimony.refused(target.host, port, policy.finding)
+            why = Deferred(policy.finding.text, Blame.POLICY, enhanced=EnhancedCode(4, 7, 0))
+            self._note_for_all(why, target.host)
+            return
+        self.trace.extend(policy.findings)
+        for address in await self._order(host, port):
+            if (address, port) in self._agent.own_sockets:
+                self._refusals.append(
+                    self._ourselves(f"{target.host} [{address}]:{port} is this host itself")
+                )
+                continue
+            await self._try_address(destination, Target(target.host, address, port, host.secure), policy)
+            if not self._open or self._enough():
+                return
+
+    async def _order(self, host: HostPlan, port: int) -> tuple[str, ...]:
+        """The addresses, those that lately could not be reached last: advice, none is skipped."""
+        views = await self._agent.hints.look(host.host, host.addresses, port)
+        recent = self._agent.clock.now() - RECENT
+        shunned = {view.address for view in views if (view.last_failure or 0) > recent and view.failures}
+        if shunned and len(shunned) < len(host.addresses):
+            text = f"{', '.join(sorted(shunned))} of {host.host} could not be reached lately: tried last"
+            self.trace.add(Finding(Stage.CONNECT, "hint-unreachable", text))
+        return tuple(sorted(host.addresses, key=lambda address: address in shunned))
+
+    def _enough(self) -> bool:
+        limit = self._agent.settings.towards(self._domain, None).delivery.max_hosts
+        if self._contacts < limit:
+            return False
+        text = f"{limit} addresses were tried in this attempt (delivery.max_hosts): the rest waits"
+        self.trace.add(Finding(Stage.CONNECT, "max-hosts", text))
+        return True
+
+    async def _try_address(self, destination: Destination, target: Target, policy: TlsPolicy) -> None:
+        self._contacts += 1
+        try:
+            await self._contact(destination, target, policy)
+        except Unusable as unusable:
+            if unusable.tls_failed and not policy.required and destination.tls.clear_text_fallback:
+                clear = in_clear_text(policy, f"TLS with {target} failed and is not required: clear text")
+                self.trace.extend(clear.findings)
+                try:
+                    await self._contact(destination, target, clear)
+                    return
+                except Unusable as in_clear:
+                    unusable = in_clear
+            self._note_for_all(unusable.outcome, target.host)
+
+    async def _contact(self, destination: Destination, target: Target, policy: TlsPolicy) -> None:
+        async with open_session(self._agent, destination, target, policy, self._testimony) as session:
+            recipients = tuple(self._open.values())
+            transaction = self._transaction = session.transaction(self._envelope, recipients)
+            await session.transact(transaction, self._content, self._journal)
+        self._fold(transaction)
+
+    def _fold(self, transaction: Transaction) -> None:
+        """Take over what a transaction found out; those whom another host may help stay open."""
+        self._transaction = None
+        self.trace.extend(transaction.findings())
+        for recipient, outcome in transaction.outcomes():
+            self._testimony.tried(recipient, outcome)
+            if next_step(outcome) is Step.STOP:
+                self._settle(recipient, outcome)
+            else:
+                self._latest[recipient.ordinal] = outcome
+
+    def _settle(self, recipient: Recipient, outcome: Outcome) -> None:
+        self._settled[recipient.ordinal] = outcome
+        del self._open[recipient.ordinal]
+        self._testimony.settled(recipient, outcome)
+
+    def _settle_all(self, outcome: Outcome) -> None:
+        for recipient in tuple(self._open.values()):
+            self._settle(recipient, outcome)
+
+    def _note_for_all(self, outcome: Deferred | Failed, host: str) -> None:
+        self._testimony.host_deferred(host, outcome)
+        for ordinal in self._open:
+            self._latest[ordinal] = outcome
+
+    def _without_contact(self) -> Outcome:
+        """For a recipient that no session reached."""
+        if self._gave_up:
+            return Deferred(self._gave_up, Blame.LOCAL, Phase.CONNECT, enhanced=EnhancedCode(4, 4, 7))
+        if not self._refusals:
+            return Deferred("the attempt was interrupted", Blame.LOCAL, enhanced=EnhancedCode(4, 3, 2))
+        temporary = next((refusal for refusal in self._refusals if not refusal.permanent), None)
+        return _outcome_without_host(temporary or self._refusals[-1])
+
+    def _ourselves(self, why: str) -> NoHost:
+        refusal = NoHost(f"mail for {self._domain} would loop: {why}", True, (5, 4, 6), "mx-ourselves")
+        self.trace.add(Finding(Stage.ROUTE, refusal.code, refusal.why, Verdict.REFUSED, "RFC 5321 5.1"))
+        return refusal
+
+
+def _why_no_tlsa(level: Level, plan: MxPlan) -> str | None:
+    if not level.wants_tlsa:
+        return f"the level {level} does not use DANE"
+    if not (plan.secure or plan.implicit):
+        return "the MX answer is not validated by DNSSEC"
+    return None
+
+
+def _outcome_without_host(refusal: NoHost) -> Deferred | Failed:
+    enhanced = EnhancedCode(*refusal.enhanced)
+    if refusal.permanent:
+        return Failed(refusal.why, Blame.DESTINATION, enhanced=enhanced)
+    return Deferred(refusal.why, Blame.DESTINATION, enhanced=enhanced)

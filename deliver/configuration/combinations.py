@@ -1,0 +1,164 @@
+"""Keys that are impossible or unsafe together; each is refused, or warned about where mail stays safe.
+
+combination                                            answer   because
+-----------------------------------------------------  -------  ------------------------------------------
+dns.dnssec = validate                                  refused  this version has no validator yet
+trust-ad, a resolver that is not on loopback           refused  the AD bit can be forged on the way
+                                                                (RFC 4035 4.9.3), unless trust_remote_ad
+tls.level = dane-only, dnssec off                      refused  nothing could ever be delivered
+tls.level = dane, dnssec off                           warned   DANE is never used
+relay.listen not on loopback, networks = everybody     refused  an open relay
+route: no domains; smarthost without or with two       refused  it says nothing, or two things
+  destinations; mx or reject with hosts, mx or port
+rule without domains and hosts, or without any key     refused  the section itself is meant
+two event actions of one name, an action without       refused  acknowledgements are kept by name
+  events; retry list empty; state_dir relative
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Iterator
+
+from deliver import endpoint
+from deliver.configuration.problem import KeyPath, Problem
+from deliver.settings import Route, Settings
+from deliver.tls.policy import Level
+
+
+def problems(settings: Settings) -> Iterator[Problem]:
+    """What is refused."""
+    if not settings.state_dir.startswith("/"):
+        yield Problem(("state_dir",), "it is not an absolute path", 'write "/var/lib/outrider"')
+    yield from _dnssec(settings)
+    yield from _relay(settings)
+    yield from _routes(settings)
+    yield from _rules(settings)
+    yield from _events(settings)
+    if not settings.queue.retry:
+        yield Problem(("queue", "retry"), "it is empty", 'give at least one interval: ["15m"]')
+    if not settings.delivery.families:
+        yield Problem(("delivery", "families"), "it is empty", 'write ["ipv6", "ipv4"]')
+
+
+def warnings(settings: Settings) -> Iterator[Problem]:
+    """What is allowed and probably not meant."""
+    if settings.dns.dnssec == "off":
+        for path, level in _levels(settings):
+            if level == Level.DANE:
+                yield Problem(
+                    path,
+                    "DANE is never used while dns.dnssec is off: TLS stays opportunistic",
+                    'set dns.dnssec = "trust-ad" and use a validating resolver, or set tls.level = "may"',
+                )
+
+
+def _levels(settings: Settings) -> Iterator[tuple[KeyPath, object]]:
+    yield ("tls", "level"), settings.tls.level
+    for index, rule in enumerate(settings.rule):
+        if "level" in rule.tls:
+            yield ("rule", index, "tls", "level"), rule.tls["level"]
+
+
+def _dnssec(settings: Settings) -> Iterator[Problem]:
+    dns = settings.dns
+    if dns.dnssec == "validate":
+        yield Problem(
+            ("dns", "dnssec"),
+            "validate is reserved: this version has no DNSSEC validator of its own yet",
+            'write "trust-ad" with a validating resolver on loopback, or "off"',
+        )
+    if dns.dnssec == "trust-ad" and not dns.trust_remote_ad:
+        for index, resolver in enumerate(dns.resolvers):
+            host, _ = endpoint.split(resolver)
+            if not endpoint.is_loopback(host):
+                yield Problem(
+                    ("dns", "resolvers", index),
+                    f"the AD bit of {host} is not trusted: it is not on loopback, so an answer can be forged",
+                    "use a validating resolver on 127.0.0.1, or set dns.trust_remote_ad = true"
+                    " if the path to it is protected",
+                )
+    if dns.dnssec == "off":
+        for path, level in _levels(settings):
+            if level == Level.DANE_ONLY:
+                yield Problem(
+                    path,
+                    "dane-only needs DNSSEC, and dns.dnssec is off: nothing could be delivered",
+                    'set dns.dnssec = "trust-ad", or another level',
+                )
+
+
+def _relay(settings: Settings) -> Iterator[Problem]:
+    everybody = _covers_everybody(settings.relay.networks)
+    if everybody:
+        for index, listen in enumerate(settings.relay.listen):
+            if not endpoint.is_loopback(endpoint.split(listen)[0]):
+                yield Problem(
+                    ("relay", "listen", index),
+                    f"{listen} with {everybody} in relay.networks would be an open relay",
+                    "list only your own networks in relay.networks, or listen on loopback",
+                )
+
+
+def _covers_everybody(networks: tuple[str, ...]) -> str | None:
+    """`0.0.0.0/0` or `::/0` when the networks add up to it (also in halves)."""
+    parsed = [ipaddress.ip_network(network) for network in networks]
+    v4 = [network for network in parsed if isinstance(network, ipaddress.IPv4Network)]
+    v6 = [network for network in parsed if isinstance(network, ipaddress.IPv6Network)]
+    whole = [str(network) for network in ipaddress.collapse_addresses(v4)]
+    whole += [str(network) for network in ipaddress.collapse_addresses(v6)]
+    return next((network for network in whole if network.endswith("/0")), None)
+
+
+def _routes(settings: Settings) -> Iterator[Problem]:
+    for index, route in enumerate(settings.route):
+        path: KeyPath = ("route", index)
+        if not route.domains:
+            yield Problem((*path, "domains"), "it is empty", 'write ["*"] for every domain')
+        if route.via == "smarthost":
+            yield from _smarthost(route, path)
+            continue
+        for key, given in (("hosts", route.hosts), ("mx", route.mx), ("port", route.port)):
+            if given:
+                remedy = f'remove it, or write via = "smarthost" instead of "{route.via}"'
+                yield Problem((*path, key), f"a route via {route.via} has no {key}", remedy)
+
+
+def _smarthost(route: Route, path: KeyPath) -> Iterator[Problem]:
+    remedy = 'give either hosts = ["smtp.example.net:587"] or mx = "example.net"'
+    if not route.hosts and not route.mx:
+        yield Problem((*path, "hosts"), "the smarthost route names no host", remedy)
+    if route.hosts and route.mx:
+        yield Problem((*path, "mx"), "the smarthost route has both hosts and mx", remedy)
+
+
+def _rules(settings: Settings) -> Iterator[Problem]:
+    for index, rule in enumerate(settings.rule):
+        path: KeyPath = ("rule", index)
+        if not rule.domains and not rule.hosts:
+            yield Problem(
+                path,
+                "the rule names neither domains nor hosts",
+                'add domains = ["example.org"], or set the keys in [tls], [smtp] and [delivery] themselves',
+            )
+        if not rule.tls and not rule.smtp and not rule.delivery:
+            yield Problem(path, "the rule changes nothing", 'add for instance tls = { level = "verify" }')
+
+
+def _events(settings: Settings) -> Iterator[Problem]:
+    count = Counter(action.name for action in settings.events.action)
+    seen: set[str] = set()
+    for index, action in enumerate(settings.events.action):
+        path: KeyPath = ("events", "action", index)
+        if action.name in seen:
+            yield Problem(
+                (*path, "name"),
+                f"{action.name!r} is the name of {count[action.name]} actions",
+                "give each action a name of its own",
+            )
+        seen.add(action.name)
+        if not action.name:
+            yield Problem((*path, "name"), "it is empty", "give the action a name")
+        if not action.events:
+            yield Problem((*path, "events"), "it is empty", 'write for instance ["msg:delivery"]')

@@ -1,0 +1,172 @@
+"""What the settings point at: trust store, trust anchors and secrets, looked at when the settings are read.
+
+A secret is the first line of a file that others cannot read, or a systemd credential (`credential:NAME`,
+systemd.exec(5)); it never stands in the settings themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from deliver.configuration.problem import KeyPath, Problem
+from deliver.errors import ConfigurationError
+from deliver.settings import Settings
+
+CREDENTIAL = "credential:"
+MAX_FILE = 4 * 1024 * 1024  # octets; the largest system trust stores have a fifth of it
+MAX_SECRET = 4096
+
+_CERTIFICATE = re.compile(
+    r"-----BEGIN (?:TRUSTED )?CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END [A-Z ]+-----", re.ASCII
+)
+
+
+def problems(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:
+    """Files that are named and cannot serve."""
+    if settings.dns.trust_anchors is not None:
+        fault = _trust_anchor_fault(settings.path(settings.dns.trust_anchors))
+        if fault:
+            yield Problem(("dns", "trust_anchors"), fault, "give DNSKEY or DS records in zone-file form")
+    stores: list[tuple[KeyPath, str | None]] = [(("tls", "trust_store"), settings.tls.trust_store)]
+    stores += [
+        (("rule", index, "tls", "trust_store"), rule.tls.get("trust_store"))
+        for index, rule in enumerate(settings.rule)
+    ]
+    for path, store in stores:
+        if isinstance(store, str) and (fault := _trust_store_fault(settings.path(store))):
+            yield Problem(path, fault, "give a file of CA certificates in PEM form, or remove the key")
+    for index, action in enumerate(settings.events.action):
+        if action.password_file is not None:
+            trouble = _secret_fault(settings, action.password_file, environ)
+            if trouble:
+                yield Problem(("events", "action", index, "password_file"), *trouble)
+
+
+def read_secret(settings: Settings, value: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The secret that a `*_file` key names: the first line of its file.
+
+    Raises ConfigurationError when there is none or others can read it; the text never shows the secret.
+    """
+    attempted = f"reading the secret {value}"
+    path = _secret_path(settings, value, environ)
+    if path is None:
+        raise ConfigurationError(
+            attempted, "$CREDENTIALS_DIRECTORY is not set", "start the service by systemd"
+        )
+    fault = _secret_fault(settings, value, environ)
+    if fault:
+        raise ConfigurationError(attempted, *fault)
+    try:
+        text = _read(path, MAX_SECRET)
+    except ValueError as error:
+        raise ConfigurationError(attempted, str(error), "make it readable for this user") from None
+    secret, _, _ = text.partition("\n")
+    if not secret:
+        raise ConfigurationError(attempted, f"{path} is empty", "write the secret on its first line")
+    return secret
+
+
+def _secret_path(settings: Settings, value: str, environ: Mapping[str, str]) -> Path | None:
+    if not value.startswith(CREDENTIAL):
+        return settings.path(value)
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    return Path(directory) / value.removeprefix(CREDENTIAL) if directory else None
+
+
+def _secret_fault(settings: Settings, value: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """Existence and permissions only: a command that needs no secret may run as a user who cannot read it."""
+    path = _secret_path(settings, value, environ)
+    if path is None:
+        return None  # outside the service: credentials exist only there
+    try:
+        found = path.stat()
+    except OSError as error:
+        return f"{path}: {error.strerror}", "create the file or correct the path"
+    if not stat.S_ISREG(found.st_mode):
+        return f"{path} is not a file", "correct the path"
+    if found.st_mode & stat.S_IRWXO:
+        return f"{path} is open to every user (mode {found.st_mode & 0o777:o})", f"chmod o= {path}"
+    return None
+
+
+def _read(path: Path, limit: int) -> str:
+    """The text of a file of at most `limit` octets. Raises ValueError, its text a phrase."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    if len(content) > limit:
+        raise ValueError(f"{path} is larger than {limit} octets")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file") from None
+
+
+def _trust_store_fault(path: Path) -> str | None:
+    import ssl  # loaded only where a store is configured
+
+    try:
+        text = _read(path, MAX_FILE)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=_certificates(text))
+    except ssl.SSLError:
+        return f"{path} holds no usable PEM certificates"
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _certificates(text: str) -> str:
+    """The certificates alone: comments between them need not be ASCII."""
+    return "\n".join(_CERTIFICATE.findall(text)) or "none"
+
+
+def _trust_anchor_fault(path: Path) -> str | None:
+    try:
+        text = _read(path, MAX_FILE)
+    except ValueError as error:
+        return str(error)
+    count = 0
+    for line, record in _records(text):
+        fault = _record_fault(record)
+        if fault:
+            return f"{path}:{line}: {fault}"
+        count += 1
+    return None if count else f"{path} holds no record"
+
+
+def _record_fault(record: str) -> str | None:
+    from dns.exception import DNSException
+    from dns.rdatatype import DNSKEY, DS
+    from dns.zonefile import read_rrsets
+
+    try:
+        found = read_rrsets(record, rdclass=None, default_ttl=0, relativize=False)
+    except (DNSException, ValueError) as error:
+        return str(error).removeprefix("<input>:").lstrip("0123456789: ")
+    if not found or any(rrset.rdtype not in (DNSKEY, DS) for rrset in found):
+        return "it is neither a DNSKEY nor a DS record"
+    return None
+
+
+def _records(text: str) -> Iterator[tuple[int, str]]:
+    """Records of a zone file with the line each begins on: comments gone, parentheses joined."""
+    begun, depth = 0, 0
+    parts: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        content = line.partition(";")[0]
+        if not depth:
+            begun, parts = number, []
+        parts.append(content)
+        depth += content.count("(") - content.count(")")
+        if depth <= 0:
+            depth = 0
+            if "".join(parts).strip():
+                yield begun, " ".join(parts) + "\n"
+    if depth:
+        yield begun, " ".join(parts) + "\n"

@@ -1,0 +1,259 @@
+"""TLS over any trio stream: `deliver.tls.engine` pumped, with the peer judged before it learns anything.
+
+A session does, in this order:
+
+    stream = TlsStream(transport, TlsEngine(context_for(policy, min_version), policy.sni))
+    handshake = await stream.do_handshake()        # TlsError: the peer or the path failed
+    verdict = judge(policy, handshake, clock.now(), trust_store)
+    if not verdict.ok: await stream.discard()      # the server never receives our Finished (TLS 1.3)
+    else: await stream.send_all(ehlo)              # Finished and EHLO leave in one flight
+
+The last flight of the handshake is held until the first `send_all`, `receive_some` or `flush`, so that a
+refused TLS 1.3 server never completes its handshake. In TLS 1.2 the client's Finished has left before the
+server's arrives (RFC 5246 7.3); there the verdict still comes before any SMTP octet.
+
+Failures: `do_handshake` raises TlsError whatever went wrong, after the alert was flushed. Later failures
+are trio.BrokenResourceError with the TlsError as its cause; an end without close_notify is one of them
+(`cause.truncated`), an end with close_notify is b"". A cancelled or failed send has committed an unknown
+part of the data: the stream is broken from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from types import TracebackType
+
+import trio
+
+from deliver.tls.engine import PIECE, TlsEngine, TlsError
+from deliver.tls.verdict import Handshake
+
+CLOSE_PATIENCE = 1.0  # seconds for close_notify; a peer that does not read must not hold us
+ALERT_PATIENCE = 1.0  # seconds for the alert after a failed handshake
+MAX_SEND_STEP = PIECE
+
+
+class _State(Enum):
+    OPEN = "open"
+    BROKEN = "broken"
+    CLOSED = "closed"
+
+
+class _Exclusive:
+    """Raises trio.BusyResourceError when a second task enters."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+        self._busy = False
+
+    def __enter__(self) -> None:
+        if self._busy:
+            raise trio.BusyResourceError(f"another task is already {self._doing} this stream")
+        self._busy = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._busy = False
+
+
+class TlsStream(trio.abc.Stream):
+    """One TLS connection over `transport`, which it owns from now on."""
+
+    def __init__(self, transport: trio.abc.Stream, engine: TlsEngine) -> None:
+        self.transport = transport
+        self._engine = engine
+        self._state = _State.OPEN
+        self._held = b""
+        self._facts: Handshake | None = None
+        self._sending = _Exclusive("sending on")
+        self._receiving = _Exclusive("receiving from")
+        self._handshaking = trio.Lock()
+        self._pulling = trio.Lock()
+        self._pulls = 0
+        self._out_order = trio.StrictFIFOLock()
+
+    @property
+    def handshake(self) -> Handshake | None:
+        """The facts of the handshake, once it is finished."""
+        return self._facts
+
+    async def do_handshake(self) -> Handshake:
+        """Finish the handshake and hold its last flight. Safe to repeat. Raises TlsError."""
+        async with self._handshaking:
+            if self._facts is not None:
+                return self._facts
+            self._check()
+            try:
+                await self._negotiate()
+            except TlsError:
+                await self._send_alert()
+                self._break()
+                raise
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                self._break()
+                if self._state is _State.CLOSED:
+                    raise
+                raise TlsError("negotiating TLS", f"the connection was lost: {error}".rstrip(": ")) from error
+            except BaseException:
+                self._break()
+                raise
+            self._facts = self._engine.facts()
+            return self._facts
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send `data` (after the held flight). Raises trio.BrokenResourceError, ClosedResourceError."""
+        with self._sending:
+            self._check()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            await self._ensure_handshake()
+            sent = False
+            rest = memoryview(data).cast("B")
+            while rest:
+                with self._as_broken():
+                    self._engine.write(bytes(rest[:MAX_SEND_STEP]))
+                rest = rest[MAX_SEND_STEP:]
+                sent = await self._flush(with_held=True) or sent
+            if not sent:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def flush(self) -> None:
+        """Send the held flight: the verdict accepts the peer, although we have nothing to say yet."""
+        with self._sending:
+            self._check()
+            await self._ensure_handshake()
+            if not await self._flush(with_held=True):
+                await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """See trio.abc.SendStream."""
+        with self._sending:
+            self._check()
+            await self._ensure_handshake()
+            await self.transport.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """At least one octet, or b"" after close_notify. Raises trio.BrokenResourceError on anything else."""
+        with self._receiving:
+            self._check()
+            if max_bytes is not None and max_bytes < 1:
+                raise ValueError("max_bytes must be at least 1")
+            await self._ensure_handshake()
+            while True:
+                self._check()
+                with self._as_broken():
+                    data = self._engine.read(PIECE if max_bytes is None else max_bytes)
+                # A client that waits for an answer has accepted the peer; a server's tickets wait on.
+                await self._flush(with_held=not self._engine.server_side)
+                if data is not None:
+                    await trio.lowlevel.checkpoint()
+                    return data
+                with self._as_broken():
+                    await self._pull()
+
+    async def discard(self) -> None:
+        """Close at once and say nothing: neither the held flight nor close_notify leaves."""
+        self._state = _State.CLOSED
+        self._held = b""
+        await trio.aclose_forcefully(self.transport)
+
+    async def aclose(self) -> None:
+        """Send close_notify, waiting at most CLOSE_PATIENCE seconds for it, and close.
+
+        While the client's last flight is still held nobody accepted the peer: nothing is sent then.
+        """
+        if self._state is _State.CLOSED:
+            await trio.lowlevel.checkpoint()
+            return
+        speak = self._state is _State.OPEN and self._facts is not None
+        speak = speak and (self._engine.server_side or not self._held)
+        self._state = _State.CLOSED
+        try:
+            if speak:
+                self._engine.close()
+                with trio.move_on_after(CLOSE_PATIENCE):
+                    await self._transmit(self._take(with_held=False))
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+            pass  # the peer is gone already
+        finally:
+            await self.transport.aclose()
+
+    async def _negotiate(self) -> None:
+        while True:
+            finished = self._engine.handshake()
+            if finished and self._engine.holds_last_flight:
+                self._held = self._engine.outgoing()
+                return
+            await self._transmit(self._engine.outgoing())
+            if finished:
+                return
+            await self._pull()
+
+    async def _ensure_handshake(self) -> None:
+        if self._facts is None:
+            with self._as_broken():
+                await self.do_handshake()
+        self._check()
+
+    async def _send_alert(self) -> None:
+        """Tell the peer why (RFC 8446 6.2), as far as it listens."""
+        alert = self._engine.outgoing()
+        if not alert:
+            return
+        with trio.move_on_after(ALERT_PATIENCE):
+            try:
+                await self.transport.send_all(alert)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+                return
+
+    async def _pull(self) -> None:
+        """Feed once from the transport; of several tasks that wait for octets one reads for all."""
+        seen = self._pulls
+        async with self._pulling:
+            if seen == self._pulls:
+                data = await self.transport.receive_some(PIECE)
+                self._pulls += 1
+                self._engine.feed(bytes(data))
+
+    def _take(self, *, with_held: bool) -> bytes:
+        out = self._engine.outgoing()
+        if self._held and (out or with_held):  # records leave in the order in which they were made
+            out, self._held = self._held + out, b""
+        return out
+
+    async def _flush(self, *, with_held: bool) -> bool:
+        out = self._take(with_held=with_held)
+        if not out:
+            return False
+        try:
+            await self._transmit(out)
+        except BaseException:
+            self._break()  # an unknown part of `out` has left
+            raise
+        return True
+
+    async def _transmit(self, out: bytes) -> None:
+        if out:
+            async with self._out_order:
+                await self.transport.send_all(out)
+
+    def _check(self) -> None:
+        if self._state is _State.CLOSED:
+            raise trio.ClosedResourceError("this TLS stream is closed")
+        if self._state is _State.BROKEN:
+            raise trio.BrokenResourceError("this TLS stream is broken")
+
+    def _break(self) -> None:
+        if self._state is _State.OPEN:
+            self._state = _State.BROKEN
+
+    @contextmanager
+    def _as_broken(self) -> Iterator[None]:
+        """After the handshake TLS failures are trio's, with the TlsError as cause."""
+        try:
+            yield
+        except TlsError as error:
+            self._break()
+            raise trio.BrokenResourceError(str(error)) from error

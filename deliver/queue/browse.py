@@ -1,0 +1,253 @@
+"""Reading a queue for people: what waits, what was tried, and why it waits. Read-only, bounded pages.
+
+Works on the files of a running relay: WAL readers neither wait nor make the writer wait.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy
+from sqlalchemy import Connection, Row, func, select
+from sqlalchemy.exc import DBAPIError
+
+from deliver.errors import StorageError
+from deliver.queue import codec
+from deliver.queue.schema import MIGRATIONS, OPEN_STATES, attempt, message, recipient
+
+MAX_PAGE: Final = 10_000  # rows of one listing
+MAX_ATTEMPTS: Final = 100  # of one message, the latest
+_OPEN: Final = [state.value for state in OPEN_STATES]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One recipient in a listing. Times are seconds since the epoch; `sender` is empty for the null path."""
+
+    id: str
+    sender: str
+    recipient: str
+    state: str
+    attempts: int
+    size: int
+    received_at: float
+    next_attempt: float
+    in_doubt: int
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TriedAttempt:
+    """One attempt: `outcomes` by ordinal and `findings`, both as `deliver.queue.codec` writes them."""
+
+    id: int
+    number: int
+    domain: str
+    started_at: float
+    ended_at: float | None
+    lease_until: float
+    result: str | None
+    outcomes: list[Any] = field(default_factory=list)
+    findings: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRecipient:
+    """One recipient of a shown message; `last_outcome` as `codec.outcome_dict` gives it."""
+
+    ordinal: int
+    address: str
+    state: str
+    attempts: int
+    next_attempt: float | None
+    in_doubt: int
+    finished_at: float | None
+    last_outcome: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One message with everything known about it. `stored`: where its content is."""
+
+    id: str
+    sender: str
+    size: int
+    eight_bit: bool
+    received_at: float
+    completed_at: float | None
+    stored: str
+    recipients: tuple[ShownRecipient, ...]
+    attempts: tuple[TriedAttempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Open recipients by state, and messages that have any."""
+
+    messages: int
+    queued: int
+    leased: int
+
+
+def shard_files(directory: Path) -> tuple[Path, ...]:
+    """The database files of all shards in order; none where there is no queue yet."""
+    return tuple(sorted(directory.glob("shard-*.db"), key=lambda path: (len(path.name), path.name)))
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Connection]:
+    """A read-only connection to a shard in one consistent snapshot. Raises StorageError."""
+    url = sqlalchemy.URL.create(
+        "sqlite", database=path.absolute().as_uri(), query={"mode": "ro", "uri": "true"}
+    )
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    try:
+        with engine.connect() as connection:
+            version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+            if version > len(MIGRATIONS):
+                raise StorageError(
+                    f"reading {path}", "it was written by a newer version", "use that version of outrider"
+                )
+            connection.exec_driver_sql("BEGIN")
+            yield connection
+    except DBAPIError as error:
+        remedy = "run this as the user of the relay, and check the file"
+        raise StorageError(f"reading {path}", str(error.orig), remedy) from error
+    finally:
+        engine.dispose()
+
+
+def waiting(
+    conn: Connection, *, domain: str | None = None, sender: str | None = None, limit: int = 100
+) -> tuple[Waiting, ...]:
+    """Recipients that are not done, the one due first at the top.
+
+    `sender` is an address, a domain, or empty for the null reverse path.
+    """
+    query = (
+        select(recipient, message.c.sender_local_part, message.c.sender_domain)
+        .add_columns(message.c.size, message.c.received_at)
+        .join(message, message.c.id == recipient.c.message_id)
+        .where(recipient.c.state.in_(_OPEN))
+        .order_by(recipient.c.next_attempt, recipient.c.message_id, recipient.c.ordinal)
+        .limit(max(0, min(limit, MAX_PAGE)))
+    )
+    if domain is not None:
+        query = query.where(recipient.c.domain == domain)
+    if sender is not None:
+        query = query.where(_sent_by(sender))
+    return tuple(_waiting(row) for row in conn.execute(query))
+
+
+def show(conn: Connection, message_id: str) -> Shown | None:
+    """Everything about one message, None if this shard does not know it."""
+    row = conn.execute(select(message).where(message.c.id == message_id)).one_or_none()
+    if row is None:
+        return None
+    recipients = conn.execute(
+        select(recipient).where(recipient.c.message_id == message_id).order_by(recipient.c.ordinal)
+    )
+    tried = conn.execute(
+        select(attempt)
+        .where(attempt.c.message_id == message_id)
+        .order_by(attempt.c.id.desc())
+        .limit(MAX_ATTEMPTS)
+    ).all()
+    return Shown(
+        id=row.id,
+        sender=str(codec.sender_of(row) or ""),
+        size=row.size,
+        eight_bit=bool(row.eight_bit),
+        received_at=row.received_at,
+        completed_at=row.completed_at,
+        stored=_stored(row),
+        recipients=tuple(_recipient(each) for each in recipients),
+        attempts=tuple(_attempt(each) for each in reversed(tried)),
+    )
+
+
+def counts(conn: Connection) -> Counts:
+    """How much waits."""
+    by_state = {
+        row[0]: int(row[1])
+        for row in conn.execute(
+            select(recipient.c.state, func.count())
+            .where(recipient.c.state.in_(_OPEN))
+            .group_by(recipient.c.state)
+        )
+    }
+    messages = conn.execute(
+        select(func.count()).select_from(message).where(message.c.completed_at.is_(None))
+    ).scalar_one()
+    return Counts(int(messages), by_state.get("queued", 0), by_state.get("leased", 0))
+
+
+def _sent_by(sender: str) -> sqlalchemy.ColumnElement[bool]:
+    if sender in ("", "<>"):
+        return message.c.sender_domain.is_(None)
+    local_part, at, domain = sender.rpartition("@")
+    same_domain = func.lower(message.c.sender_domain) == domain.lower()
+    if not at or not local_part:
+        return same_domain
+    return sqlalchemy.and_(same_domain, message.c.sender_local_part == local_part)
+
+
+def _waiting(row: Row[Any]) -> Waiting:
+    last = _loaded(row.last_outcome, None)
+    return Waiting(
+        id=row.message_id,
+        sender=str(codec.sender_of(row) or ""),
+        recipient=f"{row.local_part}@{row.domain}",
+        state=row.state,
+        attempts=row.attempts,
+        size=row.size,
+        received_at=row.received_at,
+        next_attempt=row.next_attempt,
+        in_doubt=row.in_doubt,
+        why=last.get("text") if isinstance(last, dict) else None,
+    )
+
+
+def _recipient(row: Row[Any]) -> ShownRecipient:
+    return ShownRecipient(
+        ordinal=row.ordinal,
+        address=f"{row.local_part}@{row.domain}",
+        state=row.state,
+        attempts=row.attempts,
+        next_attempt=row.next_attempt if row.state in _OPEN else None,
+        in_doubt=row.in_doubt,
+        finished_at=row.finished_at,
+        last_outcome=_loaded(row.last_outcome, None),
+    )
+
+
+def _attempt(row: Row[Any]) -> TriedAttempt:
+    return TriedAttempt(
+        id=row.id,
+        number=row.number,
+        domain=row.domain,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        lease_until=row.lease_until,
+        result=row.result,
+        outcomes=_loaded(row.outcomes, []),
+        findings=_loaded(row.trace, []),
+    )
+
+
+def _stored(row: Row[Any]) -> str:
+    if row.spool_name:
+        return f"spool file {row.spool_name}"
+    return "removed" if row.content is None else "in the database"
+
+
+def _loaded(text: str | None, otherwise: Any) -> Any:
+    try:
+        return otherwise if text is None else json.loads(text)
+    except ValueError:
+        return otherwise

@@ -1,0 +1,109 @@
+"""Outcomes and traces as JSON, and rows as values.
+
+What is written here is read by later versions: keys are only added. Texts that a peer controls are capped.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, Final
+
+from deliver.message import Envelope, Mailbox, MessageId, Recipient
+from deliver.outcome import Contact, Deferred, Delivered, Outcome
+from deliver.report.trace import Trace
+from deliver.smtp.reply import Reply
+
+MAX_TEXT: Final = 1000  # characters
+MAX_LINES: Final = 20  # of a reply
+MAX_FINDINGS: Final = 500  # of one trace
+
+
+def outcome_dict(outcome: Outcome) -> dict[str, Any]:
+    """The plain form of an outcome: `kind`, `text` for people, and what is known beyond that."""
+    plain: dict[str, Any] = {"kind": type(outcome).__name__.lower(), "text": sentence(outcome)}
+    if outcome.reply is not None:
+        plain["reply"] = reply_dict(outcome.reply)
+    if outcome.contact is not None:
+        plain["contact"] = _contact_dict(outcome.contact)
+    if isinstance(outcome, Delivered):
+        return plain
+    plain |= {"why": outcome.why[:MAX_TEXT], "blame": outcome.blame.value, "status": str(outcome.enhanced)}
+    if outcome.phase is not None:
+        plain["phase"] = outcome.phase.name.lower()
+    if isinstance(outcome, Deferred):
+        plain["in_doubt"] = outcome.in_doubt
+    return plain
+
+
+def sentence(outcome: Outcome) -> str:
+    """One line for the log and for `outrider queue`."""
+    if isinstance(outcome, Delivered):
+        return str(outcome.reply)[:MAX_TEXT]
+    parts = [outcome.why]
+    if outcome.phase is not None:
+        parts.append(outcome.phase.value)
+    if outcome.contact is not None and outcome.contact.host:
+        parts.append(f"at {outcome.contact.host} [{outcome.contact.address}]")
+    said = " ".join(parts)
+    if outcome.reply is not None and str(outcome.reply) not in said:
+        said = f"{said}: {outcome.reply}"
+    return said[:MAX_TEXT]
+
+
+def _contact_dict(contact: Contact) -> dict[str, Any]:
+    plain: dict[str, Any] = {"host": contact.host, "address": contact.address, "port": contact.port}
+    if contact.tls is not None:
+        plain["tls"] = asdict(contact.tls)
+    return plain
+
+
+def trace_json(trace: Trace) -> str:
+    """The findings of an attempt as a JSON array."""
+    return json.dumps([finding.as_dict() for finding in trace.findings[:MAX_FINDINGS]], separators=(",", ":"))
+
+
+def outcome_json(outcome: Outcome) -> str:
+    """`outcome_dict` as text."""
+    return json.dumps(outcome_dict(outcome), separators=(",", ":"))
+
+
+def outcomes_json(outcomes: tuple[tuple[int, Outcome], ...]) -> str:
+    """The outcomes of an attempt by ordinal."""
+    plain = [[ordinal, outcome_dict(outcome)] for ordinal, outcome in outcomes]
+    return json.dumps(plain, separators=(",", ":"))
+
+
+def result_word(outcomes: tuple[tuple[int, Outcome], ...]) -> str:
+    """One word for an attempt: delivered, deferred, failed or mixed."""
+    kinds = {type(outcome).__name__.lower() for _, outcome in outcomes}
+    return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def reply_dict(reply: Reply) -> dict[str, Any]:
+    """A reply, capped."""
+    return {"code": reply.code, "lines": [line[:MAX_TEXT] for line in reply.lines[:MAX_LINES]]}
+
+
+def sender_of(row: Any) -> Mailbox | None:
+    """The sender in a row of `message`."""
+    if row.sender_domain is None:
+        return None
+    return Mailbox(row.sender_local_part, row.sender_domain)
+
+
+def recipient_of(row: Any) -> Recipient:
+    """The recipient in a row of `recipient`."""
+    return Recipient(row.ordinal, Mailbox(row.local_part, row.domain))
+
+
+def envelope_of(row: Any, recipients: tuple[Recipient, ...]) -> Envelope:
+    """The envelope in a row of `message`, with the given recipients."""
+    return Envelope(
+        id=MessageId(row.id),
+        sender=sender_of(row),
+        recipients=recipients,
+        size=row.size,
+        eight_bit=bool(row.eight_bit),
+        received_at=row.received_at,
+    )

@@ -1,0 +1,208 @@
+"""The content of messages: small ones in the database row, large ones in spool files.
+
+A spool file is written under a temporary name, fsynced, renamed to `<message id>.eml`, and its directory
+fsynced before `finish` returns: a row that names it (see `deliver.queue.store.accept`) never names a torn
+file. A file that no row names is removed at start-up; a row whose file is gone is reported and its recipients
+are deferred, until the sender is told at the expiry.
+
+The size limit is enforced while writing; file work runs in worker threads and is not cancelled half-way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from deliver.errors import MessageError, StorageError
+from deliver.message import Content, MessageId
+
+SUFFIX: Final = ".eml"
+TEMPORARY: Final = ".part"
+_SAFE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}\Z")
+
+log = logging.getLogger("outrider.queue")
+
+
+class ContentTooLarge(MessageError):
+    """The content is larger than the limit; what was written has been removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class InlineContent:
+    """Content in memory, or in its row."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        """Octets."""
+        return len(self.data)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """See `deliver.message.Content`."""
+        await trio.lowlevel.checkpoint()
+        return self.data[offset : offset + length]
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolContent:
+    """Content in the file `name` of the directory `spool`."""
+
+    spool: Path
+    name: str
+    size: int
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """See `deliver.message.Content`. Raises StorageError when the file is gone or shorter than it was."""
+        return await trio.to_thread.run_sync(self._read, offset, length)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        wanted = max(0, min(length, self.size - offset))
+        path = self.spool / self.name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                parts = []
+                while wanted and (part := os.pread(descriptor, wanted, offset)):
+                    parts.append(part)
+                    offset += len(part)
+                    wanted -= len(part)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _failed("reading", path, error) from error
+        if wanted:
+            raise StorageError(f"reading {path}", "the file is shorter than it was", "restore the file")
+        return b"".join(parts)
+
+
+StoredContent = InlineContent | SpoolContent
+
+
+class ContentWriter:
+    """Takes the content of one message as it arrives; finish it or abandon it."""
+
+    def __init__(self, spool: Path, message_id: MessageId, *, inline_limit: int, max_size: int) -> None:
+        """`inline_limit` and `max_size` in octets. Nothing is created before the inline limit is passed."""
+        if not _SAFE_NAME.match(message_id):
+            raise ValueError(f"not a message id: {message_id!r}")
+        self._spool = spool
+        self._name = f"{message_id}{SUFFIX}"
+        self._temporary = spool / f"{message_id}{TEMPORARY}"
+        self._inline_limit = inline_limit
+        self._max_size = max_size
+        self._buffer = bytearray()
+        self._descriptor: int | None = None
+        self.size = 0
+
+    async def write(self, chunk: bytes) -> None:
+        """Append. Raises ContentTooLarge or StorageError, both after removing what was written."""
+        if self.size + len(chunk) > self._max_size:
+            await self.abandon()
+            raise ContentTooLarge(
+                "taking a message", f"it is larger than {self._max_size} octets", "send a smaller message"
+            )
+        self.size += len(chunk)
+        self._buffer += chunk
+        if len(self._buffer) > self._inline_limit:
+            await self._in_thread(self._spill)
+
+    async def finish(self) -> StoredContent:
+        """Make the content durable, as far as it is not meant for the row. Raises StorageError."""
+        if self._descriptor is None:
+            return InlineContent(bytes(self._buffer))
+        await self._in_thread(self._complete)
+        return SpoolContent(self._spool, self._name, self.size)
+
+    async def abandon(self) -> None:
+        """Forget the content; safe at any time before the row is committed, also under cancellation."""
+        self._buffer.clear()
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._remove)
+
+    async def _in_thread(self, work: object) -> None:
+        assert callable(work)
+        try:
+            await trio.to_thread.run_sync(work)
+        except OSError as error:
+            await self.abandon()
+            raise _failed("writing", self._temporary, error) from error
+
+    def _spill(self) -> None:
+        if self._descriptor is None:
+            self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._temporary, flags, 0o600)
+        rest = memoryview(bytes(self._buffer))
+        self._buffer.clear()
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+    def _complete(self) -> None:
+        assert self._descriptor is not None
+        self._spill()
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = None
+        os.rename(self._temporary, self._spool / self._name)
+        sync_directory(self._spool)
+
+    def _remove(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        for path in (self._temporary, self._spool / self._name):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def as_content(spool: Path, name: str | None, data: bytes | None, size: int) -> Content | None:
+    """The content that a row refers to; None when the row has neither name nor data."""
+    if data is not None:
+        return InlineContent(data)
+    return SpoolContent(spool, name, size) if name else None
+
+
+def remove(spool: Path, names: Iterable[str]) -> None:
+    """Unlink spool files of completed messages; what fails is left to the next start."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            (spool / name).unlink(missing_ok=True)
+
+
+def sweep(spool: Path, referred: frozenset[str]) -> tuple[str, ...]:
+    """At start-up: remove files that no row names, and return the names whose file is gone.
+
+    Only for the process that owns the shard, before it accepts mail. Raises StorageError.
+    """
+    try:
+        present = {path.name for path in spool.iterdir()} if spool.exists() else set()
+    except OSError as error:
+        raise _failed("listing", spool, error) from error
+    orphans = {name for name in present - referred if name.endswith((SUFFIX, TEMPORARY))}
+    remove(spool, orphans)
+    if orphans:
+        log.info("removed %d spool files that no message refers to", len(orphans))
+    return tuple(sorted(referred - present))
+
+
+def sync_directory(directory: Path) -> None:
+    """fsync a directory, so that a rename in it survives a power loss. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _failed(verb: str, path: Path, error: OSError) -> StorageError:
+    remedy = "free disk space" if error.errno == 28 else "make the directory exist and writable for this user"
+    return StorageError(f"{verb} {path}", error.strerror or str(error), remedy)

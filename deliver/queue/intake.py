@@ -1,0 +1,97 @@
+"""The queue's side of the SMTP listener: mail becomes rows, and only then is it answered with 250."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from deliver.message import Envelope
+from deliver.queue import store
+from deliver.queue.content import ContentWriter
+from deliver.queue.shard import Shard, free_octets
+from deliver.queue.store import Append
+from deliver.relay.intake import Origin
+from events.catalogue import Event
+
+
+@dataclass(frozen=True, slots=True)
+class QueueIntake:
+    """The `Intake` port over one shard. `accepted` is called after each commit, to wake the runner.
+
+    `min_free` octets of disk stay free: below that no message may begin. Sizes in octets.
+    """
+
+    shard: Shard
+    append: Append
+    accepted: Callable[[], None]
+    inline_limit: int
+    max_size: int
+    min_free: int
+
+    async def check_space(self, size: int) -> bool:
+        """Whether the disk has room for it. Raises StorageError."""
+        free = await trio.to_thread.run_sync(free_octets, self.shard.spool.parent)
+        return free - size >= self.min_free
+
+    async def begin(self, origin: Origin) -> QueueSink:
+        """A place for the content of one message."""
+        # Our Received header comes on top of what the client may send.
+        limit = self.max_size + self.inline_limit
+        writer = self.shard.writer(origin.message_id, inline_limit=self.inline_limit, max_size=limit)
+        return QueueSink(self, origin, writer)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSink:
+    """The `Sink` of one message."""
+
+    intake: QueueIntake
+    origin: Origin
+    writer: ContentWriter
+
+    async def write(self, chunk: bytes) -> None:
+        """Append content. Raises StorageError, MessageError."""
+        await self.writer.write(chunk)
+
+    async def commit(self, envelope: Envelope) -> None:
+        """One durable transaction: message, recipients, msg:accept. Raises StorageError."""
+        try:
+            content = await self.writer.finish()
+            events = (_accepted(envelope, self.origin),)
+            await self.intake.shard.sql.write(
+                partial(
+                    store.accept,
+                    envelope=envelope,
+                    content=content,
+                    events=events,
+                    now=envelope.received_at,
+                    append=self.intake.append,
+                )
+            )
+        except BaseException:
+            await self.writer.abandon()
+            raise
+        self.intake.accepted()
+
+    async def abandon(self) -> None:
+        """Forget what was written."""
+        await self.writer.abandon()
+
+
+def _accepted(envelope: Envelope, origin: Origin) -> Event:
+    return Event(
+        "msg:accept",
+        envelope.received_at,
+        {
+            "event_data": ", ".join(str(recipient.mailbox) for recipient in envelope.recipients),
+            "message_id": envelope.id,
+            "sender_address": envelope.reverse_path,
+            "message_size": envelope.size,
+            "recipients_count": len(envelope.recipients),
+            "sender_host_address": origin.client,
+            "sender_helo_name": origin.helo,
+        },
+    )

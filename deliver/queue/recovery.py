@@ -1,0 +1,170 @@
+"""After a crash or an expired lease: attempts that nobody will settle any more.
+
+    the journal holds a positive reply   Delivered: the message is not sent again
+    else                                 in doubt: the server may hold it; due at the pessimistic next attempt
+
+`recover` ends every open attempt. It is for start-up, by the process that owns the shard (see
+`deliver.queue.shard`): no attempt of it can be running. `reclaim` ends only those whose lease has expired.
+Synchronous, within the caller's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, func, insert, literal, select, update
+from sqlalchemy import delete as sql_delete
+
+from deliver.errors import Blame
+from deliver.message import MessageId, Recipient
+from deliver.outcome import Contact, Deferred, Delivered
+from deliver.queue import codec
+from deliver.queue.due import note_due_again
+from deliver.queue.journal import Proof
+from deliver.queue.schema import OPEN_STATES, State, attempt, destination, message, recipient
+from deliver.queue.store import Append, complete
+from deliver.smtp.reply import EnhancedCode
+from events import outbox
+from events.catalogue import Event
+
+INTERRUPTED: Final = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What was found: attempts ended, deliveries proven by the journal, spool files to remove."""
+
+    interrupted: int
+    delivered: int
+    removable: tuple[str, ...]
+
+
+def recover(
+    conn: Connection, now: float, proofs: Iterable[Proof], append: Append = outbox.append
+) -> Recovered:
+    """At start-up: end every open attempt, and rebuild the table of destinations from the recipients."""
+    found = _end(conn, now, tuple(proofs), select(attempt).where(attempt.c.ended_at.is_(None)), append)
+    conn.execute(
+        update(recipient)
+        .where(recipient.c.state == State.LEASED.value)
+        .values(state=State.QUEUED.value, attempt_id=None)
+    )
+    conn.execute(sql_delete(destination))
+    queued = (
+        select(recipient.c.domain, func.min(recipient.c.next_attempt), literal(0.0))
+        .where(recipient.c.state == State.QUEUED.value)
+        .group_by(recipient.c.domain)
+    )
+    conn.execute(insert(destination).from_select(["domain", "due", "served_at"], queued))
+    return found
+
+
+def reclaim(
+    conn: Connection, now: float, proofs: Iterable[Proof] = (), append: Append = outbox.append
+) -> Recovered:
+    """End the open attempts whose lease has expired; `proofs` are the journal's, of any attempt."""
+    expired = select(attempt).where(attempt.c.ended_at.is_(None), attempt.c.lease_until < now)
+    rows = conn.execute(expired.with_only_columns(attempt.c.id)).scalars().all()
+    known = frozenset(rows)
+    return _end(conn, now, tuple(p for p in proofs if p.attempt_id in known), expired, append)
+
+
+def any_expired(conn: Connection, now: float) -> bool:
+    """Whether `reclaim` would find something."""
+    expired = select(attempt.c.id).where(attempt.c.ended_at.is_(None), attempt.c.lease_until < now)
+    return conn.execute(expired.limit(1)).first() is not None
+
+
+def referred_spool_files(conn: Connection) -> frozenset[str]:
+    """The names of the spool files that rows refer to."""
+    names = conn.execute(select(message.c.spool_name).where(message.c.spool_name.is_not(None)))
+    return frozenset(names.scalars())
+
+
+def _end(conn: Connection, now: float, proofs: tuple[Proof, ...], query: Any, append: Append) -> Recovered:
+    rows = conn.execute(query).all()
+    proven: dict[int, set[int]] = {}
+    touched: dict[str, None] = {}
+    domains: dict[str, None] = {}
+    delivered = 0
+    for proof in proofs:
+        proven.setdefault(proof.attempt_id, set()).update(proof.ordinals)
+        touched[proof.message_id] = None
+        delivered += _record_proof(conn, proof, now, domains, append)
+    for row in rows:
+        touched[row.message_id] = None
+        domains[row.domain] = None
+        _interrupt(conn, row, now, proven.get(row.id, set()))
+    for domain in domains:
+        note_due_again(conn, domain)
+    removable: list[str] = []
+    for message_id in touched:
+        removable += complete(conn, MessageId(message_id), now, append) or ()
+    return Recovered(len(rows), delivered, tuple(removable))
+
+
+def _record_proof(
+    conn: Connection, proof: Proof, now: float, domains: dict[str, None], append: Append
+) -> int:
+    rows = conn.execute(
+        select(recipient).where(
+            recipient.c.message_id == proof.message_id,
+            recipient.c.ordinal.in_(proof.ordinals),
+            recipient.c.state.in_([state.value for state in OPEN_STATES]),
+        )
+    ).all()
+    outcome = Delivered(proof.reply, Contact(proof.host, proof.address, 0))
+    for row in rows:
+        domains[row.domain] = None
+        conn.execute(
+            update(recipient)
+            .where(recipient.c.message_id == proof.message_id, recipient.c.ordinal == row.ordinal)
+            .values(
+                state=State.DELIVERED.value,
+                attempt_id=None,
+                finished_at=now,
+                last_outcome=codec.outcome_json(outcome),
+            )
+        )
+    append(conn, proof.message_id, [_delivery(proof, codec.recipient_of(row), now) for row in rows])
+    return len(rows)
+
+
+def _interrupt(conn: Connection, row: Row[Any], now: float, proven: set[int]) -> None:
+    outcome = Deferred(
+        "the attempt was interrupted, and the server may hold the message",
+        Blame.LOCAL,
+        enhanced=EnhancedCode(4, 3, 0),
+        in_doubt=True,
+    )
+    conn.execute(
+        update(recipient)
+        .where(
+            recipient.c.message_id == row.message_id,
+            recipient.c.state == State.LEASED.value,
+            recipient.c.attempt_id == row.id,
+        )
+        .values(
+            state=State.QUEUED.value,
+            attempt_id=None,
+            in_doubt=recipient.c.in_doubt + 1,
+            last_outcome=codec.outcome_json(outcome),
+        )
+    )
+    result = "delivered (journal)" if proven else INTERRUPTED
+    conn.execute(update(attempt).where(attempt.c.id == row.id).values(ended_at=now, result=result))
+
+
+def _delivery(proof: Proof, delivered: Recipient, now: float) -> Event:
+    fields = {
+        "message_id": proof.message_id,
+        "local_part": delivered.mailbox.local_part,
+        "domain": delivered.mailbox.domain,
+        "host": proof.host,
+        "host_address": proof.address,
+        "event_data": str(proof.reply),
+        "reason": "read in an attempt that was interrupted afterwards",
+    }
+    return Event("msg:delivery", now, fields)

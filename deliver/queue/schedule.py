@@ -1,0 +1,114 @@
+"""When a recipient is tried next, and when its time is up. Pure: `now` and the random source are given.
+
+    outcome               now                         what is settled
+    --------------------  --------------------------  ------------------------------------------------
+    Delivered, Failed     -                           as it is
+    Deferred              before the expiry           Deferred, next attempt by the retry list
+    Deferred              at or after the expiry      Failed 5.4.7 (RFC 3463 3.5): the sender is told
+
+- The retry list gives the wait after attempt 1, 2, …; its last entry repeats. Jitter only lengthens a wait
+  (up to a tenth), so that a wait is never shorter than the administrator's.
+- The last attempt is made at the expiry itself, so that the bounce is not late by a whole wait.
+- After an attempt in doubt the wait is that of the attempt after it: the server may still be busy with the
+  message (RFC 1047), and every further try may be one copy more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from deliver.message import Recipient
+from deliver.outcome import Deferred, Failed, Outcome
+from deliver.smtp.reply import EnhancedCode
+
+JITTER: Final = 0.1  # of the wait
+EXPIRED: Final = EnhancedCode(5, 4, 7)
+_DAY: Final = 86400
+_HOUR: Final = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the queue records for one recipient; `next_attempt` (epoch seconds) only where it is Deferred."""
+
+    recipient: Recipient
+    outcome: Outcome
+    next_attempt: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The settings that decide, in seconds: waits after each attempt, and the age at which mail expires."""
+
+    retry: tuple[float, ...]
+    expire: float
+
+    def __post_init__(self) -> None:
+        """Refuse a list without entries."""
+        if not self.retry:
+            raise ValueError("the retry list is empty")
+
+
+def wait(retry: Sequence[float], number: int) -> float:
+    """Seconds to wait after attempt `number` (from 1); the last entry repeats."""
+    return max(0.0, float(retry[min(max(number, 1), len(retry)) - 1]))
+
+
+def pessimistic(now: float, number: int, retry: Sequence[float]) -> float:
+    """The next attempt as written before attempt `number` starts: what counts if it is never settled."""
+    return now + wait(retry, number + 1)
+
+
+def next_attempt(
+    plan: Plan, *, number: int, received_at: float, in_doubt: bool, now: float, rng: Random
+) -> float:
+    """When to try again after attempt `number`: not before `now`, and not after an expiry still to come."""
+    seconds = wait(plan.retry, number + 1 if in_doubt else number)
+    due = now + seconds * (1 + rng.uniform(0, JITTER))
+    expiry = received_at + plan.expire
+    return max(now, min(due, expiry)) if expiry > now else due
+
+
+def settle_as(
+    recipient: Recipient,
+    outcome: Outcome,
+    plan: Plan,
+    *,
+    number: int,
+    received_at: float,
+    now: float,
+    rng: Random,
+) -> Settlement:
+    """What is recorded after attempt `number` ended at `now` with `outcome`; the table above."""
+    if not isinstance(outcome, Deferred):
+        return Settlement(recipient, outcome)
+    if now >= received_at + plan.expire:
+        return Settlement(recipient, expired(outcome, now - received_at))
+    due = next_attempt(
+        plan, number=number, received_at=received_at, in_doubt=outcome.in_doubt, now=now, rng=rng
+    )
+    return Settlement(recipient, outcome, due)
+
+
+def expired(outcome: Deferred, seconds: float) -> Failed:
+    """The failure at the end of the retries, which keeps the reason of the last one."""
+    doubt = "; an earlier attempt may have delivered it" if outcome.in_doubt else ""
+    return Failed(
+        why=f"not delivered within {_age(seconds)}{doubt}; the last reason was: {outcome.why}",
+        blame=outcome.blame,
+        phase=outcome.phase,
+        reply=outcome.reply,
+        enhanced=EXPIRED,
+        contact=outcome.contact,
+    )
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((_DAY, "day"), (_HOUR, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}" + ("s" if count != 1 else "")
+    return f"{int(seconds)} seconds"

@@ -1,0 +1,108 @@
+"""One shard of the queue on disk, owned by one process.
+
+    shard-0.db (-wal, -shm)   the rows
+    shard-0.lock              held with flock while the process lives: two owners would deliver twice
+    shard-0.journal           replies read and not yet committed, see `deliver.queue.journal`
+    spool-0/                  content too large for a row
+
+Opening it migrates the tables, replays the journal, ends the attempts of the process before, and clears the
+spool of files that no row names. A shard that another process owns is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from deliver.errors import StorageError
+from deliver.message import MessageId
+from deliver.queue import content, recovery, schema
+from deliver.queue.content import ContentWriter
+from deliver.queue.journal import Journal
+from deliver.queue.store import Append
+from deliver.sqlrun import Sql, SqlRunner, create_private_file
+from events import outbox
+
+log = logging.getLogger("outrider.queue")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """An open shard: its database, its journal and its spool directory."""
+
+    sql: Sql
+    journal: Journal
+    spool: Path
+
+    def writer(self, message_id: MessageId, *, inline_limit: int, max_size: int) -> ContentWriter:
+        """For the content of a message that is about to be accepted; sizes in octets."""
+        return ContentWriter(self.spool, message_id, inline_limit=inline_limit, max_size=max_size)
+
+
+def free_octets(directory: Path) -> int:
+    """Free disk space for us where the queue lives. Raises StorageError."""
+    try:
+        found = os.statvfs(directory)
+    except OSError as error:
+        raise StorageError(f"looking at {directory}", error.strerror or str(error), "create it") from error
+    return found.f_bavail * found.f_frsize
+
+
+@asynccontextmanager
+async def open_shard(
+    directory: Path, number: int, now: float, *, append: Append = outbox.append
+) -> AsyncIterator[Shard]:
+    """Own the shard for the duration of the block. Raises StorageError."""
+    lock = await trio.to_thread.run_sync(_lock, directory / f"shard-{number}.lock")
+    try:
+        sql = await SqlRunner.open(directory / f"shard-{number}.db", schema.migrate)
+        try:
+            journal = await trio.to_thread.run_sync(Journal, directory / f"shard-{number}.journal")
+            shard = Shard(sql, journal, directory / f"spool-{number}")
+            try:
+                await _recover(shard, now, append)
+                yield shard
+            finally:
+                journal.close()
+        finally:
+            await sql.aclose()
+    finally:
+        os.close(lock)
+
+
+async def _recover(shard: Shard, now: float, append: Append) -> None:
+    proofs = shard.journal.proofs()
+    found = await shard.sql.write(lambda conn: recovery.recover(conn, now, proofs, append))
+    shard.journal.clear()
+    if found.interrupted:
+        log.warning(
+            "%d attempts were interrupted; the journal proves %d deliveries, the others are in doubt",
+            found.interrupted,
+            found.delivered,
+        )
+    referred = await shard.sql.read(recovery.referred_spool_files)
+    missing = await trio.to_thread.run_sync(content.sweep, shard.spool, referred)
+    for name in missing:
+        log.error("the content %s is gone; its message is held and bounces at its expiry", shard.spool / name)
+
+
+def _lock(path: Path) -> int:
+    create_private_file(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise StorageError(
+            f"opening the queue in {path.parent}",
+            "another process owns it",
+            "stop the other outrider relay, or give this one another queue.directory",
+        ) from error
+    return descriptor

@@ -1,0 +1,148 @@
+"""The SMTP listener of `outrider relay`: accepts connections, bounds their number, stops gracefully.
+
+No client can bring it down: an error in one connection ends that connection, is logged, and nothing else.
+When too many connections are open, the next gets 421 at once (RFC 5321 3.1, 4.2.3), so that established
+clients go on. On `stop` idle clients get 421, a client that is sending content may finish it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+import trio
+
+from deliver.endpoint import split
+from deliver.errors import ConfigurationError
+from deliver.message import MessageId
+from deliver.net.clock import Clock
+from deliver.relay.access import client_address, networks
+from deliver.relay.connection import CLOSING, Connection, Terms
+from deliver.relay.intake import Intake
+from deliver.report.log import say
+from deliver.settings import Relay
+from deliver.smtp.reply import Reply
+from deliver.smtp.server import Limits, ServerMachine, encode
+
+DEFAULT_PORT = 25
+
+log = logging.getLogger("outrider.relay")
+
+_REMEDIES = {
+    errno.EADDRINUSE: "stop the other server there, or change relay.listen",
+    errno.EACCES: "a port below 1024 needs CAP_NET_BIND_SERVICE, or choose another in relay.listen",
+    errno.EADDRNOTAVAIL: "relay.listen must name an address of this machine",
+}
+
+
+class Listener:
+    """Serves SMTP clients. `serve` runs until `stop`; every message goes to the intake."""
+
+    def __init__(
+        self,
+        settings: Relay,
+        hostname: str,
+        intake: Intake,
+        clock: Clock,
+        new_id: Callable[[], MessageId],
+    ) -> None:
+        """`hostname` is our name in the banner and in Received. Raises ConfigurationError."""
+        self._settings = settings
+        self._terms = Terms(
+            hostname, networks(settings.networks), settings.max_hops, float(settings.idle_timeout)
+        )
+        self._limits = Limits(message_size=int(settings.max_message_size), recipients=settings.max_recipients)
+        self._intake = intake
+        self._clock = clock
+        self._new_id = new_id
+        self._connections: set[Connection] = set()
+        self._accepting = trio.CancelScope()
+        self._serving = trio.CancelScope()
+        self._stopping = False
+
+    async def serve(
+        self,
+        listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept and serve until `stop` was called and the last connection has ended; closes `listeners`."""
+        with self._serving:
+            async with trio.open_nursery() as connections:
+                with self._accepting:
+                    task_status.started()
+                    await trio.serve_listeners(self._accepted, list(listeners), handler_nursery=connections)
+
+    def stop(self, grace: float) -> None:
+        """Accept no more; who is sending content has `grace` seconds, which a second call may shorten."""
+        self._stopping = True
+        self._accepting.cancel()
+        self._serving.deadline = min(self._serving.deadline, trio.current_time() + grace)
+        for connection in self._connections:
+            connection.stop()
+
+    async def handle(self, stream: trio.abc.Stream, client: str) -> None:
+        """Serve one client with the IP address `client`; never raises but for cancellation."""
+        if len(self._connections) >= self._settings.max_connections:
+            await self._turn_away(stream, client, "4.7.0 Too many connections, try again later")
+            return
+        if self._stopping:
+            await self._turn_away(stream, client, "4.3.2 The relay is stopping")
+            return
+        machine = ServerMachine(self._limits, self._terms.hostname)
+        connection = Connection(
+            stream, client_address(client), machine, self._terms, self._intake, self._clock, self._new_id
+        )
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+
+    async def _accepted(self, stream: trio.SocketStream) -> None:
+        try:
+            client = stream.socket.getpeername()[0]
+        except OSError:  # gone before we looked
+            await trio.aclose_forcefully(stream)
+            return
+        await self.handle(stream, client)
+
+    async def _turn_away(self, stream: trio.abc.Stream, client: str, text: str) -> None:
+        say(log, logging.WARNING, "connection turned away", client=client, why=text)
+        try:
+            with trio.move_on_after(CLOSING):
+                await stream.send_all(encode(Reply(421, (text,))))
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            await trio.aclose_forcefully(stream)
+
+
+async def open_listeners(addresses: Sequence[str]) -> list[trio.SocketListener]:
+    """Listen on each `address:port`, or on none: ConfigurationError names the address that failed."""
+    opened: list[trio.SocketListener] = []
+    try:
+        for text in addresses:
+            opened.extend(await _open(text))
+    except BaseException:
+        for listener in opened:
+            listener.socket.close()
+        raise
+    return opened
+
+
+async def _open(text: str) -> list[trio.SocketListener]:
+    attempted = f"listening on {text}"
+    try:
+        host, port = split(text)
+    except ValueError as error:
+        raise ConfigurationError(attempted, str(error), "correct relay.listen") from None
+    try:
+        return await trio.open_tcp_listeners(DEFAULT_PORT if port is None else port, host=host)
+    except OSError as error:
+        happened = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigurationError(
+            attempted, happened, _REMEDIES.get(error.errno or 0, "correct relay.listen")
+        ) from error

@@ -1,0 +1,124 @@
+"""Where a recipient domain's mail goes: its MX hosts, a smarthost, or nowhere (RFC 5321 5.1). Pure.
+
+    [[route]] that matches first    Route
+    ------------------------------  ---------------------------------------------
+    none                            ViaMx(domain)
+    via = "mx"                      ViaMx(domain): an exception from a later route
+    via = "smarthost"               ViaSmarthost(hosts, mx, port)
+    via = "reject"                  Reject(why)
+
+An address literal is a domain like any other here; the lookup turns it into its address (RFC 5321 4.1.3).
+A smarthost that cannot be read is a ConfigurationError: a typing error never makes mail fall back to MX.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from deliver.endpoint import is_address, split
+from deliver.errors import ConfigurationError, UsageError
+from deliver.message import domain_name
+from deliver.pattern import matches
+from deliver.report.trace import Finding, Stage, Verdict
+from deliver.settings import Route as RouteSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ViaMx:
+    """The hosts that DNS names for `domain`. `matched` is the pattern that decided, None without one."""
+
+    domain: str
+    matched: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ViaSmarthost:
+    """Fixed next hops: `hosts` in the order to try them, or the hosts that DNS names for `mx`.
+
+    A host is a name in lower-case A-labels or an IP address without brackets; its own port comes before
+    `port`, which comes before `delivery.port`.
+    """
+
+    hosts: tuple[tuple[str, int | None], ...]
+    mx: str | None = None
+    port: int | None = None
+    matched: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Mail for this domain is refused; `why` is for the sender's eyes."""
+
+    why: str
+    matched: str | None = field(default=None, compare=False)
+
+
+Route = ViaMx | ViaSmarthost | Reject
+
+
+def choose(routes: Iterable[RouteSettings], domain: str) -> Route:
+    """The route of `domain` (lower-case A-labels or an address literal). Raises ConfigurationError."""
+    for candidate in routes:
+        matched = next((pattern for pattern in candidate.domains if matches(pattern, domain)), None)
+        if matched is not None:
+            return _route(candidate, domain, matched)
+    return ViaMx(domain)
+
+
+def _route(chosen: RouteSettings, domain: str, matched: str) -> Route:
+    if chosen.via == "mx":
+        return ViaMx(domain, matched)
+    if chosen.via == "reject":
+        return Reject(chosen.reason, matched)
+    hosts = tuple(endpoint(text) for text in chosen.hosts)
+    if not hosts and not chosen.mx:
+        raise _unusable(f"the smarthost route for {matched}", "it names neither hosts nor mx")
+    return ViaSmarthost(hosts, _name(chosen.mx) if chosen.mx else None, chosen.port, matched)
+
+
+def endpoint(text: str) -> tuple[str, int | None]:
+    """Read a smarthost such as `host:port` (see `deliver.endpoint`): (host, port or None).
+
+    The host comes out as a name in lower-case A-labels or as an IP address. Raises ConfigurationError.
+    """
+    try:
+        host, port = split(text)
+    except ValueError as error:
+        raise _unusable(f"the host {text!r}", str(error)) from None
+    if port == 0:
+        raise _unusable(f"the host {text!r}", "a port is between 1 and 65535")
+    return (str(ipaddress.ip_address(host)) if is_address(host) else _name(host)), port
+
+
+def finding(route: Route, domain: str) -> Finding:
+    """The choice as evidence for the trace."""
+    said = f"the pattern {route.matched}" if route.matched else "no route, so its MX records count"
+    match route:
+        case ViaMx():
+            return _finding("route-mx", f"{domain} is routed by MX: {said}", route.matched)
+        case ViaSmarthost(hosts=hosts, mx=mx):
+            named = ", ".join(name if port is None else f"{name} port {port}" for name, port in hosts)
+            to = named or f"the MX hosts of {mx}"
+            return _finding("route-smarthost", f"{domain} goes to {to}: {said}", route.matched)
+        case Reject(why=why):
+            text = f"mail for {domain} is refused: {why} ({said})"
+            return _finding("route-reject", text, route.matched, Verdict.REFUSED)
+
+
+def _finding(code: str, text: str, matched: str | None, verdict: Verdict = Verdict.NOTE) -> Finding:
+    evidence = (("pattern", matched),) if matched else ()
+    return Finding(Stage.ROUTE, code, text, verdict, "RFC 5321 5.1", evidence)
+
+
+def _name(text: str) -> str:
+    try:
+        return domain_name(text)
+    except UsageError as error:
+        raise _unusable(f"the host {text!r}", error.happened) from None
+
+
+def _unusable(what: str, why: str) -> ConfigurationError:
+    remedy = 'write "host", "host:port", "[address]" or "[address]:port"'
+    return ConfigurationError(f"choosing a route by {what}", why, remedy)

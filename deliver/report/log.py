@@ -1,0 +1,80 @@
+"""The log: one line per recipient outcome, one per attempt, one per connection; text or JSON.
+
+A line is a short sentence and facts as key=value. Facts never hold secrets or message content; what a peer
+said is quoted, cut and stripped of control characters, so that no line can be forged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+MAX_VALUE = 500  # characters
+
+_PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")  # printable ASCII without space, quote, '=' and backslash
+
+
+def say(logger: logging.Logger, level: int, sentence: str, **facts: object) -> None:
+    """Log `sentence` with `facts`; those that are None or empty are left out."""
+    kept = {key: value for key, value in facts.items() if value not in (None, "")}
+    logger.log(level, sentence, extra={"facts": kept})
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-11-21T10:00:00.123Z INFO outrider.delivery: delivered to=a@example.org …`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, whatever the values are."""
+        said = f"{_stamp(record)} {record.levelname} {record.name}: {_printable(record.getMessage())}"
+        facts: dict[str, object] = getattr(record, "facts", {})
+        pairs = [f"{key}={_quoted(value)}" for key, value in facts.items()]
+        if record.exc_info:
+            pairs.append(f"traceback={json.dumps(self.formatException(record.exc_info))}")
+        return " ".join((said, *pairs))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time, level, logger, message, and the facts under their names."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON, ASCII only."""
+        line: dict[str, Any] = {
+            "time": _stamp(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        facts: dict[str, object] = getattr(record, "facts", {})
+        for key, value in facts.items():
+            line[key] = value if isinstance(value, int | float | bool) else str(value)[:MAX_VALUE]
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def configure(level: str, form: str, stream: TextIO | None = None) -> None:
+    """Send everything of the `outrider` loggers to `stream` (standard error) in the given form."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    root = logging.getLogger("outrider")
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    root.propagate = False
+
+
+def _stamp(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text[: 4 * MAX_VALUE])
+
+
+def _quoted(value: object) -> str:
+    text = str(value)[:MAX_VALUE]
+    return text if _PLAIN.match(text) else json.dumps(text)

@@ -1,0 +1,319 @@
+"""The events and log lines of an attempt, each raised where the story reaches it (see `events.catalogue`).
+
+Order of a normal delivery: tcp:connect, smtp:connect, smtp:ehlo, tls:cert (leaf last), tls:level, smtp:ehlo,
+tcp:close, msg:delivery per recipient. `msg:accept` and `msg:complete` are the queue's to tell.
+
+Log: one line per connection, one per recipient, one per attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from cryptography import x509
+
+from deliver.message import Envelope, Recipient
+from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase, TlsFacts
+from deliver.report.log import say
+from deliver.report.trace import Finding, Trace
+from deliver.resolve.mx import NoHost
+from deliver.smtp.reply import Reply
+from deliver.tls.policy import Authentication, TlsPolicy
+from deliver.tls.verdict import Handshake
+from events.catalogue import Scalar
+
+_deliveries = logging.getLogger("outrider.delivery")
+_connections = logging.getLogger("outrider.connection")
+
+# Exim's internal error numbers, which administrators match on (event_defer_errno).
+DNS_OR_DANE = -36
+TLS_FAILED = -37
+TLS_REQUIRED = -38
+CONNECT_TIMEOUT = -43
+_ERRNO_OF_PHASE = {
+    Phase.CONNECT: CONNECT_TIMEOUT,
+    Phase.STARTTLS: TLS_REQUIRED,
+    Phase.TLS: TLS_FAILED,
+    Phase.MAIL: -45,
+    Phase.RCPT: -44,
+    Phase.DATA: -46,
+    Phase.BODY: -46,
+}
+CONNECTION_CLOSED = -18
+
+
+@dataclass(slots=True)
+class Testimony:
+    """Told by `deliver.attempt` and `deliver.session`; writes to the trace and to the log."""
+
+    trace: Trace
+    now: Callable[[], float]
+    envelope: Envelope
+    domain: str
+    attempt: int
+    router: str = "mx"
+    _began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._began = self.now()
+
+    def connection(self, host: str, address: str, port: int, policy: TlsPolicy, secure: bool) -> Connection:
+        """Before a connection is opened: tcp:connect."""
+        return Connection(self, host, address, port, policy, secure)
+
+    def no_route(self, refusal: NoHost) -> None:
+        """No host, or not this one: dns:fail."""
+        result = "DNS_NOMATCH" if refusal.permanent else "DNS_AGAIN"
+        name = (refusal.name or self.domain).replace(":", "::")
+        self.tell(
+            "dns:fail",
+            event_data=f"{result}:{name}:{refusal.type}",
+            dns_name=refusal.name or self.domain,
+            dns_type=refusal.type,
+            reason=refusal.code,
+        )
+
+    def refused(self, host: str, port: int, finding: Finding) -> None:
+        """The TLS policy refuses the host before any connection: dane:fail."""
+        data = "dane-required" if finding.code == "dane-required" else "dnssec-invalid"
+        self.tell("dane:fail", event_data=data, host=host, host_port=port, reason=finding.code)
+
+    def host_deferred(self, host: str, outcome: Deferred | Failed) -> None:
+        """No recipient could be offered to this host: msg:host:defer."""
+        fields = {"host": host, **_fault(outcome), **_server(outcome)}
+        self.tell("msg:host:defer", event_data=outcome.why, **fields)
+
+    def tried(self, recipient: Recipient, outcome: Outcome) -> None:
+        """One host's answer for one recipient: msg:rcpt:host:defer for a 4yz to RCPT."""
+        if isinstance(outcome, Deferred) and outcome.phase is Phase.RCPT and outcome.reply is not None:
+            self._tell_of(recipient, "msg:rcpt:host:defer", str(outcome.reply), outcome)
+
+    def settled(self, recipient: Recipient, outcome: Outcome) -> None:
+        """The last word of this attempt on a recipient: msg:delivery or msg:fail:*."""
+        match outcome:
+            case Delivered(reply=reply):
+                self._tell_of(recipient, "msg:delivery", str(reply), outcome)
+            case Failed(contact=None, why=why):
+                self._tell_of(recipient, "msg:fail:internal", why, outcome)
+            case Failed(why=why, reply=reply):
+                self._tell_of(recipient, "msg:fail:delivery", str(reply) if reply else why, outcome)
+            case Deferred():
+                if outcome.phase is Phase.RCPT:
+                    self._tell_of(recipient, "msg:rcpt:defer", outcome.why, outcome)
+        self._log(recipient, outcome)
+
+    def attempt_over(self, outcomes: Sequence[tuple[Recipient, Outcome]]) -> None:
+        """msg:defer once if anybody remains, and the line of the attempt."""
+        deferred = [outcome for _, outcome in outcomes if isinstance(outcome, Deferred)]
+        if deferred:
+            why = deferred[0]
+            self.tell("msg:defer", event_data=why.why, domain=self.domain, **_fault(why), **_server(why))
+        say(
+            _deliveries,
+            logging.INFO,
+            "attempt",
+            message=self.envelope.id,
+            attempt=self.attempt,
+            domain=self.domain,
+            delivered=sum(isinstance(outcome, Delivered) for _, outcome in outcomes),
+            deferred=len(deferred),
+            failed=sum(isinstance(outcome, Failed) for _, outcome in outcomes),
+            seconds=round(self.now() - self._began, 3),
+        )
+
+    def tell(self, name: str, **fields: Scalar) -> None:
+        """Raise an event with what every event of this attempt carries."""
+        self.trace.raise_event(
+            name,
+            self.now(),
+            message_id=self.envelope.id,
+            sender_address=self.envelope.reverse_path,
+            attempt=self.attempt,
+            **fields,
+        )
+
+    def _tell_of(self, recipient: Recipient, name: str, data: str, outcome: Outcome) -> None:
+        box = recipient.mailbox
+        fault = {} if isinstance(outcome, Delivered) else _fault(outcome)
+        way: dict[str, Scalar] = {} if name == "msg:fail:internal" else _server(outcome)
+        if name == "msg:delivery":
+            fault = {"smtp_code": outcome.reply.code if outcome.reply else None}
+        self.tell(name, event_data=data, local_part=box.local_part, domain=box.domain, **fault, **way)
+
+    def _log(self, recipient: Recipient, outcome: Outcome) -> None:
+        word = {Delivered: "delivered", Deferred: "deferred", Failed: "failed"}[type(outcome)]
+        contact = outcome.contact
+        refusal = {} if isinstance(outcome, Delivered) else {"why": outcome.why, "code": outcome.enhanced}
+        say(
+            _deliveries,
+            logging.INFO if word != "failed" else logging.WARNING,
+            word,
+            message=self.envelope.id,
+            to=recipient.mailbox,
+            sender=self.envelope.reverse_path or "<>",
+            **({"host": contact.host, "address": contact.address, "port": contact.port} if contact else {}),
+            tls=tls_word(contact.tls if contact else None),
+            reply=outcome.reply,
+            **refusal,
+            in_doubt="yes" if isinstance(outcome, Deferred) and outcome.in_doubt else None,
+        )
+
+
+class Connection:
+    """What happens on one connection, in order."""
+
+    def __init__(
+        self, testimony: Testimony, host: str, address: str, port: int, policy: TlsPolicy, secure: bool
+    ) -> None:
+        self._testimony = testimony
+        self._policy = policy
+        self._began = testimony.now()
+        self._fields: dict[str, Scalar] = {
+            "domain": testimony.domain,
+            "host": host,
+            "host_address": address,
+            "host_port": port,
+            "router": testimony.router,
+            "transport": "smtp",
+            "lookup_dnssec_authenticated": "yes" if secure else "no",
+        }
+        self._tell("tcp:connect")
+
+    def connected(self, local_address: str, local_port: int) -> None:
+        """The TCP connection stands; our own end of it."""
+        self._fields |= {"sending_ip_address": local_address, "sending_port": local_port}
+
+    def greeted(self, reply: Reply) -> None:
+        """smtp:connect with the banner."""
+        self._tell("smtp:connect", event_data=str(reply))
+
+    def answered_ehlo(self, reply: Reply) -> None:
+        """smtp:ehlo with the whole answer."""
+        self._tell("smtp:ehlo", event_data="\n".join(reply.lines))
+
+    def starttls_refused(self, why: str) -> None:
+        """TLS is required and the server has none: dane:fail where DANE asks for it."""
+        if self._policy.authentication is Authentication.DANE:
+            self._tell("dane:fail", event_data="starttls-not-supported", reason=why)
+
+    def handshake_failed(self, why: str) -> None:
+        """tls:fail:connect, and dane:fail where DANE asked for TLS."""
+        self._tell("tls:fail:connect", event_data=why, event_defer_errno=TLS_FAILED)
+        if self._policy.authentication is Authentication.DANE:
+            self._tell("dane:fail", event_data="validation-failure")
+
+    def shook_hands(self, handshake: Handshake) -> None:
+        """tls:cert per certificate of the chain, from the top down to the server's own."""
+        self._fields |= {
+            "tls_version": handshake.version,
+            "tls_cipher": handshake.cipher,
+            "tls_group": handshake.group,
+            "tls_level": self._policy.level,
+            "tls_required": int(self._policy.required),
+            "tls_out_sni": self._policy.sni,
+            "tls_out_resumption": int(handshake.resumed),
+            "tls_out_tlsa_usage": _usage_bits(self._policy),
+            "tls_out_peerdn": _subject(handshake.chain[0]) if handshake.chain else None,
+        }
+        for depth in reversed(range(len(handshake.chain))):
+            self._tell("tls:cert", event_data=str(depth), tls_depth=depth)
+
+    def judged(self, facts: TlsFacts) -> None:
+        """tls:level with what authenticated the server."""
+        self._fields |= {
+            "tls_verified_by": facts.verified_by,
+            "tls_out_dane": "yes" if facts.verified_by.startswith("dane") else "no",
+            "tls_out_ocsp": facts.ocsp,
+        }
+        self._tell("tls:level", event_data="encrypt" if facts.verified_by == "none" else facts.verified_by)
+
+    def rejected(self, why: str) -> None:
+        """The verdict is no: dane:fail or tls:fail:verify."""
+        if self._policy.authentication is Authentication.DANE:
+            self._tell("dane:fail", event_data="validation-failure", event_defer_errno=TLS_FAILED)
+        else:
+            self._tell("tls:fail:verify", event_data=why, event_defer_errno=TLS_FAILED)
+
+    def fell_back(self, why: str) -> None:
+        """tls:fallback: the next contact is in clear text."""
+        self._tell("tls:fallback", event_data=why)
+
+    def closed(self, contact: Contact, why: str | None) -> None:
+        """tcp:close and the line of the connection."""
+        self._tell("tcp:close", event_data=why)
+        say(
+            _connections,
+            logging.INFO,
+            "connection",
+            message=self._testimony.envelope.id,
+            host=contact.host,
+            address=contact.address,
+            port=contact.port,
+            tls=tls_word(contact.tls),
+            version=contact.tls.version if contact.tls else None,
+            cipher=contact.tls.cipher if contact.tls else None,
+            seconds=round(self._testimony.now() - self._began, 3),
+            why=why,
+        )
+
+    def _tell(self, name: str, **fields: Scalar) -> None:
+        self._testimony.tell(name, **{**self._fields, **fields})
+
+
+def tls_word(tls: TlsFacts | None) -> str:
+    """`dane:dane-ee`: the level asked for and what it reached; `none` in clear text."""
+    if tls is None:
+        return "none"
+    return f"{tls.level}:{'encrypt' if tls.verified_by == 'none' else tls.verified_by}"
+
+
+def _fault(outcome: Deferred | Failed) -> dict[str, Scalar]:
+    number = _ERRNO_OF_PHASE.get(outcome.phase, CONNECTION_CLOSED) if outcome.phase else DNS_OR_DANE
+    return {
+        "event_defer_errno": number,
+        "phase": outcome.phase.name if outcome.phase else None,
+        "blame": outcome.blame,
+        "smtp_code": outcome.reply.code if outcome.reply else None,
+        "enhanced_code": str(outcome.enhanced),
+        "in_doubt": int(isinstance(outcome, Deferred) and outcome.in_doubt),
+    }
+
+
+def _server(outcome: Outcome) -> dict[str, Scalar]:
+    contact = outcome.contact
+    if contact is None:
+        return {}
+    fields: dict[str, Scalar] = {
+        "host": contact.host,
+        "host_address": contact.address,
+        "host_port": contact.port,
+    }
+    if contact.tls is not None:
+        fields |= {
+            "tls_version": contact.tls.version,
+            "tls_cipher": contact.tls.cipher,
+            "tls_group": contact.tls.group,
+            "tls_level": contact.tls.level,
+            "tls_verified_by": contact.tls.verified_by,
+            "tls_out_dane": "yes" if contact.tls.verified_by.startswith("dane") else "no",
+            "tls_out_ocsp": contact.tls.ocsp,
+            "tls_out_resumption": int(contact.tls.resumed),
+        }
+    return fields
+
+
+def _usage_bits(policy: TlsPolicy) -> int:
+    """Exim's bit field: 4 for DANE-TA, 8 for DANE-EE."""
+    bits = 0
+    for record in policy.records:
+        bits |= 1 << record.usage
+    return bits
+
+
+def _subject(der: bytes) -> str | None:
+    try:
+        return x509.load_der_x509_certificate(der).subject.rfc4514_string()
+    except ValueError:
+        return None

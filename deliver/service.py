@@ -1,0 +1,222 @@
+"""The composition root: builds what a delivery takes from outside, and the nursery tree of the relay.
+
+    outer    hints writer, event shipper       live until everything else has ended
+    middle   queue runner, its attempts        get `queue.shutdown_grace` after SIGTERM
+    inner    listeners                         stop first
+
+SIGTERM and SIGINT stop the relay in that order; a second one cuts the grace short. What is not settled by
+then is in the queue, and its attempt on record. Only this module builds SQL stores.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
+from random import Random, SystemRandom
+
+import trio
+
+from deliver.agent import Agent
+from deliver.attempt import Attempt
+from deliver.identity import host_name
+from deliver.message import Content
+from deliver.net.clock import Clock, WallClock
+from deliver.net.dial import TcpDialer
+from deliver.outbox import event_actions
+from deliver.outcome import AttemptResult
+from deliver.queue.intake import QueueIntake
+from deliver.queue.notice import Notifier
+from deliver.queue.runner import JournalReply, Runner
+from deliver.queue.shard import Shard, open_shard
+from deliver.queue.store import Append, Claim
+from deliver.relay.identity import MessageIds
+from deliver.relay.listener import Listener, open_listeners
+from deliver.report.log import say
+from deliver.resolve.cache import CachingResolver
+from deliver.resolve.transport import DnsTransport, resolver_addresses
+from deliver.settings import Settings, overridden
+from deliver.tls.pkix import TrustStore
+from events import outbox
+from events.actions import matcher
+from events.shipper import Shipper
+from hints.memory import MemoryHints
+from hints.port import Hints
+from hints.sql import SqlHints
+
+SHARD = 0  # one worker process owns one shard
+LAST_EVENTS = 2.0  # seconds at the end for the databases of the event actions
+
+_log = logging.getLogger("outrider.service")
+
+
+def open_hints(settings: Settings, clock: Clock) -> Hints:
+    """The hints of the settings; in memory, and said so, where the state directory cannot be written."""
+    if settings.hints.url == "memory":
+        return MemoryHints(clock=clock.now)
+    try:
+        Path(settings.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        _log.warning("%s: %s; nothing is remembered beyond this run", settings.state_dir, error.strerror)
+        return MemoryHints(clock=clock.now)
+    url = settings.database_url(settings.hints.url)
+    return SqlHints(url, clock=clock.now, max_size=settings.hints.max_size)
+
+
+def build_agent(
+    settings: Settings,
+    *,
+    hints: Hints,
+    clock: Clock,
+    rng: Random,
+    learner: str,
+    own_sockets: frozenset[tuple[str, int]] = frozenset(),
+) -> Agent:
+    """Everything that a delivery takes from outside. Raises ConfigurationError for unusable resolvers."""
+    transport = DnsTransport(settings.dns, resolver_addresses(settings.dns))
+    resolver = CachingResolver(
+        transport,
+        now=trio.current_time,
+        entries=settings.dns.cache_entries,
+        max_ttl=settings.dns.cache_max_ttl,
+    )
+    helo = host_name(settings.delivery.helo)
+    names = (helo, settings.relay.hostname, *settings.relay.local_names)
+    return Agent(
+        settings=settings,
+        resolver=resolver,
+        dialer=TcpDialer(),
+        hints=hints,
+        clock=clock,
+        rng=rng,
+        trust=TrustStore.load,
+        helo=helo,
+        learner=learner,
+        own_names=frozenset(name for name in names if name),
+        own_sockets=own_sockets,
+    )
+
+
+async def run_relay(settings: Settings) -> None:
+    """Accept, queue and deliver until SIGTERM or SIGINT. Raises ConfigurationError or StorageError."""
+    clock = WallClock()
+    actions = event_actions(settings)
+    append = partial(outbox.append, wanted=matcher(actions))
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        sockets = await open_listeners(settings.relay.listen)
+        try:
+            async with open_shard(
+                settings.path(settings.queue.directory), SHARD, clock.now(), append=append
+            ) as shard:
+                relay = Relay(
+                    settings, clock, shard, append, Shipper(shard.sql, actions, clock=clock.now), sockets
+                )
+                await relay.run(signals)
+        finally:
+            for listener in sockets:
+                listener.socket.close()
+
+
+class Relay:
+    """The parts of a running relay and the order in which they stop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        shard: Shard,
+        append: Append,
+        shipper: Shipper,
+        sockets: Sequence[trio.SocketListener],
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._shipper = shipper
+        self._sockets = sockets
+        rng = SystemRandom()
+        self._hints = open_hints(settings, clock)
+        places = [listener.socket.getsockname() for listener in sockets]
+        self._agent = build_agent(
+            settings,
+            hints=self._hints,
+            clock=clock,
+            rng=rng,
+            learner="relay",
+            own_sockets=frozenset((place[0], place[1]) for place in places),
+        )
+        hostname = settings.relay.hostname or self._agent.helo
+        ids = MessageIds(clock.now, rng)
+        self._runner = Runner(
+            shard,
+            self._attempt,
+            settings=settings.queue,
+            attempt_deadline=longest_attempt(settings),
+            clock=clock,
+            rng=rng,
+            notifier=Notifier(hostname, ids, rng),
+            append=append,
+        )
+        intake = QueueIntake(
+            shard,
+            append,
+            self._accepted,
+            inline_limit=settings.queue.inline_limit,
+            max_size=settings.relay.max_message_size,
+            min_free=settings.queue.min_free_disk,
+        )
+        self._listener = Listener(settings.relay, hostname, intake, clock, ids)
+
+    async def run(self, signals: AsyncIterator[int]) -> None:
+        """Until the first signal and the end of what was under way; a second signal cuts that short."""
+        async with trio.open_nursery() as testimony:
+            testimony.start_soon(self._shipper.run)
+            if isinstance(self._hints, SqlHints):
+                testimony.start_soon(self._hints.run)
+            async with trio.open_nursery() as signalled:
+                signalled.start_soon(self._obey, signals, signalled.cancel_scope)
+                async with trio.open_nursery() as work:
+                    work.start_soon(self._runner.run)
+                    await work.start(self._listener.serve, self._sockets)
+                    for listener in self._sockets:
+                        say(_log, logging.INFO, "listening", on=_endpoint(listener))
+                signalled.cancel_scope.cancel()
+            with trio.move_on_after(LAST_EVENTS):
+                await self._shipper.ship_once()
+            testimony.cancel_scope.cancel()
+        await self._shipper.aclose()
+        await self._hints.aclose()
+        say(_log, logging.INFO, "stopped")
+
+    async def _attempt(self, claim: Claim, content: Content, journal: JournalReply) -> AttemptResult:
+        story = Attempt(
+            self._agent, claim.envelope, claim.recipients, content, number=claim.number, journal=journal
+        )
+        await story.run()
+        return story.result()
+
+    def _accepted(self) -> None:
+        self._runner.poke()
+        self._shipper.poke()
+
+    async def _obey(self, signals: AsyncIterator[int], work: trio.CancelScope) -> None:
+        grace = self._settings.queue.shutdown_grace
+        await anext(signals)
+        say(_log, logging.INFO, "stopping", grace=f"{grace:g}")
+        self._listener.stop(grace)
+        self._runner.stop()
+        await anext(signals)
+        say(_log, logging.WARNING, "stopping at once")
+        work.cancel()
+
+
+def longest_attempt(settings: Settings) -> float:
+    """The largest `delivery.deadline` that a rule or the base allows, seconds: the lease must cover it."""
+    deadlines = [overridden(settings.delivery, rule.delivery).deadline for rule in settings.rule]
+    return max(settings.delivery.deadline, *deadlines, 0.0)
+
+
+def _endpoint(listener: trio.SocketListener) -> str:
+    address, port = listener.socket.getsockname()[:2]
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,0 +1,309 @@
+"""One connection to one server: connect, greet, STARTTLS, judge, transact, close.
+
+    dial        TCP to one address
+    banner      220, or the host is no use now
+    EHLO        what the server can do, in clear text
+    STARTTLS    where the policy wants TLS; required and not to be had: the host is no use now
+    judge       the handshake against the policy, before one more SMTP octet leaves
+    EHLO        again, inside TLS: everything learnt before is forgotten (RFC 3207 4.2)
+
+`open_session` raises `Unusable`, with the outcome that every recipient shares, when a step fails. The policy
+decides about clear text; nothing here falls back by itself once TLS was begun.
+
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import trio
+
+from deliver.agent import Agent
+from deliver.errors import Blame, PeerError
+from deliver.message import Content, Envelope, Recipient
+from deliver.net.dial import ConnectFailed
+from deliver.net.tlsstream import TlsStream
+from deliver.net.wire import Journal, Wire
+from deliver.outcome import Contact, Deferred, Phase, TlsFacts
+from deliver.report.testimony import Connection, Testimony
+from deliver.report.trace import MAX_TEXT, Finding, Stage, Trace, Verdict
+from deliver.settings import Destination
+from deliver.smtp.reply import EnhancedCode, Reply
+from deliver.smtp.transaction import Transaction
+from deliver.tls.context import context_for
+from deliver.tls.engine import TlsEngine, TlsError
+from deliver.tls.judge import judge
+from deliver.tls.pkix import TrustStore
+from deliver.tls.policy import Authentication, TlsPolicy
+from deliver.tls.verdict import Handshake
+from hints.records import EhloAnswer, EhloPhase, LevelSeen, Note, Reachability
+
+# RFC 3463 and, for the last two, the IANA registry.
+NO_ANSWER = EnhancedCode(4, 4, 1)
+DISCONNECTED = EnhancedCode(4, 4, 2)
+NO_SECURITY = EnhancedCode(4, 7, 0)
+NOT_TRUSTED = EnhancedCode(4, 7, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to connect; `secure`: DNSSEC vouches for the address."""
+
+    host: str
+    address: str
+    port: int
+    secure: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.host} [{self.address}]:{self.port}"
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """(host, address, port)"""
+        return self.host, self.address, self.port
+
+
+class Unusable(Exception):
+    """This server is no use in this attempt; `outcome` holds for every recipient.
+
+    `tls_failed`: TLS was offered and did not come about, so that a policy which does not require it may try
+    again in clear text.
+    """
+
+    def __init__(self, outcome: Deferred, *, tls_failed: bool = False) -> None:
+        super().__init__(outcome.why)
+        self.outcome = outcome
+        self.tls_failed = tls_failed
+
+
+class Session:
+    """An open connection, judged if TLS is on. `contact` says with whom, and over which TLS."""
+
+    def __init__(
+        self, agent: Agent, destination: Destination, target: Target, policy: TlsPolicy, testimony: Testimony
+    ) -> None:
+        self._agent = agent
+        self._destination = destination
+        self._target = target
+        self._policy = policy
+        self._domain = testimony.domain
+        self._trace: Trace = testimony.trace
+        self._events: Connection = testimony.connection(
+            target.host, target.address, target.port, policy, target.secure
+        )
+        self._wire: Wire | None = None
+        self.contact = Contact(target.host, target.address, target.port)
+
+    def transaction(self, envelope: Envelope, recipients: tuple[Recipient, ...]) -> Transaction:
+        """A transaction with this server, not begun."""
+        smtp = self._destination.smtp
+        return Transaction(
+            envelope,
+            recipients,
+            self._open_wire.capabilities,
+            self.contact,
+            pipelining=smtp.pipelining,
+            pass_8bit=smtp.pass_8bit,
+        )
+
+    async def transact(self, transaction: Transaction, content: Content, journal: Journal) -> None:
+        """Carry it out; whatever happens is in `transaction.outcomes()`."""
+        await self._open_wire.transact(transaction, content, journal)
+
+    async def open(self) -> None:
+        """All the steps of the table above. Raises Unusable."""
+        await self._dial()
+        await self._greet()
+        await self._ehlo(EhloPhase.CLEAR)
+        if not self._policy.use_tls:
+            return
+        if await self._ask_for_tls():
+            await self._start_tls()
+            await self._ehlo(EhloPhase.TLS)
+
+    async def close(self, why: str | None) -> None:
+        """Say QUIT where that makes sense, close, and tell it. Bounded, also in a cancelled scope."""
+        if self._wire is None:
+            return
+        with trio.CancelScope(shield=True):
+            await self._wire.close()
+        self._events.closed(self.contact, why)
+
+    @property
+    def _open_wire(self) -> Wire:
+        assert self._wire is not None, "the session is not open"
+        return self._wire
+
+    async def _dial(self) -> None:
+        delivery, timeouts = self._destination.delivery, self._destination.smtp.timeouts
+        source = delivery.source_ipv6 if ":" in self._target.address else delivery.source_ipv4
+        try:
+            connection = await self._agent.dialer.dial(
+                self._target.address, self._target.port, source=source, timeout=timeouts.connect
+            )
+        except ConnectFailed as failed:
+            why = f"no connection to {self._target}: {failed.happened}"
+            self._add("connect-failed", why, Verdict.REFUSED)
+            self._note(Reachability(*self._target.place, failed.happened), "connect failed")
+            raise self._unusable(why, Phase.CONNECT, NO_ANSWER) from failed
+        self._wire = Wire(connection.stream, timeouts)
+        self._events.connected(connection.local_address, connection.local_port)
+        self._add("connected", f"Connected to {self._target}", Verdict.OK)
+        self._note(Reachability(*self._target.place, None), "connected")
+
+    async def _greet(self) -> None:
+        reply = await self._answer(self._open_wire.greeting(), Phase.BANNER)
+        self._events.greeted(reply)
+        if not reply.positive:
+            raise self._unusable(f"{self._target} refuses the connection: {reply}", Phase.BANNER, reply=reply)
+
+    async def _ehlo(self, phase: EhloPhase) -> None:
+        wire = self._open_wire
+        name = self._destination.delivery.helo or self._agent.helo
+        reply = await self._answer(wire.ehlo(name), Phase.EHLO)
+        if reply.permanent and phase is EhloPhase.CLEAR and not self._policy.required:
+            reply = await self._answer(wire.helo(name), Phase.EHLO)
+        if not reply.positive:
+            raise self._unusable(f"{self._target} refuses EHLO: {reply}", Phase.EHLO, reply=reply)
+        self._events.answered_ehlo(reply)
+        said = wire.capabilities
+        where = "inside TLS" if phase is EhloPhase.TLS else "in clear text"
+        keywords = ", ".join(said.keywords) or "no extension"
+        self._add("ehlo", f"{self._target.host} offers {where}: {keywords}"[:MAX_TEXT])
+        address, port = self._target.address, self._target.port
+        self._note(EhloAnswer(address, port, phase, said.greeted_as, said.lines), "EHLO answered")
+
+    async def _ask_for_tls(self) -> bool:
+        """Whether the server is ready for the handshake; False: go on in clear text, as the policy allows."""
+        if not self._open_wire.capabilities.starttls:
+            if not self._policy.required:
+                self._add("starttls-missing", f"{self._target.host} does not offer STARTTLS: clear text")
+                return False
+            raise self._no_tls(f"{self._target.host} does not offer STARTTLS")
+        reply = await self._answer(self._open_wire.starttls(), Phase.STARTTLS)
+        if reply.positive:
+            return True
+        why = f"{self._target.host} refuses STARTTLS: {reply}"
+        if self._policy.required or not self._destination.tls.clear_text_fallback:
+            raise self._no_tls(why)
+        self._add("starttls-refused", f"{why}: clear text")
+        return False
+
+    async def _start_tls(self) -> None:
+        wire, tls = self._open_wire, self._destination.tls
+        engine = TlsEngine(context_for(self._policy, tls.min_version), _server_name(self._policy.sni))
+        stream = TlsStream(wire.stream, engine)
+        wire.stream = stream
+        handshake = await self._handshake(stream)
+        self._events.shook_hands(handshake)
+        verdict = judge(self._policy, handshake, self._agent.clock.now(), self._trust_store())
+        self._trace.extend(verdict.findings)
+        if not verdict.ok:
+            await stream.discard()
+            refusals = [found.text for found in verdict.findings if found.verdict is Verdict.REFUSED]
+            why = refusals[-1] if refusals else f"the certificate of {self._target.host} was refused"
+            self._events.rejected(why)
+            raise self._unusable(why, Phase.TLS, NOT_TRUSTED, blame=Blame.POLICY)
+        facts = TlsFacts(
+            level=self._policy.level,
+            version=handshake.version,
+            cipher=handshake.cipher,
+            group=handshake.group,
+            resumed=handshake.resumed,
+            verified_by=verdict.verified_by,
+        )
+        self.contact = replace(self.contact, tls=facts)
+        self._events.judged(facts)
+        wire.starttls_done(stream)
+        reached = "encrypt" if facts.verified_by == "none" else facts.verified_by
+        self._note(LevelSeen(self._domain, self._target.host, reached), "TLS judged")
+
+    async def _handshake(self, stream: TlsStream) -> Handshake:
+        patience = self._destination.smtp.timeouts.tls
+        why = f"nothing for {patience:g} s"
+        try:
+            with trio.move_on_after(patience):
+                return await stream.do_handshake()
+        except TlsError as error:
+            why = error.happened
+        why = f"the TLS handshake with {self._target.host} failed: {why}"
+        self._events.handshake_failed(why)
+        self._add("tls-failed", why, Verdict.REFUSED)
+        raise self._unusable(why, Phase.TLS, NO_SECURITY, blame=Blame.POLICY, tls_failed=True)
+
+    def _trust_store(self) -> TrustStore:
+        if self._policy.authentication is not Authentication.PKIX:
+            return TrustStore.empty()
+        return self._agent.trust(self._destination.tls.trust_store)
+
+    def _no_tls(self, why: str) -> Unusable:
+        rfc = "RFC 7672 2.2" if self._policy.authentication is Authentication.DANE else None
+        said = f"TLS is required, but {why}"
+        self._events.starttls_refused(why)
+        self._add("starttls-required", said, Verdict.REFUSED, rfc)
+        return self._unusable(said, Phase.STARTTLS, NO_SECURITY, blame=Blame.POLICY)
+
+    async def _answer(self, conversation: Awaitable[Reply], phase: Phase) -> Reply:
+        """A reply, or Unusable when the connection fails."""
+        try:
+            return await conversation
+        except PeerError as error:
+            why = f"{self._target}: {error.happened}"
+            self._add("connection-lost", why, Verdict.REFUSED)
+            # A server that rejects the handshake is first heard of here (RFC 8446 4.4.2.4).
+            tls_failed = self.contact.tls is not None
+            raise self._unusable(why, phase, tls_failed=tls_failed) from error
+
+    def _unusable(
+        self,
+        why: str,
+        phase: Phase,
+        enhanced: EnhancedCode = DISCONNECTED,
+        reply: Reply | None = None,
+        blame: Blame = Blame.HOST,
+        *,
+        tls_failed: bool = False,
+    ) -> Unusable:
+        if reply is not None:
+            self._add("refused", why, Verdict.REFUSED)
+            enhanced = replace(reply.enhanced, klass=4) if reply.enhanced else enhanced
+        outcome = Deferred(why, blame, phase, reply, enhanced, self.contact)
+        return Unusable(outcome, tls_failed=tls_failed)
+
+    def _add(self, code: str, text: str, verdict: Verdict = Verdict.NOTE, rfc: str | None = None) -> None:
+        stage = Stage.TLS if "tls" in code else Stage.SMTP if self._wire is not None else Stage.CONNECT
+        self._trace.add(Finding(stage, code, text, verdict, rfc))
+
+    def _note(self, note: Note, reason: str) -> None:
+        agent = self._agent
+        agent.hints.note(note, source=agent.learner, reason=reason, now=agent.clock.now())
+
+
+@asynccontextmanager
+async def open_session(
+    agent: Agent, destination: Destination, target: Target, policy: TlsPolicy, testimony: Testimony
+) -> AsyncIterator[Session]:
+    """A session for the length of the block. Raises Unusable when a step up to the last EHLO fails."""
+    session = Session(agent, destination, target, policy, testimony)
+    why: str | None = "interrupted"
+    try:
+        await session.open()
+        yield session
+        why = None
+    except Unusable as unusable:
+        why = unusable.outcome.why
+        raise
+    finally:
+        await session.close(why)
+
+
+def _server_name(sni: str) -> str:
+    """Nothing for an IP address: SNI carries host names only (RFC 6066 3)."""
+    try:
+        ipaddress.ip_address(sni)
+    except ValueError:
+        return sni
+    return ""

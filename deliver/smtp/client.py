@@ -1,0 +1,312 @@
+"""The client's half of an SMTP session as a state machine without I/O (RFC 5321 3 and 4.1.4).
+
+Two rules. What we may send is decided by the state and `_SENDING`; what we send wrongly is a LocalMisuse.
+What a reply means is decided by the first expectation in a queue and `_RECEIVING`; what the server sends
+wrongly is a MalformedReply. Anything absent from the tables is wrong; the machine is BROKEN for good then.
+
+    state      command         state then   the reply 2yz      3yz       4yz 5yz
+    ---------  --------------  -----------  -----------------  --------  --------------------
+    CONNECTED  (the greeting)               GREETED            -         REFUSED
+    GREETED    EHLO HELO       HELLO        READY              -         GREETED
+    READY      STARTTLS        UPGRADING    UPGRADING (1)      -         READY
+    READY      MAIL            ENVELOPE     as it is           -         as it is (2)
+    READY      NOOP            READY        as it is           -         as it is
+    ENVELOPE   RCPT            ENVELOPE     as it is           -         as it is
+    ENVELOPE   DATA            DATA         -                  CONTENT   ENVELOPE (2)
+    READY ENVELOPE  RSET       READY        as it is           -         as it is
+    CONTENT    (early reply)                -                  -         BROKEN (3)
+    CONTENT    end of content  ENDED        READY              -         READY
+    GREETED READY ENVELOPE REFUSED  QUIT    CLOSING            CLOSING  -         CLOSING
+
+(1) Until `start_tls_done`; octets behind this reply were injected before TLS and break the session.
+(2) A refused transaction stays open until RSET.
+(3) The server still reads content: nothing that we could say now would be a command.
+
+A 421 in place of any reply means that the server is closing (RFC 5321 3.8): the state is CLOSING.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+from deliver.errors import PeerError
+from deliver.outcome import Phase
+from deliver.smtp.command import (
+    Command,
+    Data,
+    Ehlo,
+    EndOfContent,
+    Helo,
+    LocalMisuse,
+    Mail,
+    Noop,
+    Quit,
+    Rcpt,
+    Rset,
+    StartTls,
+)
+from deliver.smtp.ehlo import Capabilities
+from deliver.smtp.reply import MalformedReply, Reply, ReplyParser
+
+
+class Lost(PeerError):
+    """The connection ended while a reply was due."""
+
+    def __init__(self, phase: Phase, happened: str = "the server closed the connection") -> None:
+        super().__init__("speaking SMTP", f"{happened} {phase.value}", "another host or a later attempt")
+        self.phase = phase
+
+
+class TimedOut(Lost):
+    """The server did not answer, or did not read, in time; the connection is of no more use."""
+
+    def __init__(self, phase: Phase, patience: float) -> None:
+        super().__init__(phase, f"nothing for {patience:g} s")
+
+
+class UnexpectedReply(MalformedReply):
+    """A well-formed reply where it makes no sense. `reply` is what came."""
+
+    def __init__(self, reply: Reply, why: str) -> None:
+        super().__init__(f"{why}: {reply}"[:500])
+        self.reply = reply
+
+
+class Unsolicited(UnexpectedReply):
+    """A reply that nothing had asked for; a 421 says that the server closes an idle session."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply, "a reply that nothing had asked for")
+
+
+class State(Enum):
+    """How far the session is, counted by what was sent."""
+
+    CONNECTED = "waiting for the greeting"
+    GREETED = "greeted"
+    REFUSED = "refused by the greeting"
+    HELLO = "waiting for the answer to EHLO"
+    READY = "ready for a transaction"
+    UPGRADING = "between STARTTLS and TLS"
+    ENVELOPE = "in the envelope of a transaction"
+    DATA = "waiting for the answer to DATA"
+    CONTENT = "sending content"
+    ENDED = "waiting for the answer to the content"
+    CLOSING = "closing"
+    BROKEN = "broken"
+
+
+_SENDING: dict[tuple[State, type[Command]], State] = {
+    (State.GREETED, Ehlo): State.HELLO,
+    (State.GREETED, Helo): State.HELLO,
+    (State.READY, StartTls): State.UPGRADING,
+    (State.READY, Mail): State.ENVELOPE,
+    (State.READY, Noop): State.READY,
+    (State.READY, Rset): State.READY,
+    (State.ENVELOPE, Rset): State.READY,
+    (State.ENVELOPE, Rcpt): State.ENVELOPE,
+    (State.ENVELOPE, Data): State.DATA,
+    (State.CONTENT, EndOfContent): State.ENDED,
+    (State.GREETED, Quit): State.CLOSING,
+    (State.REFUSED, Quit): State.CLOSING,
+    (State.READY, Quit): State.CLOSING,
+    (State.ENVELOPE, Quit): State.CLOSING,
+}
+
+# By first digit of the reply; None leaves the state as what was sent since has made it.
+_RECEIVING: dict[tuple[Phase, int], State | None] = {
+    (Phase.BANNER, 2): State.GREETED,
+    (Phase.BANNER, 4): State.REFUSED,
+    (Phase.BANNER, 5): State.REFUSED,
+    (Phase.EHLO, 2): State.READY,
+    (Phase.EHLO, 4): State.GREETED,
+    (Phase.EHLO, 5): State.GREETED,
+    (Phase.STARTTLS, 2): State.UPGRADING,
+    (Phase.STARTTLS, 4): State.READY,
+    (Phase.STARTTLS, 5): State.READY,
+    (Phase.DATA, 3): State.CONTENT,
+    (Phase.DATA, 4): State.ENVELOPE,
+    (Phase.DATA, 5): State.ENVELOPE,
+    (Phase.BODY, 4): State.BROKEN,
+    (Phase.BODY, 5): State.BROKEN,
+    (Phase.DOT, 2): State.READY,
+    (Phase.DOT, 4): State.READY,
+    (Phase.DOT, 5): State.READY,
+    **{(phase, digit): None for phase in (Phase.MAIL, Phase.RCPT, Phase.RSET) for digit in (2, 4, 5)},
+    **{(Phase.QUIT, digit): State.CLOSING for digit in (2, 4, 5)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A reply that is due. `index` numbers the replies of a connection, the greeting is 0."""
+
+    phase: Phase
+    index: int
+    command: Command | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One command and its reply; no command for the greeting and for a reply in the middle of content."""
+
+    phase: Phase
+    command: Command | None
+    index: int
+    reply: Reply
+
+
+class ClientMachine:
+    """One session: `send` turns commands into octets, `receive` and `next_exchange` octets into exchanges."""
+
+    def __init__(self) -> None:
+        self._state = State.CONNECTED
+        self._expected: deque[Expected] = deque([Expected(Phase.BANNER, 0, None)])
+        self._count = 1
+        self._parser = ReplyParser()
+        self._capabilities = Capabilities()
+        self._eof = False
+        self._secured = False
+
+    @property
+    def state(self) -> State:
+        """How far the session is."""
+        return self._state
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the server offers on this side of STARTTLS; nothing before EHLO was answered."""
+        return self._capabilities
+
+    @property
+    def secured(self) -> bool:
+        """Whether TLS was started by `start_tls_done`."""
+        return self._secured
+
+    @property
+    def awaiting(self) -> Phase | None:
+        """The phase of the next reply that is due."""
+        return self._expected[0].phase if self._expected else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the peer has sent its last octet."""
+        return self._eof
+
+    def may_send(self, command: Command) -> bool:
+        """Whether `send` would take this command now."""
+        return (self._state, type(command)) in _SENDING and self._may_follow(command)
+
+    def send(self, command: Command) -> bytes:
+        """The octets of a command, whose reply is due from now on. Raises LocalMisuse."""
+        if not self.may_send(command):
+            raise LocalMisuse(f"{type(command).__name__} while {self._state.value}, due: {self.awaiting}")
+        self._state = _SENDING[self._state, type(command)]
+        if isinstance(command, EndOfContent):
+            self._expected.clear()  # the reply due during the content is now the one to its end
+        self._expect(command.phase, command)
+        return command.octets
+
+    def receive(self, data: bytes) -> None:
+        """Take what the server sent; b"" is its end. Raises nothing: `next_exchange` reports."""
+        if data:
+            self._parser.feed(data)
+        else:
+            self._eof = True
+
+    def next_exchange(self) -> Exchange | None:
+        """The next exchange, or None while more octets are needed.
+
+        Raises MalformedReply (also UnexpectedReply, Unsolicited) or Lost; the machine is BROKEN then, as
+        after a reply that came while content was being sent.
+        """
+        try:
+            reply = self._parser.next_reply()
+            if reply is None:
+                if self._eof and self._expected:
+                    raise Lost(self._expected[0].phase)
+                return None
+            if not self._expected:
+                raise Unsolicited(reply)
+            return self._pair(self._expected.popleft(), reply)
+        except PeerError:
+            self._state = State.BROKEN
+            raise
+
+    def synchronised(self) -> bool:
+        """Whether nothing is due and nothing was received that is not understood yet."""
+        return not self._expected and self._parser.empty and not self._eof
+
+    def check_in_step(self) -> None:
+        """To be called before `send` where nothing may have arrived: what did arrive was said unbidden.
+
+        Raises Unsolicited, MalformedReply or Lost, and the machine is BROKEN; without it `send` could only
+        take the server's misbehaviour for ours.
+        """
+        if self._expected and self._state is not State.CONTENT:
+            return
+        try:
+            if not self._expected and self._eof and self._parser.empty:
+                raise Lost(Phase.QUIT, "the server closed the idle connection before")
+            if not self._parser.empty:
+                if not self._expected:
+                    self.next_exchange()
+                raise MalformedReply("octets that nothing had asked for")
+        except PeerError:
+            self._state = State.BROKEN
+            raise
+
+    def start_tls_done(self) -> None:
+        """The TLS handshake is over: everything learned in clear text is forgotten (RFC 3207 4.2)."""
+        if self._state is not State.UPGRADING or not self.synchronised():
+            raise LocalMisuse(f"TLS began while {self._state.value}, due: {self.awaiting}")
+        self._state = State.GREETED
+        self._capabilities = Capabilities()
+        self._secured = True
+
+    def break_off(self) -> None:
+        """Nothing more may be sent: the connection failed, or what was sent last is not known."""
+        self._state = State.BROKEN
+
+    def _may_follow(self, command: Command) -> bool:
+        if isinstance(command, EndOfContent):
+            return self._parser.empty  # a reply that began before the end is no answer to it
+        if isinstance(command, StartTls) and self._secured:
+            return False
+        if not self._parser.empty and not self._expected:
+            return False  # an unsolicited reply would be taken for the answer
+        if not self._expected:
+            return not self._eof
+        before = self._expected[-1].command
+        # STARTTLS may end a group (RFC 3207 4.1), but its reply must come when nothing else is due.
+        alone = before is None or before.ends_group or isinstance(command, StartTls)
+        return self._capabilities.pipelining and not alone
+
+    def _expect(self, phase: Phase, command: Command | None) -> None:
+        self._expected.append(Expected(phase, self._count, command))
+        self._count += 1
+
+    def _pair(self, due: Expected, reply: Reply) -> Exchange:
+        digit = reply.code // 100
+        if reply.code == 421 and due.phase is not Phase.BODY:
+            self._state = State.CLOSING
+        else:
+            if (due.phase, digit) not in _RECEIVING:
+                raise UnexpectedReply(reply, f"a reply that makes no sense {due.phase.value}")
+            self._state = _RECEIVING[due.phase, digit] or self._state
+            self._learn(due, reply)
+        if due.phase is Phase.BODY:
+            self._state = State.BROKEN
+        return Exchange(due.phase, due.command, due.index, reply)
+
+    def _learn(self, due: Expected, reply: Reply) -> None:
+        if isinstance(due.command, Ehlo) and reply.positive:
+            self._capabilities = Capabilities.parse(reply)
+        elif isinstance(due.command, Helo) and reply.positive:
+            self._capabilities = Capabilities.without_extensions(reply)
+        elif due.phase is Phase.DATA and reply.intermediate:
+            self._expect(Phase.BODY, None)
+        elif due.phase is Phase.STARTTLS and reply.positive and not self._parser.empty:
+            raise UnexpectedReply(reply, "octets in clear text behind the reply to STARTTLS")

@@ -1,0 +1,87 @@
+"""What a server says it can do: the EHLO reply read into facts (RFC 5321 4.1.1.1).
+
+Nothing here raises: a line that is not an ehlo-line is left out of the keywords, a parameter that makes no
+sense is treated as absent. The facts hold for this connection and this side of STARTTLS only (RFC 3207 4.2).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from deliver.smtp.reply import Reply
+
+MAX_LINES = 64  # ehlo-lines that are looked at; the longest real answers have about 25
+MAX_TEXT = 512  # characters of a line that are kept; the reply line limit of RFC 5321 4.5.3.1.5
+
+# ehlo-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-"), then SP and parameters (RFC 5321 4.1.1.1).
+_EHLO_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:[ \t]+(.*))?\Z")
+_SIZE = re.compile(r"[0-9]{1,20}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """The facts of one EHLO reply. Without arguments: nothing is known, nothing may be used.
+
+    `greeted_as` is the server's own name; `keywords` maps upper-case keywords to their parameter text
+    (the first line of a repeated keyword counts); `lines` holds the ehlo-lines as received, for hints.
+    """
+
+    greeted_as: str = ""
+    keywords: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    lines: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, reply: Reply) -> Capabilities:
+        """Read a positive reply to EHLO."""
+        lines = tuple(line[:MAX_TEXT] for line in reply.lines[1 : MAX_LINES + 1])
+        keywords: dict[str, str] = {}
+        for line in lines:
+            match = _EHLO_LINE.match(line.rstrip())
+            if match:
+                keywords.setdefault(match[1].upper(), match[2] or "")
+        return cls(_own_name(reply), MappingProxyType(keywords), lines)
+
+    @classmethod
+    def without_extensions(cls, reply: Reply) -> Capabilities:
+        """Read a positive reply to HELO: the server has a name and no extension."""
+        return cls(_own_name(reply))
+
+    @property
+    def pipelining(self) -> bool:
+        """RFC 2920."""
+        return "PIPELINING" in self.keywords
+
+    @property
+    def starttls(self) -> bool:
+        """RFC 3207."""
+        return "STARTTLS" in self.keywords
+
+    @property
+    def eight_bit_mime(self) -> bool:
+        """RFC 6152."""
+        return "8BITMIME" in self.keywords
+
+    @property
+    def chunking(self) -> bool:
+        """RFC 3030."""
+        return "CHUNKING" in self.keywords
+
+    @property
+    def announces_size(self) -> bool:
+        """RFC 1870: MAIL may carry SIZE=."""
+        return "SIZE" in self.keywords
+
+    @property
+    def size(self) -> int | None:
+        """The largest message in octets; None without a limit (absent, 0 or not a number)."""
+        text = self.keywords.get("SIZE", "").strip()
+        return (int(text) or None) if _SIZE.match(text) else None
+
+
+def _own_name(reply: Reply) -> str:
+    """The first word of the first line (RFC 5321 4.1.1.1: the domain comes first)."""
+    words = reply.lines[0].split(maxsplit=1) if reply.lines else []
+    return words[0][:MAX_TEXT] if words else ""

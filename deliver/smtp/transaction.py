@@ -1,0 +1,325 @@
+"""One mail transaction, planned and folded without I/O (RFC 5321 3.3, RFC 2920).
+
+The flight: MAIL, every RCPT and DATA leave together where the server announced PIPELINING, at most FLIGHT
+commands between two waits; one by one otherwise. Three course corrections: after a refused MAIL no content;
+with every RCPT refused no DATA, or, if DATA had left already and was answered 354, a lone dot (RFC 2920 3.1);
+after a refused DATA no content. A lone dot is sent only if no RCPT was accepted: otherwise an empty message
+would be delivered, so the connection is closed without any dot.
+
+What a refusal means stands in `deliver.smtp.refusal`. What a lost connection, a timeout, a cancellation or a
+senseless reply means (`Transaction.outcomes`):
+
+    while                                  may the server hold the message?      recipients without outcome
+    -------------------------------------  ------------------------------------  --------------------------
+    MAIL RCPT DATA                         no                                    Deferred HOST
+    content, before its last octet left    no: without CRLF.CRLF it must throw   Deferred HOST
+                                           the text away (RFC 5321 4.1.1.4)
+    after the last octet may have left     nobody knows (RFC 1047)               Deferred HOST, in doubt
+    after the final reply was read         that reply said it                    there are none
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from deliver.errors import Blame
+from deliver.message import Envelope, Recipient
+from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase
+from deliver.report.trace import Finding, Stage, Verdict
+from deliver.smtp.client import Exchange
+from deliver.smtp.command import Command, CommandTooLong, Data, EndOfContent, LocalMisuse, Mail, Rcpt
+from deliver.smtp.ehlo import Capabilities
+from deliver.smtp.refusal import MAX_WHY, refusal_outcome
+from deliver.smtp.reply import EnhancedCode
+
+FLIGHT = 100  # commands between two waits: replies to them fit into any socket's buffer
+
+LONE_DOT = EndOfContent(b".\r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class SendCommands:
+    """Write these in one go, reading at the same time."""
+
+    commands: tuple[Command, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendContent:
+    """Write the content, then `dot_handed_over()` and the end of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitReply:
+    """Read until one exchange is complete and give it to `got`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Every recipient has its outcome."""
+
+
+Action = SendCommands | SendContent | AwaitReply | Done
+
+
+class _Progress(Enum):
+    COMMANDS = "commands"
+    CONTENT = "content"  # 354 was read
+    SENDING = "sending"  # content is being written
+    ENDED = "ended"  # the last octet may have left
+    DONE = "done"
+
+
+class Transaction:
+    """One message to one server for some of its recipients. Ask `outcomes` at any moment."""
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        recipients: tuple[Recipient, ...],
+        capabilities: Capabilities,
+        contact: Contact,
+        *,
+        pipelining: bool = True,
+        pass_8bit: bool = False,
+    ) -> None:
+        if not recipients:
+            raise LocalMisuse("a transaction without recipients")
+        self.contact = contact
+        self._recipients = recipients
+        self._flight = FLIGHT if pipelining and capabilities.pipelining else 1
+        self._outcomes: dict[int, Outcome] = {}
+        self._exchanges: list[Exchange] = []
+        self._accepted: list[Recipient] = []
+        self._any_rcpt_accepted = False
+        self._mail_refused = False
+        self._interrupted = "the delivery was interrupted"
+        self._interrupted_by = Blame.HOST
+        self._progress = _Progress.COMMANDS
+        self._plan: tuple[Command, ...] = ()
+        self._asked: tuple[Recipient, ...] = ()
+        self._sent = 0
+        self._answered = 0
+        refusal = _refuse_ourselves(envelope, capabilities, contact, pass_8bit)
+        if refusal:
+            self._settle(self._recipients, refusal)
+        else:
+            self._make_plan(envelope, capabilities)
+        if not self._plan:
+            self._progress = _Progress.DONE
+
+    @property
+    def phase(self) -> Phase:
+        """Where the transaction is: what it waits for, or sends."""
+        if self._progress in (_Progress.CONTENT, _Progress.SENDING):
+            return Phase.BODY
+        if self._progress is _Progress.ENDED:
+            return Phase.DOT
+        if self._answered < len(self._plan):
+            return self._plan[self._answered].phase
+        return Phase.DATA
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to send or to wait for."""
+        return self._progress is _Progress.DONE
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the server may hold the message for recipients without outcome."""
+        return self._progress is _Progress.ENDED and bool(self._open())
+
+    @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """What was said and answered so far, in order."""
+        return tuple(self._exchanges)
+
+    def next_action(self) -> Action:
+        """What to do now. A SendCommands or SendContent is given once; it counts as begun."""
+        if self._progress is _Progress.DONE:
+            return Done()
+        if self._progress is _Progress.CONTENT:
+            if self._open():
+                self._progress = _Progress.SENDING
+                return SendContent()
+            self._progress = _Progress.ENDED
+            return SendCommands((LONE_DOT,))
+        if self._progress is not _Progress.COMMANDS or self._answered < self._sent:
+            return AwaitReply()
+        flight = self._next_flight()
+        if not flight:
+            self._progress = _Progress.DONE
+            return Done()
+        self._sent += len(flight)
+        return SendCommands(flight)
+
+    def got(self, exchange: Exchange) -> tuple[Recipient, ...]:
+        """Fold a reply. Returns those whom the final reply has just made Delivered, for the journal."""
+        if self._progress is _Progress.DONE:
+            raise LocalMisuse(f"a reply {exchange.phase.value} after the end of the transaction")
+        self._exchanges.append(exchange)
+        if exchange.phase in (Phase.MAIL, Phase.RCPT, Phase.DATA):
+            if exchange.command is not self._plan[self._answered]:
+                raise LocalMisuse(f"{exchange.command} was answered before {self._plan[self._answered]}")
+            self._answered += 1
+        if exchange.reply.code == 421:
+            self._settle_open(exchange)
+            self._progress = _Progress.DONE
+            return ()
+        if exchange.phase is Phase.MAIL:
+            self._got_mail(exchange)
+        elif exchange.phase is Phase.RCPT:
+            self._got_rcpt(exchange)
+        elif exchange.phase is Phase.DATA:
+            self._got_data(exchange)
+        else:
+            return self._got_final(exchange)
+        return ()
+
+    def dot_handed_over(self) -> None:
+        """Call before the write that holds the last octet begins: a cancelled one may have sent it."""
+        if self._progress is not _Progress.SENDING:
+            raise LocalMisuse(f"the end of content {self.phase.value}")
+        self._progress = _Progress.ENDED
+
+    def lost(self, why: str, blame: Blame = Blame.HOST) -> None:
+        """Nothing more will be heard of the server; the table above says what that means."""
+        if self._progress is not _Progress.DONE:
+            self._interrupted, self._interrupted_by = why[:MAX_WHY], blame
+            self._settle(self._open(), self._interruption())
+            self._progress = _Progress.DONE
+
+    def unsendable(self, why: str) -> None:
+        """The content cannot be sent to anybody; it stopped before its last octet."""
+        if self._progress is not _Progress.SENDING:
+            raise LocalMisuse(f"the content failed {self.phase.value}")
+        failed = Failed(
+            why[:MAX_WHY], Blame.MESSAGE, Phase.BODY, enhanced=EnhancedCode(5, 6, 0), contact=self.contact
+        )
+        self._settle(self._open(), failed)
+        self._progress = _Progress.DONE
+
+    def outcomes(self) -> tuple[tuple[Recipient, Outcome], ...]:
+        """One outcome per recipient, in order; whoever has none yet is judged by the table above."""
+        pending = self._interruption()
+        return tuple(
+            (recipient, self._outcomes.get(recipient.ordinal, pending)) for recipient in self._recipients
+        )
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What the server said, for the trace: refusals one by one, acceptance of recipients as a count."""
+        return tuple(_findings(self._exchanges, self.contact))
+
+    def _make_plan(self, envelope: Envelope, capabilities: Capabilities) -> None:
+        size = envelope.size if capabilities.announces_size else None
+        body_8bit = envelope.eight_bit and capabilities.eight_bit_mime
+        try:
+            mail = Mail(envelope.sender, size, body_8bit)
+        except CommandTooLong as error:
+            failed = Failed(str(error)[:MAX_WHY], Blame.MESSAGE, Phase.MAIL, enhanced=EnhancedCode(5, 1, 7))
+            self._settle(self._recipients, failed)
+            return
+        asked: list[tuple[Recipient, Rcpt]] = []
+        for recipient in self._recipients:
+            try:
+                asked.append((recipient, Rcpt(recipient.mailbox)))
+            except CommandTooLong as error:
+                why = str(error)[:MAX_WHY]
+                failed = Failed(why, Blame.RECIPIENT, Phase.RCPT, enhanced=EnhancedCode(5, 1, 3))
+                self._settle((recipient,), failed)
+        if asked:
+            self._asked = tuple(recipient for recipient, _ in asked)
+            self._plan = (mail, *(rcpt for _, rcpt in asked), Data())
+
+    def _next_flight(self) -> tuple[Command, ...]:
+        if self._sent == len(self._plan) or self._mail_refused:
+            return ()
+        flight = self._plan[self._sent : self._sent + self._flight]
+        return () if isinstance(flight[0], Data) and not self._accepted else flight
+
+    def _got_mail(self, exchange: Exchange) -> None:
+        if not exchange.reply.positive:
+            self._mail_refused = True
+            self._settle_open(exchange)
+
+    def _got_rcpt(self, exchange: Exchange) -> None:
+        recipient = self._asked[self._answered - 2]  # the plan begins with MAIL
+        if exchange.reply.positive:
+            self._any_rcpt_accepted = True
+            if not self._mail_refused:
+                self._accepted.append(recipient)
+        elif not self._mail_refused:
+            self._settle((recipient,), refusal_outcome(exchange.phase, exchange.reply, self.contact))
+
+    def _got_data(self, exchange: Exchange) -> None:
+        if not exchange.reply.intermediate:
+            self._settle_open(exchange)
+            self._progress = _Progress.DONE
+        elif self._open() or not self._any_rcpt_accepted:
+            self._progress = _Progress.CONTENT
+        else:  # MAIL refused, RCPT and DATA accepted: a lone dot would deliver an empty message
+            self._progress = _Progress.DONE
+
+    def _got_final(self, exchange: Exchange) -> tuple[Recipient, ...]:
+        delivered: tuple[Recipient, ...] = ()
+        if exchange.reply.positive:
+            delivered = self._open()
+            self._settle(delivered, Delivered(exchange.reply, self.contact))
+        else:
+            self._settle_open(exchange)
+        self._progress = _Progress.DONE
+        return delivered
+
+    def _open(self) -> tuple[Recipient, ...]:
+        return tuple(recipient for recipient in self._recipients if recipient.ordinal not in self._outcomes)
+
+    def _settle(self, recipients: tuple[Recipient, ...], outcome: Outcome) -> None:
+        for recipient in recipients:
+            self._outcomes[recipient.ordinal] = outcome
+
+    def _settle_open(self, exchange: Exchange) -> None:
+        self._settle(self._open(), refusal_outcome(exchange.phase, exchange.reply, self.contact))
+
+    def _interruption(self) -> Deferred:
+        """The table of this module, for recipients without outcome."""
+        in_doubt = self._progress is _Progress.ENDED
+        blame = Blame.HOST if in_doubt else self._interrupted_by
+        return Deferred(
+            self._interrupted,
+            blame,
+            self.phase,
+            enhanced=EnhancedCode(4, 3, 0) if blame is Blame.LOCAL else EnhancedCode(4, 4, 2),
+            contact=self.contact,
+            in_doubt=in_doubt,
+        )
+
+
+def _refuse_ourselves(
+    envelope: Envelope, capabilities: Capabilities, contact: Contact, pass_8bit: bool
+) -> Failed | None:
+    """What need not be sent, because this server has announced that it will not take it."""
+    if capabilities.size is not None and envelope.size > capabilities.size:
+        why = f"the message has {envelope.size} octets, {contact.host} takes at most {capabilities.size}"
+        return Failed(why, Blame.MESSAGE, Phase.MAIL, enhanced=EnhancedCode(5, 3, 4), contact=contact)
+    if envelope.eight_bit and not capabilities.eight_bit_mime and not pass_8bit:
+        why = f"the message has 8-bit text and {contact.host} does not announce 8BITMIME"
+        return Failed(why, Blame.HOST, Phase.MAIL, enhanced=EnhancedCode(5, 6, 3), contact=contact)
+    return None
+
+
+def _findings(exchanges: list[Exchange], contact: Contact) -> Iterator[Finding]:
+    accepted = 0
+    for exchange in exchanges:
+        reply, word = exchange.reply, exchange.phase.name.lower()
+        to = (("recipient", str(exchange.command.mailbox)),) if isinstance(exchange.command, Rcpt) else ()
+        evidence = (*to, ("reply", str(reply)), ("host", contact.host), ("address", contact.address))
+        if not (reply.positive or reply.intermediate):
+            text = f"{contact.host} refused {exchange.phase.value}: {reply}"
+            yield Finding(Stage.TRANSACTION, f"{word}-refused", text, Verdict.REFUSED, "RFC 5321", evidence)
+        elif exchange.phase is Phase.RCPT:
+            accepted += 1
+        elif exchange.phase is Phase.DOT:
+            text = f"{contact.host} took the message for {accepted} recipients: {reply}"
+            yield Finding(Stage.TRANSACTION, "accepted", text, Verdict.OK, "RFC 5321 4.1.1.4", evidence)

@@ -1,0 +1,304 @@
+"""Transactions on one SQLite file from trio: one writer, group commit, readers beside it.
+
+Work is a synchronous function `fn(connection) -> value` that holds no reference to the connection
+afterwards, so that no connection ever crosses an await.
+
+- Writes run one batch at a time under BEGIN IMMEDIATE (a deferred transaction that reads before it writes
+  fails at once in WAL mode, whatever the busy timeout). Writes that arrive while a batch runs form the next
+  one: they share its fsync. Each runs in its own SAVEPOINT, so that one that raises does not fail its
+  neighbours; everybody gets the answer only after COMMIT.
+- `durable=False` allows a batch to be committed without fsync (synchronous=NORMAL); one durable write makes
+  its whole batch, and everything committed before it, durable.
+- A write that has started cannot be cancelled: its caller gets the value, and the cancellation at its next
+  checkpoint. A write that still waits is withdrawn.
+- Failures of SQLite become StorageError; what `fn` itself raises reaches its caller unchanged.
+
+`InlineRunner` offers the same in the calling task, without threads: under trio's autojump clock a worker
+thread counts as idle time.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import sqlalchemy
+import trio
+from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, ProgrammingError
+
+from deliver.errors import StorageError
+
+T = TypeVar("T")
+
+MAX_BATCH: Final = 200  # writes that share one COMMIT
+READERS: Final = 4
+BUSY_MS: Final = 5000  # another process, such as a tool, may hold the file for a moment
+
+_REMEDIES: Final = {
+    sqlite3.SQLITE_FULL: "free disk space; nothing was lost, the work is tried again",
+    sqlite3.SQLITE_READONLY: "make the file and its directory writable for this user",
+    sqlite3.SQLITE_PERM: "make the file and its directory writable for this user",
+    sqlite3.SQLITE_CANTOPEN: "make the directory exist and writable for this user",
+    sqlite3.SQLITE_BUSY: "find the process that holds the file locked",
+    sqlite3.SQLITE_LOCKED: "find the process that holds the file locked",
+    sqlite3.SQLITE_CORRUPT: "stop, keep a copy of the file and its -wal, then use .recover of sqlite3",
+    sqlite3.SQLITE_NOTADB: "this is not a database; move it away or correct the path",
+    sqlite3.SQLITE_IOERR: "check the disk and the system's log",
+}
+
+
+class Sql(Protocol):
+    """What the queue asks of a database."""
+
+    async def read(self, fn: Callable[[sqlalchemy.Connection], T]) -> T:
+        """Run `fn` in a read transaction. Raises StorageError, and whatever `fn` raises."""
+        ...
+
+    async def write(self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True) -> T:
+        """Run `fn` in a write transaction and return its value after COMMIT. Raises as `read` does."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        ...
+
+
+class Write(Generic[T]):
+    """One write on its way: the function, then its value or its error."""
+
+    __slots__ = ("committed", "durable", "error", "fn", "value", "wake")
+
+    def __init__(self, fn: Callable[[sqlalchemy.Connection], T], durable: bool) -> None:
+        self.fn = fn
+        self.durable = durable
+        self.wake = trio.Event()
+        self.committed = False
+        self.value: T | None = None
+        self.error: BaseException | None = None
+
+    def result(self) -> T:
+        """The value, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        if not self.committed:
+            raise StorageError("writing to the database", "the transaction was interrupted", "try again")
+        return self.value  # type: ignore[return-value]  # set by run_batch before it commits
+
+
+class Database:
+    """The synchronous part: engines for one file (None: in memory, for tests) and the batch transaction."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Create the file with mode 0600, its directory with 0700. Raises StorageError."""
+        self.name = str(path) if path else "the database in memory"
+        if path is None:
+            self._writer = _engine("sqlite://", "BEGIN IMMEDIATE", sqlalchemy.StaticPool)
+            self._reader = self._writer
+            return
+        create_private_file(path)
+        url = sqlalchemy.URL.create("sqlite", database=str(path))
+        self._writer = _engine(url, "BEGIN IMMEDIATE", sqlalchemy.QueuePool)
+        self._reader = _engine(url, "BEGIN", sqlalchemy.QueuePool)
+
+    def run_read(self, fn: Callable[[sqlalchemy.Connection], T]) -> T:
+        """Run `fn` in one read transaction; what it wrote, if it did, is rolled back."""
+        try:
+            with self._reader.connect() as connection:
+                return fn(connection)
+        except (DBAPIError, sqlite3.Error) as error:
+            raise self._translated("reading", error) from error
+
+    def run_batch(self, batch: list[Write[Any]]) -> None:
+        """Run every write in its savepoint and commit once; results and errors go into the writes."""
+        try:
+            with self._writer.connect() as connection:
+                level = "FULL" if any(write.durable for write in batch) else "NORMAL"
+                _driver(connection).execute(f"PRAGMA synchronous={level}")
+                with connection.begin():
+                    for write in batch:
+                        self._run_in_savepoint(connection, write)
+            for write in batch:
+                write.committed = write.error is None
+        except Exception as error:
+            # COMMIT or the transaction as a whole failed: nothing of the batch happened
+            failure = self._translated("writing to", error)
+            for write in batch:
+                write.error = write.error or failure
+
+    def _run_in_savepoint(self, connection: sqlalchemy.Connection, write: Write[Any]) -> None:
+        connection.exec_driver_sql("SAVEPOINT one_write")
+        try:
+            write.value = write.fn(connection)
+        except Exception as error:
+            write.error = self._translated("writing to", error)
+            if not _driver(connection).in_transaction:
+                # a full disk or an I/O error makes SQLite roll back everything, neighbours included
+                raise
+            connection.exec_driver_sql("ROLLBACK TO one_write")
+        connection.exec_driver_sql("RELEASE one_write")
+
+    def _translated(self, verb: str, error: Exception) -> Exception:
+        if isinstance(error, IntegrityError | ProgrammingError) or not isinstance(
+            error, DatabaseError | sqlite3.Error
+        ):
+            return error
+        origin = error.orig if isinstance(error, DBAPIError) else error
+        code = getattr(origin, "sqlite_errorcode", 0) & 0xFF
+        remedy = _REMEDIES.get(code, "see the system's log")
+        return StorageError(f"{verb} {self.name}", str(origin), remedy)
+
+    def close(self) -> None:
+        """Close all connections; the last one folds the WAL into the file."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+
+class SqlRunner:
+    """Runs work on one SQLite file in worker threads; open it with `SqlRunner.open`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._writer = trio.CapacityLimiter(1)
+        self._readers = trio.CapacityLimiter(READERS)
+        self._waiting: list[Write[Any]] = []
+        self._leading = False
+        self.commits = 0
+
+    @classmethod
+    async def open(cls, path: Path, prepare: Callable[[sqlalchemy.Connection], object]) -> SqlRunner:
+        """Open or create the file and run `prepare`, the migrations. Raises what they raise, StorageError."""
+        database = await trio.to_thread.run_sync(Database, path)
+        runner = cls(database)
+        try:
+            await runner.write(prepare)
+        except BaseException:
+            database.close()
+            raise
+        return runner
+
+    async def read(self, fn: Callable[[sqlalchemy.Connection], T]) -> T:
+        """See `Sql.read`."""
+        return await trio.to_thread.run_sync(self._database.run_read, fn, limiter=self._readers)
+
+    async def write(self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True) -> T:
+        """See `Sql.write`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        mine = Write(fn, durable)
+        self._waiting.append(mine)
+        if self._leading:
+            await self._wait_for_turn(mine)
+        if mine in self._waiting:
+            await self._lead()
+        return mine.result()
+
+    async def aclose(self) -> None:
+        """Wait for the running batch, then close."""
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._database.close, limiter=self._writer)
+
+    async def _wait_for_turn(self, mine: Write[Any]) -> None:
+        """Until the write is done, or it is its turn to lead the next batch."""
+        try:
+            await mine.wake.wait()
+        except trio.Cancelled:
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+                if mine.wake.is_set():
+                    self._hand_over()  # it had been told to lead
+                raise
+            with trio.CancelScope(shield=True):  # started: it cannot be taken back
+                await mine.wake.wait()
+
+    async def _lead(self) -> None:
+        """Run everything that waits, the caller's own write first, in one transaction."""
+        self._leading = True
+        batch = self._waiting[:MAX_BATCH]
+        del self._waiting[: len(batch)]
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._database.run_batch, batch, limiter=self._writer)
+            self.commits += 1
+        finally:
+            for write in batch:
+                write.wake.set()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Let the first of the waiting writes lead the next batch."""
+        self._leading = bool(self._waiting)
+        if self._waiting:
+            self._waiting[0].wake.set()
+
+
+class InlineRunner:
+    """The same contract in the calling task: for tests under a simulated clock and for short tools."""
+
+    def __init__(
+        self, path: Path | None = None, prepare: Callable[[sqlalchemy.Connection], object] | None = None
+    ) -> None:
+        self._database = Database(path)
+        if prepare is not None:
+            self._write_now(prepare, True)
+
+    async def read(self, fn: Callable[[sqlalchemy.Connection], T]) -> T:
+        """See `Sql.read`."""
+        await trio.lowlevel.checkpoint()
+        return self._database.run_read(fn)
+
+    async def write(self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True) -> T:
+        """See `Sql.write`."""
+        await trio.lowlevel.checkpoint()
+        return self._write_now(fn, durable)
+
+    async def aclose(self) -> None:
+        """Close."""
+        self._database.close()
+
+    def _write_now(self, fn: Callable[[sqlalchemy.Connection], T], durable: bool) -> T:
+        write = Write(fn, durable)
+        self._database.run_batch([write])
+        return write.result()
+
+
+def create_private_file(path: Path) -> None:
+    """Make the directory (0700) and the file (0600) exist. Raises StorageError.
+
+    SQLite gives -wal and -shm the mode of the database file.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(descriptor).st_mode & 0o077:
+                os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        remedy = "make the directory exist and writable for this user"
+        raise StorageError(f"creating {path}", error.strerror or str(error), remedy) from error
+
+
+def _engine(url: str | sqlalchemy.URL, begin: str, pool: type[sqlalchemy.Pool]) -> sqlalchemy.Engine:
+    engine = sqlalchemy.create_engine(url, poolclass=pool, connect_args={"check_same_thread": False})
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # else the driver decides when transactions begin
+        connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def start(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _driver(connection: sqlalchemy.Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver

@@ -1,0 +1,166 @@
+"""A path of certificates from a server's certificate to an anchor, at a given time (RFC 5280 6).
+
+OpenSSL builds and checks the path: signatures, dates, CA flags, path lengths, name constraints, key usage,
+purpose TLS server. What it leaves to the security level of a connection is checked here on the path found:
+keys of at least 112 bits strength and no signature with MD5 or SHA-1 (RFC 9325 4.5; the anchor's own
+signature does not matter). Names are `deliver.tls.names`'s affair, anchors the caller's.
+
+Certificates come from the peer: at most MAX_CERTIFICATES of them are used, none longer than
+`certificate.MAX_CERTIFICATE`; what cannot be read is left out of the path. Nothing here raises because
+of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes, PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from OpenSSL import crypto
+
+from deliver.tls import openssl
+from deliver.tls.certificate import load, looking, parse
+
+MAX_CERTIFICATES = 16
+
+_MIN_RSA = 2048  # bits, RFC 9325 4.5
+_MIN_EC = 224
+_WEAK_HASHES = (hashes.MD5, hashes.SHA1)
+
+# X509_V_ERR_… numbers of OpenSSL's x509_vfy.h that mean more than "invalid".
+_CODES = {
+    2: "untrusted",  # the issuer of a certificate is unknown
+    18: "untrusted",  # self-signed server certificate
+    19: "untrusted",  # self-signed certificate at the top, not an anchor
+    20: "untrusted",  # no issuer certificate locally
+    21: "untrusted",  # a single certificate, no issuer
+    27: "untrusted",  # not trusted for the purpose
+    9: "not-yet-valid",
+    10: "expired",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A valid path in DER, the server's certificate first, the anchor last."""
+
+    certificates: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoPath:
+    """There is none. `code`: untrusted, expired, not-yet-valid, weak-certificate or chain-invalid."""
+
+    code: str
+    why: str
+
+
+def build(
+    presented: tuple[bytes, ...], anchors: Iterable[bytes], now: float, *, partial: bool
+) -> Path | NoPath:
+    """Find a path from `presented[0]` through the others, in any order, to one of `anchors`; all in DER.
+
+    `partial`: an anchor ends the path although it is not self-signed (RFC 7671 5.2). `now` in seconds since
+    the epoch.
+    """
+    leaf = load(presented[0]) if presented else None
+    if leaf is None:
+        return NoPath("chain-invalid", "the server's certificate cannot be read")
+    others = [other for der in presented[1:MAX_CERTIFICATES] if (other := load(der)) is not None]
+    trusted = [anchor for der in anchors if (anchor := load(der)) is not None]
+    return build_loaded(leaf, others, trusted, now, partial=partial)
+
+
+def build_loaded(
+    leaf: crypto.X509,
+    others: list[crypto.X509],
+    anchors: Iterable[crypto.X509],
+    now: float,
+    *,
+    partial: bool,
+) -> Path | NoPath:
+    """As `build`, for certificates that OpenSSL has already read."""
+    # A store keeps the first time that it is given, so each judgement takes a new one (0.1 ms for 150 roots).
+    store = crypto.X509Store()
+    try:
+        for anchor in anchors:
+            store.add_cert(anchor)
+        store.set_time(_moment(now))
+        openssl.demand_server_purpose(store)
+        if partial:
+            openssl.allow_partial_chain(store)
+        found = crypto.X509StoreContext(store, leaf, others).get_verified_chain()
+    except crypto.X509StoreContextError as error:
+        number, depth, text = error.errors
+        return NoPath(_CODES.get(number, "chain-invalid"), f"{text} (certificate {depth} of the path)")
+    except crypto.Error as error:
+        return NoPath("chain-invalid", f"OpenSSL cannot check the path: {error}")
+    path = tuple(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate) for certificate in found)
+    weakness = _weakness(path)
+    return NoPath("weak-certificate", weakness) if weakness else Path(path)
+
+
+def signed_by(certificate: bytes, public_key: bytes) -> bool:
+    """Whether `certificate` carries a sound signature by `public_key` (DER of a SubjectPublicKeyInfo)."""
+    try:
+        with looking():
+            parsed = parse(certificate)
+            return not _weak_hash(parsed) and _verify(parsed, load_der_public_key(public_key))
+    except (InvalidSignature, ValueError):
+        return False
+
+
+def _verify(certificate: x509.Certificate, key: PublicKeyTypes) -> bool:
+    signature, signed = certificate.signature, certificate.tbs_certificate_bytes
+    scheme, digest = certificate.signature_algorithm_parameters, certificate.signature_hash_algorithm
+    if isinstance(key, rsa.RSAPublicKey) and digest is not None:
+        if scheme is None or isinstance(scheme, ec.ECDSA):
+            return False
+        key.verify(signature, signed, scheme, digest)
+    elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(scheme, ec.ECDSA):
+        key.verify(signature, signed, scheme)
+    elif isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey) and digest is None:
+        key.verify(signature, signed)
+    else:
+        return False
+    return True
+
+
+def _weakness(path: tuple[bytes, ...]) -> str:
+    """Why a path that OpenSSL accepted must not be relied on, or an empty text."""
+    for place, der in enumerate(path):
+        try:
+            with looking():
+                certificate = parse(der)
+                short = _short_key(certificate.public_key())
+                broken = place < len(path) - 1 and _weak_hash(certificate)
+        except ValueError as error:
+            return f"certificate {place} of the path cannot be judged: {error}"
+        if broken:
+            return f"certificate {place} of the path is signed with a broken digest"
+        if short:
+            return f"certificate {place} of the path has {short}"
+    return ""
+
+
+def _short_key(key: CertificatePublicKeyTypes) -> str:
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.key_size < _MIN_EC:
+        return f"an elliptic curve key of {key.key_size} bits, less than {_MIN_EC}"
+    if isinstance(key, rsa.RSAPublicKey | dsa.DSAPublicKey) and key.key_size < _MIN_RSA:
+        return f"a key of {key.key_size} bits, less than {_MIN_RSA}"
+    return ""  # the other kinds have no short keys
+
+
+def _weak_hash(certificate: x509.Certificate) -> bool:
+    return isinstance(certificate.signature_hash_algorithm, _WEAK_HASHES)
+
+
+def _moment(now: float) -> datetime:
+    """Within what OpenSSL and datetime can hold."""
+    return datetime.fromtimestamp(min(max(now, 0.0), 253402300799.0), UTC)

@@ -1,0 +1,36 @@
+"""The one place that reaches below pyOpenSSL's public interface.
+
+pyOpenSSL exposes neither the purpose of an X.509 store nor whether a session was resumed; both are bound in
+its private `_lib`. The names are looked up at import: if a release drops one, nothing starts, instead of
+certificates being judged without their purpose.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from OpenSSL import SSL, crypto
+
+_lib: Any = SSL._lib  # type: ignore[attr-defined]
+_set_purpose = _lib.X509_STORE_set_purpose
+_session_reused = _lib.SSL_session_reused
+_PURPOSE_SSL_SERVER: int = _lib.X509_PURPOSE_SSL_SERVER
+_PARTIAL_CHAIN: int = _lib.X509_V_FLAG_PARTIAL_CHAIN
+
+
+def demand_server_purpose(store: crypto.X509Store) -> None:
+    """Accept only leaves that may be TLS servers, and authorities for such (RFC 5280 4.2.1.12)."""
+    private: Any = store
+    if _set_purpose(private._store, _PURPOSE_SSL_SERVER) != 1:
+        raise RuntimeError("OpenSSL refused the server purpose on a certificate store")
+
+
+def allow_partial_chain(store: crypto.X509Store) -> None:
+    """Let any certificate in `store` end a chain, self-signed or not."""
+    store.set_flags(_PARTIAL_CHAIN)
+
+
+def session_reused(connection: SSL.Connection) -> bool:
+    """Whether the handshake resumed an earlier session (no certificate was sent then)."""
+    private: Any = connection
+    return bool(_session_reused(private._ssl))

@@ -1,0 +1,294 @@
+"""The outbox: events wait here, in the database of the fact that they report, until every action has them.
+
+`append` runs inside the caller's own transaction, so an event exists exactly if its fact does. One
+`event_outbox` row per event, one `event_pending` row per (event, action) that still has to be told; the
+acknowledgement deletes it, and the event goes with its last one. Delivery is at least once, in order per
+message; the id of an event stays the same, so that a receiver can tell a repetition.
+
+An event that its action's database refuses for good becomes `dead` after `MAX_TRIES` and stays readable.
+All functions are synchronous, take the caller's connection and neither begin nor commit.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    and_,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from events.catalogue import Event
+
+MAX_TRIES = 10  # refusals of one event by one action before it is dead
+FIRST_RETRY = 2.0  # seconds, doubled with each refusal
+LAST_RETRY = 600.0
+PENDING_FOR = 30 * 86400.0  # seconds after which an event that could not be told is dead
+DEAD_FOR = 90 * 86400.0  # seconds after which a dead event is forgotten
+MAX_ERROR = 500  # characters kept of a database's complaint
+DEFAULT_ACTION = "event_log"  # the ready-made table, see `events.actions`
+
+_CHUNK = 500  # bound parameters in one statement; SQLite's old limit is 999
+# SQLite counts only INTEGER PRIMARY KEY by itself.
+_SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData()
+
+event_outbox = Table(
+    "event_outbox",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("message_id", Text),
+    Column("name", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("body", Text, nullable=False),  # Event.encode()
+    sqlite_autoincrement=True,  # a number is never used twice, or order within a message could turn round
+)
+
+event_pending = Table(
+    "event_pending",
+    metadata,
+    Column("action", Text, primary_key=True),
+    Column("seq", _SEQUENCE, ForeignKey("event_outbox.seq"), primary_key=True, autoincrement=False),
+    Column("message_id", Text),
+    Column("dead", Integer, nullable=False, default=0),
+    Column("tries", Integer, nullable=False, default=0),
+    Column("not_before", Float, nullable=False, default=0.0),
+    Column("last_error", Text),
+    Index("event_pending_seq", "seq"),
+    Index("event_pending_message", "action", "message_id", "seq"),
+)
+
+# Names of the actions that want an event of this name.
+Matcher = Callable[[str], Sequence[str]]
+
+
+def for_default_table(name: str) -> tuple[str, ...]:
+    """The matcher of an installation without actions of its own: the ready-made table takes everything."""
+    return (DEFAULT_ACTION,)
+
+
+def random_id() -> str:
+    """32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An event that an action has not got yet."""
+
+    seq: int
+    id: str
+    message_id: str | None
+    event: Event
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How much waits for one action; `oldest` in seconds since the epoch."""
+
+    action: str
+    pending: int
+    dead: int
+    oldest: float | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """`append` with the matcher and the source of ids that the composition root chose."""
+
+    wanted: Matcher = for_default_table
+    new_id: Callable[[], str] = random_id
+
+    def append(self, conn: Connection, message_id: str | None, events: Iterable[Event]) -> None:
+        """See `append`."""
+        append(conn, message_id, events, wanted=self.wanted, new_id=self.new_id)
+
+
+def append(
+    conn: Connection,
+    message_id: str | None,
+    events: Iterable[Event],
+    *,
+    wanted: Matcher = for_default_table,
+    new_id: Callable[[], str] = random_id,
+) -> None:
+    """Put the events that some action wants into the outbox, in order, within the caller's transaction.
+
+    Raises only what the database raises: an event outside the catalogue must not undo the settling of mail.
+    """
+    for event in events:
+        actions = tuple(dict.fromkeys(wanted(event.name)))
+        if not actions:
+            continue
+        row = {
+            "id": new_id(),
+            "message_id": message_id,
+            "name": event.name,
+            "at": event.at,
+            "body": event.encode(),
+        }
+        key = conn.execute(insert(event_outbox), row).inserted_primary_key
+        assert key is not None
+        conn.execute(
+            insert(event_pending),
+            [{"action": action, "seq": key[0], "message_id": message_id} for action in actions],
+        )
+
+
+def pending(conn: Connection, action: str, limit: int, *, now: float) -> tuple[Pending, ...]:
+    """The next events for an action, oldest first; those of a message wait behind one to be retried."""
+    earlier = event_pending.alias()
+    held_back = (
+        select(earlier.c.seq)
+        .where(
+            earlier.c.action == event_pending.c.action,
+            earlier.c.message_id == event_pending.c.message_id,
+            earlier.c.seq < event_pending.c.seq,
+            earlier.c.dead == 0,
+            earlier.c.not_before > now,
+        )
+        .exists()
+    )
+    query = (
+        select(event_outbox, event_pending.c.tries)
+        .join(event_pending, event_pending.c.seq == event_outbox.c.seq)
+        .where(
+            event_pending.c.action == action,
+            event_pending.c.dead == 0,
+            event_pending.c.not_before <= now,
+            ~held_back,
+        )
+        .order_by(event_outbox.c.seq)
+        .limit(limit)
+    )
+    return tuple(
+        Pending(row.seq, row.id, row.message_id, _decoded(row.name, row.at, row.body), row.tries)
+        for row in conn.execute(query)
+    )
+
+
+def acknowledge(conn: Connection, action: str, seqs: Sequence[int]) -> None:
+    """The action has these events; they are forgotten when no other action waits for them."""
+    for chunk in _chunks(seqs):
+        conn.execute(
+            delete(event_pending).where(event_pending.c.action == action, event_pending.c.seq.in_(chunk))
+        )
+        _forget_told(conn, chunk)
+
+
+def refuse(conn: Connection, action: str, seq: int, tries: int, error: str, *, now: float) -> bool:
+    """The action's database refused this event for the `tries`th time; retry later, or give up.
+
+    Returns whether it is dead now.
+    """
+    dead = tries >= MAX_TRIES
+    conn.execute(
+        update(event_pending)
+        .where(event_pending.c.action == action, event_pending.c.seq == seq)
+        .values(
+            tries=tries,
+            dead=int(dead),
+            not_before=now + retry_after(tries),
+            last_error=error[:MAX_ERROR],
+        )
+    )
+    return dead
+
+
+def retry_after(tries: int) -> float:
+    """Seconds to wait after the `tries`th failure in a row."""
+    return float(min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(max(tries - 1, 0), 20)))
+
+
+def next_due(conn: Connection, action: str, *, now: float) -> float | None:
+    """When the first event that was put off may be tried, seconds since the epoch; None: none was put off."""
+    due = conn.execute(
+        select(func.min(event_pending.c.not_before)).where(
+            event_pending.c.action == action,
+            event_pending.c.dead == 0,
+            event_pending.c.not_before > now,
+        )
+    ).scalar_one_or_none()
+    return None if due is None else float(due)
+
+
+def revive(conn: Connection, action: str) -> int:
+    """Try the dead events of an action again. Returns how many."""
+    return conn.execute(
+        update(event_pending)
+        .where(event_pending.c.action == action, event_pending.c.dead == 1)
+        .values(dead=0, tries=0, not_before=0.0)
+    ).rowcount
+
+
+def prune(conn: Connection, *, now: float, actions: Sequence[str]) -> int:
+    """Drop what waits for actions that no longer exist, give up on the overdue, forget the long dead.
+
+    Returns the number of events that became dead. `actions` are the names of those that exist.
+    """
+    conn.execute(delete(event_pending).where(event_pending.c.action.not_in(actions)))
+    dead_since = select(event_outbox.c.seq).where(event_outbox.c.at < now - DEAD_FOR)
+    conn.execute(delete(event_pending).where(event_pending.c.dead == 1, event_pending.c.seq.in_(dead_since)))
+    overdue = select(event_outbox.c.seq).where(event_outbox.c.at < now - PENDING_FOR)
+    given_up = conn.execute(
+        update(event_pending)
+        .where(event_pending.c.dead == 0, event_pending.c.seq.in_(overdue))
+        .values(dead=1)
+    ).rowcount
+    waits = select(event_pending.c.seq).where(event_pending.c.seq == event_outbox.c.seq).exists()
+    conn.execute(delete(event_outbox).where(~waits))
+    return given_up
+
+
+def waiting(conn: Connection) -> tuple[Waiting, ...]:
+    """What waits for each action, by name."""
+    query = (
+        select(
+            event_pending.c.action,
+            func.sum(1 - event_pending.c.dead),
+            func.sum(event_pending.c.dead),
+            func.min(event_outbox.c.at),
+            func.max(event_pending.c.last_error),
+        )
+        .join(event_outbox, event_outbox.c.seq == event_pending.c.seq)
+        .group_by(event_pending.c.action)
+        .order_by(event_pending.c.action)
+    )
+    return tuple(Waiting(*row) for row in conn.execute(query))
+
+
+def _decoded(name: str, at: float, body: str) -> Event:
+    try:
+        return Event.decode(body)
+    except ValueError:  # a damaged row: tell what is left of it, rather than hold up all later events
+        return Event(name, at, {"event_data": "the record of this event could not be read"})
+
+
+def _forget_told(conn: Connection, seqs: Sequence[int]) -> None:
+    waits = select(event_pending.c.seq).where(event_pending.c.seq == event_outbox.c.seq).exists()
+    conn.execute(delete(event_outbox).where(and_(event_outbox.c.seq.in_(seqs), ~waits)))
+
+
+def _chunks(seqs: Sequence[int]) -> Iterable[Sequence[int]]:
+    for start in range(0, len(seqs), _CHUNK):
+        yield seqs[start : start + _CHUNK]

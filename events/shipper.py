@@ -1,0 +1,193 @@
+"""Pumps events from the outbox to the actions' databases, at least once, never in the way of mail.
+
+One pump per action, so that one database that is down holds up nobody else. A pump ships batches until
+nothing waits, then sleeps until it is poked, something falls due, or `POLL` has passed (another process may
+have written). A database in trouble is tried again after 2, 4, 8 … 600 s; nothing is lost meanwhile, because
+rows leave the outbox only after the other database has committed.
+
+A worker thread that hangs on a database is abandoned when the pump is cancelled: its batch may still arrive
+and is then sent again, which "at least once" allows; waiting for it would hold up the shutdown.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+from sqlalchemy import Connection
+
+from events import outbox
+from events.actions import EventAction
+from events.port import SqlRunner
+from events.sql import Databases, Shipment, Unavailable
+
+BATCH = 200  # events in one transaction of the other database
+POLL = 60.0  # seconds
+PRUNE_EVERY = 3600.0  # seconds
+
+_log = logging.getLogger("outrider.events")
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What `ship_once` achieved; `unavailable` names the actions whose database is in trouble."""
+
+    told: int = 0
+    refused: int = 0
+    unavailable: tuple[str, ...] = ()
+
+
+class Shipper:
+    """Takes events to the databases of `actions`.
+
+    `clock` gives seconds since the epoch. `runner` reaches the database that holds the outbox.
+    """
+
+    def __init__(
+        self,
+        runner: SqlRunner,
+        actions: Sequence[EventAction],
+        *,
+        clock: Callable[[], float],
+        databases: Databases | None = None,
+    ) -> None:
+        self._runner = runner
+        self._clock = clock
+        self._databases = databases or Databases()
+        self._pumps = tuple(_Pump(runner, action, self._databases, clock) for action in actions)
+
+    def poke(self) -> None:
+        """Something was appended: look now. Cheap; call it after the commit."""
+        for pump in self._pumps:
+            pump.poked.set()
+
+    async def run(self) -> None:
+        """Pump until cancelled. Trouble is logged, never raised."""
+        async with trio.open_nursery() as nursery:
+            for pump in self._pumps:
+                nursery.start_soon(pump.run)
+            nursery.start_soon(self._prune_now_and_then)
+
+    async def ship_once(self) -> Drained:
+        """Ship everything that is due, one action after the other. Bound it with a deadline of your own."""
+        told = refused = 0
+        unavailable: list[str] = []
+        for pump in self._pumps:
+            try:
+                while (shipment := await pump.ship_batch()) is not None:
+                    told += len(shipment.done)
+                    refused += sum(not refusal.held for refusal in shipment.refused)
+            except Exception as error:
+                pump.trouble(error)
+                unavailable.append(pump.action.name)
+        return Drained(told, refused, tuple(unavailable))
+
+    async def prune(self) -> None:
+        """Forget what waits for actions that no longer exist; give up on what is overdue."""
+        names = tuple(pump.action.name for pump in self._pumps)
+        given_up = await self._runner.write(partial(outbox.prune, now=self._clock(), actions=names))
+        if given_up:
+            _log.error("%d events could not be told for 30 days and were given up", given_up)
+
+    async def aclose(self) -> None:
+        """Close the connections to the actions' databases."""
+        with trio.move_on_after(5, shield=True):
+            await trio.to_thread.run_sync(self._databases.close, abandon_on_cancel=True)
+
+    async def _prune_now_and_then(self) -> None:
+        while True:
+            try:
+                await self.prune()
+            except Exception as error:
+                _log.warning("the outbox cannot be pruned: %s", error)
+            await trio.sleep(PRUNE_EVERY)
+
+
+class _Pump:
+    """Ships for one action."""
+
+    def __init__(
+        self, runner: SqlRunner, action: EventAction, databases: Databases, clock: Callable[[], float]
+    ) -> None:
+        self.action = action
+        self.poked = trio.Event()
+        self._runner = runner
+        self._databases = databases
+        self._clock = clock
+        self._limiter = trio.CapacityLimiter(1)
+        self._troubles = 0  # in a row
+
+    async def run(self) -> None:
+        """Ship, wait, ship; until cancelled."""
+        while True:
+            self.poked = trio.Event()
+            try:
+                while await self.ship_batch() is not None:
+                    self._recovered()
+                wait = await self._until_due()
+                self._recovered()
+            except Exception as error:  # the outbox or the other database: testimony waits, mail does not
+                self.trouble(error)
+                await trio.sleep(outbox.retry_after(self._troubles))  # pokes must not shorten it
+                continue
+            with trio.move_on_after(wait):
+                await self.poked.wait()
+
+    async def ship_batch(self) -> Shipment | None:
+        """Ship one batch and acknowledge it; None when nothing is due. Raises Unavailable."""
+        name = self.action.name
+        batch = await self._runner.read(partial(_pending, action=name, now=self._clock()))
+        if not batch:
+            return None
+        shipment = await trio.to_thread.run_sync(
+            self._databases.ship, self.action, batch, limiter=self._limiter, abandon_on_cancel=True
+        )
+        dead = await self._runner.write(partial(_settle, action=name, shipment=shipment, now=self._clock()))
+        for refusal in shipment.refused:
+            if not refusal.held:
+                _log.warning(
+                    "event action %s: event %s was refused%s: %s",
+                    *(name, refusal.pending.id),
+                    *(" for good" if refusal.pending.seq in dead else "", refusal.error),
+                )
+        return shipment
+
+    def trouble(self, error: Exception) -> None:
+        """Count it, say it once."""
+        self._troubles += 1
+        if self._troubles == 1:
+            expected = isinstance(error, Unavailable)
+            _log.error(
+                "event action %s cannot tell its events, they wait: %s (%s)",
+                *(self.action.name, error, self.action.where),
+                exc_info=None if expected else error,
+            )
+
+    def _recovered(self) -> None:
+        if self._troubles:
+            _log.warning("event action %s tells its events again", self.action.name)
+        self._troubles = 0
+
+    async def _until_due(self) -> float:
+        due = await self._runner.read(partial(outbox.next_due, action=self.action.name, now=self._clock()))
+        return POLL if due is None else min(POLL, max(0.1, due - self._clock()))
+
+
+def _pending(conn: Connection, *, action: str, now: float) -> tuple[outbox.Pending, ...]:
+    return outbox.pending(conn, action, BATCH, now=now)
+
+
+def _settle(conn: Connection, *, action: str, shipment: Shipment, now: float) -> frozenset[int]:
+    """Acknowledge what was told, schedule what was refused. Returns the numbers of the dead."""
+    outbox.acknowledge(conn, action, [one.seq for one in shipment.done])
+    return frozenset(
+        refusal.pending.seq
+        for refusal in shipment.refused
+        if not refusal.held
+        and outbox.refuse(
+            conn, action, refusal.pending.seq, refusal.pending.tries + 1, refusal.error, now=now
+        )
+    )

@@ -1,0 +1,150 @@
+"""What may enter the hints, and what is believed when it is read back: pure checks and limits.
+
+Notes hold what servers said, rows hold what any process, or a person with a database tool, wrote: both are
+hostile input. Texts of notes are cut to the limits; a note or row that makes no sense is dropped (None).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from hints.records import EhloAnswer, EhloPhase, LevelSeen, Note, Reachability
+
+MAX_KEYWORDS = 64
+MAX_KEYWORD = 512  # characters of an EHLO line; RFC 5321 4.5.3.1.5 allows 510 and CRLF
+MAX_HOST = 255  # characters
+MAX_ERROR = 500
+MAX_SOURCE = 32
+MAX_REASON = 200
+MAX_COUNT = 2**31 - 1
+MAX_TIME = 253_402_300_799.0  # seconds since the epoch, the end of the year 9999
+_MOMENTS = ("first_seen", "last_seen", "expires")
+LEVELS = ("none", "encrypt", "pkix", "dane-ta", "dane-ee")
+
+
+def accept(note: Note) -> Note | None:
+    """The note within the limits, names in lower case; None when it cannot be kept."""
+    match note:
+        case EhloAnswer():
+            if not (is_address(note.address) and is_port(note.port)):
+                return None
+            keywords = tuple(clean(line, MAX_KEYWORD) for line in note.keywords[:MAX_KEYWORDS])
+            return replace(note, greeted_as=clean(note.greeted_as, MAX_HOST), keywords=keywords)
+        case Reachability():
+            host = _host(note.host)
+            if host is None or not (is_address(note.address) and is_port(note.port)):
+                return None
+            error = None if note.error is None else clean(note.error, MAX_ERROR) or "unknown"
+            return replace(note, host=host, error=error)
+        case LevelSeen():
+            domain, host = _host(note.domain), _host(note.host)
+            if domain is None or host is None or note.level not in LEVELS:
+                return None
+            return replace(note, domain=domain, host=host)
+
+
+def clean(value: str, limit: int) -> str:
+    """Bounded text in which control characters are spaces."""
+    cut = value[:limit]
+    if cut.isascii() and cut.isprintable():
+        return cut
+    return "".join(one if one.isprintable() else " " for one in cut)
+
+
+def is_address(value: object) -> bool:
+    """An IP address in the form that Python prints."""
+    try:
+        return isinstance(value, str) and len(value) <= 64 and str(ipaddress.ip_address(value)) == value
+    except ValueError:
+        return False
+
+
+def is_port(value: object) -> bool:
+    """A TCP port."""
+    return _is_integer(value) and 1 <= value <= 65535  # type: ignore[operator]
+
+
+def read_ehlo(row: Mapping[str, Any]) -> EhloAnswer | None:
+    """The answer in a row of ehlo_answer, if it is one."""
+    keywords = _keywords(row["keywords"])
+    if keywords is None or not (is_address(row["address"]) and is_port(row["port"])):
+        return None
+    if row["phase"] not in tuple(EhloPhase) or not is_text(row["greeted_as"], MAX_HOST):
+        return None
+    return EhloAnswer(row["address"], row["port"], EhloPhase(row["phase"]), row["greeted_as"], keywords)
+
+
+def is_reachability(row: Mapping[str, Any]) -> bool:
+    """Whether a row of reachability can be believed."""
+    return (
+        _host(row["host"]) == row["host"]
+        and is_address(row["address"])
+        and is_port(row["port"])
+        and _is_count(row["failures"])
+        and (row["last_error"] is None or is_text(row["last_error"], MAX_ERROR))
+        and is_time(row["last_failure"])
+        and is_time(row["last_success"])
+    )
+
+
+def is_level_seen(row: Mapping[str, Any]) -> bool:
+    """Whether a row of level_seen can be believed."""
+    return (
+        _host(row["domain"]) == row["domain"] and _host(row["host"]) == row["host"] and row["level"] in LEVELS
+    )
+
+
+def is_origin(row: Mapping[str, Any]) -> bool:
+    """Whether the columns that every kind has can be believed."""
+    return (
+        is_text(row["source"], MAX_SOURCE)
+        and is_text(row["reason"], MAX_REASON)
+        and all(row[name] is not None and is_time(row[name]) for name in _MOMENTS)
+        and _is_count(row["use_count"])
+    )
+
+
+def is_text(value: object, limit: int) -> bool:
+    """Printable text within the limit."""
+    return isinstance(value, str) and len(value) <= limit and (not value or value.isprintable())
+
+
+def is_time(value: object) -> bool:
+    """Seconds since the epoch, or None."""
+    if value is None:
+        return True
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and 0 <= value <= MAX_TIME
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return _is_integer(value) and 0 <= value <= MAX_COUNT  # type: ignore[operator]
+
+
+def _host(value: object) -> str | None:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_HOST or not value.isprintable():
+        return None
+    return value.lower()
+
+
+def _keywords(value: object) -> tuple[str, ...] | None:
+    # escapes make a character six octets long at most
+    if not isinstance(value, str) or len(value) > 6 * MAX_KEYWORDS * (MAX_KEYWORD + 4):
+        return None
+    try:
+        read = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(read, list) or len(read) > MAX_KEYWORDS:
+        return None
+    return tuple(read) if all(is_text(one, MAX_KEYWORD) for one in read) else None

@@ -1,0 +1,1 @@
+"""Tests against real mail and DNS servers: Exim, Postfix, NSD and unbound."""

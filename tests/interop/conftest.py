@@ -1,0 +1,82 @@
+"""Real servers as fixtures: `exim`, `postfix`, `nsd` and `unbound` are factories.
+
+Each takes the fields of its configuration (EximConfig and so on, in peers/) as keywords and returns a running server, which
+is started at the first request and shared by all who ask for the same configuration. A test that wants a server to itself
+asks for something of its own, such as a hostname; one that shares uses recipients of its own. All are stopped when the
+session ends. When a test fails, the logs of the servers that it uses are in its report.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.interop.peers import exim as exim_server
+from tests.interop.peers import nsd as nsd_server
+from tests.interop.peers import postfix as postfix_server
+from tests.interop.peers import unbound as unbound_server
+from tests.interop.peers.exim import Exim, EximConfig
+from tests.interop.peers.factory import Factory
+from tests.interop.peers.nsd import Nsd, NsdConfig
+from tests.interop.peers.postfix import Postfix, PostfixConfig
+from tests.interop.peers.programs import Programs, locate
+from tests.interop.peers.unbound import Unbound, UnboundConfig
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A directory that unprivileged servers can reach; pytest's own is closed to them."""
+    directory = Path(tempfile.mkdtemp(prefix="outrider-peers-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def programs(scratch: Path) -> Programs:
+    """Where the real servers' programs are on this machine."""
+    return locate(scratch)
+
+
+@pytest.fixture(scope="session")
+def exim(programs: Programs, scratch: Path) -> Iterator[Factory[EximConfig, Exim]]:
+    """`exim(certificate=..., key=..., prdr=True, ...)`: a running Exim, see EximConfig."""
+    with closing(Factory(programs, scratch, EximConfig, exim_server.start)) as factory:
+        yield factory
+
+
+@pytest.fixture(scope="session")
+def postfix(programs: Programs, scratch: Path) -> Iterator[Factory[PostfixConfig, Postfix]]:
+    """`postfix(certificate=..., key=..., ...)`: a running Postfix, see PostfixConfig."""
+    with closing(Factory(programs, scratch, PostfixConfig, postfix_server.start)) as factory:
+        yield factory
+
+
+@pytest.fixture(scope="session")
+def nsd(programs: Programs, scratch: Path) -> Iterator[Factory[NsdConfig, Nsd]]:
+    """`nsd(zones=((name, text), ...))`: a running NSD, see NsdConfig."""
+    with closing(Factory(programs, scratch, NsdConfig, nsd_server.start)) as factory:
+        yield factory
+
+
+@pytest.fixture(scope="session")
+def unbound(programs: Programs, scratch: Path) -> Iterator[Factory[UnboundConfig, Unbound]]:
+    """`unbound(stubs=((zone, address, port), ...), anchors=(...), ...)`: a running unbound, see UnboundConfig."""
+    with closing(Factory(programs, scratch, UnboundConfig, unbound_server.start)) as factory:
+        yield factory
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the servers' logs to the report of a failed test."""
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Factory):
+                report.sections += [(f"log of {name}", log) for name, log in value.logs()]
+    return report

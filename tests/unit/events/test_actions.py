@@ -1,0 +1,86 @@
+"""Actions are checked when the settings are read: events, parameters, database."""
+
+from __future__ import annotations
+
+import pytest
+
+from events.actions import facts, matcher, parse_action, ready_made
+from events.catalogue import EVENTS, Event
+from events.outbox import DEFAULT_ACTION, Pending
+
+URL = "sqlite:////tmp/never-opened.db"
+
+
+def parse(sql="INSERT INTO t VALUES (:host)", events=("msg:delivery",), name="mine", url=URL, **more):
+    return parse_action(name, events, url, sql, **more)
+
+
+def test_parameters_are_found_and_bound():
+    action = parse("INSERT INTO t VALUES (:event_id, :local_part || '@' || :domain, :event_data)")
+    assert set(action.parameters) == {"event_id", "local_part", "domain", "event_data"}
+    event = Event("msg:delivery", 1.0, {"local_part": "x'); DROP TABLE t; --", "domain": "example.org"})
+    assert action.values(Pending(1, "i1", "m1", event)) == {
+        "event_id": "i1",
+        "local_part": "x'); DROP TABLE t; --",
+        "domain": "example.org",
+        "event_data": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sql": "SELECT :host_adress"}, "did you mean 'host_address'"),
+        ({"sql": "SELECT :router", "events": ("smtp:fail:syntax",)}, ":router is a field, but none of"),
+        ({"sql": "SELECT ' :really'"}, r"write \\: for a colon"),
+        ({"sql": "  "}, "between 1 and"),
+        ({"sql": "SELECT 1" + " " * 20_000}, "between 1 and"),
+        ({"events": ("msg:delivry",)}, "did you mean 'msg:delivery'"),
+        ({"events": ()}, "no event is named"),
+        ({"name": "a b"}, "cannot be the name"),
+        ({"name": DEFAULT_ACTION}, "cannot be the name"),
+        ({"url": "nonsense"}, "not an SQLAlchemy URL"),
+        ({"url": "nosuchdb://host/x"}, "no driver for databases of type 'nosuchdb'"),
+        ({"url": "oracle+cx_oracle://host/x"}, "no driver for databases of type"),
+    ],
+)
+def test_mistakes_are_named(change, said):
+    with pytest.raises(ValueError, match=said):
+        parse(**change)
+
+
+def test_casts_and_escaped_colons_are_no_parameters():
+    action = parse(r"SELECT CAST(:host AS TEXT), :event_at::text, 'a\:b', '12:30'")
+    assert set(action.parameters) == {"host", "event_at"}
+
+
+def test_a_parameter_of_some_events_is_null_for_the_others():
+    action = parse(events=("msg:*",))
+    assert action.values(Pending(1, "i", "m", Event("msg:complete", 1.0))) == {"host": None}
+
+
+def test_the_password_is_set_and_never_shown():
+    action = parse(url="sqlite://user@/x.db", password="s3cret")
+    assert action.database.password == "s3cret"
+    assert "s3cret" not in repr(action)
+    assert "s3cret" not in action.where
+
+
+def test_the_matcher_names_the_actions_that_want_an_event():
+    wanted = matcher([parse(), ready_made(URL), parse(events=("tcp:*",), name="other")])
+    assert wanted("msg:delivery") == ("mine", DEFAULT_ACTION)
+    assert wanted("tcp:close") == (DEFAULT_ACTION, "other")
+    assert wanted("no:such") == ()
+    assert ready_made(URL).events == frozenset(EVENTS)
+
+
+def test_facts_name_the_message_also_for_events_without_the_field():
+    known = facts(Pending(7, "i7", "m7", Event("tcp:close", 1.5, {"host": "mx"})))
+    assert known == {
+        "host": "mx",
+        "message_id": "m7",
+        "event_name": "tcp:close",
+        "event_id": "i7",
+        "event_at": 1.5,
+        "event_time": "1970-01-01T00:00:01.500Z",
+    }

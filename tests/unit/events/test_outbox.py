@@ -1,0 +1,169 @@
+"""The outbox: events exist exactly if their fact does, and leave only when every action has them."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import func, select, update
+
+from events import outbox
+from events.catalogue import Event
+
+
+def event(data: str = "x", name: str = "msg:delivery", at: float = 1000.0) -> Event:
+    return Event(name, at, {"event_data": data})
+
+
+def both(name: str) -> tuple[str, ...]:
+    return ("one", "two")
+
+
+def texts(rows) -> list[object]:
+    return [row.event.fields["event_data"] for row in rows]
+
+
+def count(conn) -> int:
+    return conn.execute(select(func.count()).select_from(outbox.event_outbox)).scalar_one()
+
+
+def test_events_belong_to_the_callers_transaction(engine):
+    with engine.connect() as conn:
+        outbox.append(conn, "m1", [event()])
+        conn.rollback()
+        assert count(conn) == 0
+        outbox.append(conn, "m1", [event()])
+        conn.commit()
+        assert count(conn) == 1
+
+
+def test_only_wanted_events_are_kept(engine):
+    wanted = {"msg:delivery": ("one",)}
+    with engine.begin() as conn:
+        outbox.append(
+            conn, "m1", [event(), event(name="tcp:close")], wanted=lambda name: wanted.get(name, ())
+        )
+        assert [row.event.name for row in outbox.pending(conn, "one", 10, now=0)] == ["msg:delivery"]
+        assert count(conn) == 1
+
+
+def test_the_bound_outbox_appends_with_its_matcher_and_ids(engine, new_id):
+    box = outbox.Outbox(both, new_id)
+    with engine.begin() as conn:
+        box.append(conn, "m1", [event("a"), event("b")])
+        assert [row.id for row in outbox.pending(conn, "two", 10, now=0)] == ["id1", "id2"]
+
+
+def test_ids_are_unique_by_default(engine):
+    with engine.begin() as conn:
+        outbox.append(conn, "m1", [event() for _ in range(50)])
+        assert len({row.id for row in outbox.pending(conn, "event_log", 100, now=0)}) == 50
+
+
+def test_pending_is_in_order_and_limited(engine):
+    with engine.begin() as conn:
+        outbox.append(conn, "m1", [event("a"), event("b")])
+        outbox.append(conn, None, [event("c")])
+        assert texts(outbox.pending(conn, "event_log", 2, now=0)) == ["a", "b"]
+        assert texts(outbox.pending(conn, "event_log", 9, now=0)) == ["a", "b", "c"]
+
+
+def test_an_event_stays_until_every_action_has_it(engine):
+    with engine.begin() as conn:
+        outbox.append(conn, "m1", [event()], wanted=both)
+        (row,) = outbox.pending(conn, "one", 10, now=0)
+        outbox.acknowledge(conn, "one", [row.seq])
+        assert outbox.pending(conn, "one", 10, now=0) == ()
+        assert len(outbox.pending(conn, "two", 10, now=0)) == 1
+        outbox.acknowledge(conn, "two", [row.seq])
+        assert count(conn) == 0
+
+
+def test_many_events_can_be_acknowledged_at_once(engine):
+    with engine.begin() as conn:
+        outbox.append(conn, None, [event() for _ in range(1200)])
+        rows = outbox.pending(conn, "event_log", 5000, now=0)
+        outbox.acknowledge(conn, "event_log", [row.seq for row in rows])
+        assert count(conn) == 0
+
+
+def test_a_refused_event_holds_back_its_message_only(engine):
+    with engine.begin() as conn:
+        outbox.append(conn, "m1", [event("a"), event("b")])
+        outbox.append(conn, "m2", [event("c")])
+        outbox.append(conn, None, [event("d")])
+        first = outbox.pending(conn, "event_log", 10, now=100)[0]
+        assert outbox.refuse(conn, "event_log", first.seq, 1, "no", now=100.0) is False
+        assert texts(outbox.pending(conn, "event_log", 10, now=100)) == ["c", "d"]
+        due = outbox.next_due(conn, "event_log", now=100)
+        assert due == 102.0
+        assert texts(outbox.pending(conn, "event_log", 10, now=due)) == ["a", "b", "c", "d"]
+        assert outbox.next_due(conn, "event_log", now=due) is None
+
+
+def test_an_event_that_is_refused_too_often_is_dead_and_can_be_revived(engine):
+    with engine.begin() as conn:
+        outbox.append(conn, "m1", [event("a"), event("b")])
+        first = outbox.pending(conn, "event_log", 10, now=0)[0]
+        assert outbox.refuse(conn, "event_log", first.seq, outbox.MAX_TRIES, "no " * 1000, now=0) is True
+        assert texts(outbox.pending(conn, "event_log", 10, now=0)) == ["b"]
+        (waiting,) = outbox.waiting(conn)
+        assert (waiting.pending, waiting.dead) == (1, 1)
+        assert waiting.last_error is not None
+        assert len(waiting.last_error) == outbox.MAX_ERROR
+        assert outbox.revive(conn, "event_log") == 1
+        revived = outbox.pending(conn, "event_log", 10, now=0)
+        assert texts(revived) == ["a", "b"]
+        assert revived[0].tries == 0
+
+
+def test_retries_get_rarer_up_to_a_limit():
+    waits = [outbox.retry_after(tries) for tries in range(1, 40)]
+    assert waits[:4] == [2, 4, 8, 16]
+    assert waits == sorted(waits)
+    assert max(waits) == outbox.LAST_RETRY
+    assert outbox.retry_after(10**9) == outbox.LAST_RETRY
+
+
+def test_prune_forgets_actions_that_are_gone_and_gives_up_on_the_overdue(engine):
+    now = 1000.0 + outbox.PENDING_FOR + 1
+    with engine.begin() as conn:
+        outbox.append(conn, "m1", [event("old")], wanted=both)
+        outbox.append(conn, "m2", [event("new", at=now)], wanted=both)
+        assert outbox.prune(conn, now=now, actions=("two",)) == 1
+        assert outbox.pending(conn, "one", 10, now=now) == ()
+        assert texts(outbox.pending(conn, "two", 10, now=now)) == ["new"]
+        assert count(conn) == 2  # the dead one is still there to be seen
+        outbox.prune(conn, now=1000.0 + outbox.DEAD_FOR + 1, actions=("two",))
+        assert [row.event.at for row in outbox.pending(conn, "two", 10, now=now)] == []
+        assert count(conn) == 1
+
+
+def test_a_number_is_never_used_twice(engine):
+    with engine.begin() as conn:
+        outbox.append(conn, "m1", [event()])
+        (first,) = outbox.pending(conn, "event_log", 1, now=0)
+        outbox.acknowledge(conn, "event_log", [first.seq])
+        outbox.append(conn, "m1", [event()])
+        (second,) = outbox.pending(conn, "event_log", 1, now=0)
+        assert second.seq > first.seq
+
+
+def test_a_damaged_row_does_not_hold_up_the_others(engine):
+    with engine.begin() as conn:
+        outbox.append(conn, None, [event("a"), event("b")])
+        conn.execute(update(outbox.event_outbox).where(outbox.event_outbox.c.seq == 1).values(body="{"))
+        rows = outbox.pending(conn, "event_log", 10, now=0)
+        assert [row.event.name for row in rows] == ["msg:delivery", "msg:delivery"]
+        assert "could not be read" in str(rows[0].event.fields["event_data"])
+
+
+def test_an_event_outside_the_catalogue_does_not_undo_the_transaction(engine):
+    with engine.begin() as conn:
+        outbox.append(conn, "m1", [Event("no:such", 1.0, {"nonsense": 1})])
+        assert count(conn) == 1
+
+
+@pytest.mark.parametrize("wanted", [lambda name: (), lambda name: ("a", "a")])
+def test_matchers_may_name_nobody_or_repeat_themselves(engine, wanted):
+    with engine.begin() as conn:
+        outbox.append(conn, "m1", [event()], wanted=wanted)
+        assert count(conn) == len(set(wanted("msg:delivery")))
