@@ -180,6 +180,7 @@ class Attempt:
             if unusable.tls_failed and not policy.required and destination.tls.clear_text_fallback:
                 clear = in_clear_text(policy, f"TLS with {target} failed and is not required: clear text")
                 self.trace.extend(clear.findings)
+                self._testimony.fell_back(target.host, unusable.outcome)
                 try:
                     await self._contact(destination, target, clear)
                     return

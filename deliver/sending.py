@@ -6,6 +6,7 @@ state directory (`outbox.db`), so that a database that is down loses none: the n
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from random import SystemRandom
 from typing import BinaryIO
@@ -28,6 +29,8 @@ from deliver.smtp.dot import MessageText
 
 CHUNK = 64 * 1024
 DOMAINS_AT_A_TIME = 20
+
+_log = logging.getLogger("outrider.delivery")
 
 Result = tuple[Recipient, Outcome, Trace]
 
@@ -91,7 +94,10 @@ async def _deliver(
 
     async def run(attempt: Attempt) -> None:
         async with limit:
-            await attempt.run()
+            try:
+                await attempt.run()
+            except Exception:  # a bug must cost this domain a deferral, not the others their outcome
+                _log.exception("an attempt failed unexpectedly")
 
     async with trio.open_nursery() as nursery:
         for attempt in attempts:

@@ -41,6 +41,8 @@ from deliver.tls.policy import Authentication, TlsPolicy
 from deliver.tls.verdict import Handshake
 from hints.records import EhloAnswer, EhloPhase, LevelSeen, Note, Reachability
 
+CLOSING = 421  # RFC 5321 3.8: the server ends the session, whatever was asked
+
 # RFC 3463 and, for the last two, the IANA registry.
 NO_ANSWER = EnhancedCode(4, 4, 1)
 DISCONNECTED = EnhancedCode(4, 4, 2)
@@ -187,6 +189,8 @@ class Session:
         if reply.positive:
             return True
         why = f"{self._target.host} refuses STARTTLS: {reply}"
+        if reply.code == CLOSING:
+            raise self._unusable(why, Phase.STARTTLS, reply=reply)
         if self._policy.required or not self._destination.tls.clear_text_fallback:
             raise self._no_tls(why)
         self._add("starttls-refused", f"{why}: clear text")

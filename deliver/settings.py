@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from deliver.level import Level
 from deliver.pattern import any_matches
 from deliver.quantity import Duration as Duration
 from deliver.quantity import Size as Size
-from deliver.tls.policy import Level
 
 MINUTE = 60
 HOUR = 3600

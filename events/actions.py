@@ -26,6 +26,7 @@ from events.outbox import DEFAULT_ACTION, Matcher, Pending
 
 MAX_SQL: Final = 20_000  # characters of a statement
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+_CAST = re.compile(r"(?<![:\w\\]):(\w+)::")
 _TYPES: Final[dict[Kind, type[TypeEngine[Any]]]] = {
     Kind.TEXT: Text,
     Kind.JSON: Text,
@@ -119,6 +120,8 @@ def facts(pending: Pending) -> dict[str, Scalar]:
 def _statement(sql: str, names: frozenset[str]) -> tuple[TextClause, tuple[str, ...]]:
     if not sql.strip() or len(sql) > MAX_SQL or "\0" in sql:
         raise ValueError(f"the SQL statement must have between 1 and {MAX_SQL} characters")
+    if cast := _CAST.search(sql):  # SQLAlchemy would take it for text, not for a parameter
+        raise ValueError(f"{cast[0]}… is ambiguous: write CAST(:{cast[1]} AS …)")
     statement = text(sql)
     named = tuple(statement.compile().params)
     allowed = parameters_of(names)

@@ -32,7 +32,7 @@ sql = "INSERT INTO delivlog (id, rcpt, ip) VALUES (:event_id, :local_part || '@'
 
 Parameters are the fields below, always bound, never put into the text; a field that the event does not have
 is NULL. A pattern that matches nothing, or a parameter that none of the events carries, is an error when the
-settings are read. Write `\\:` for a colon that begins no parameter.
+settings are read. Write `\\:` for a colon that begins no parameter, and `CAST(:host AS …)` for `:host::…`.
 
 An event may arrive twice after a crash: `event_id` is the same then, so a unique column and
 `ON CONFLICT DO NOTHING` make it once. While a database is down its events wait. An event that the database

@@ -54,7 +54,8 @@ LOCK_TRIES = 40
 LOCK_PAUSE = 0.05  # seconds between tries
 FREED_WHEN_FULL = 4  # a full file loses this part of each kind, the least recently seen
 
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# SQLITE_ERROR: our statements are fixed, so that it means missing tables or columns.
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 _log = logging.getLogger("outrider.hints")
 
@@ -340,7 +341,7 @@ def _translated() -> Iterator[None]:
     except (DBAPIError, sqlite3.Error) as error:
         origin = error.orig if isinstance(error, DBAPIError) else error
         text = str(origin)
-        if _code(origin) in _DAMAGED or text.startswith(("no such table", "no such column")):
+        if _code(origin) in _DAMAGED:
             raise Damaged(text) from error
         raise Unavailable(text) from error
     except OSError as error:

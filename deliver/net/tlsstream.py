@@ -141,15 +141,16 @@ class TlsStream(trio.abc.Stream):
             if max_bytes is not None and max_bytes < 1:
                 raise ValueError("max_bytes must be at least 1")
             await self._ensure_handshake()
+            await trio.lowlevel.checkpoint()
             while True:
                 self._check()
-                with self._as_broken():
-                    data = self._engine.read(PIECE if max_bytes is None else max_bytes)
                 # A client that waits for an answer has accepted the peer; a server's tickets wait on.
                 await self._flush(with_held=not self._engine.server_side)
+                with self._as_broken():
+                    data = self._engine.read(PIECE if max_bytes is None else max_bytes)
                 if data is not None:
-                    await trio.lowlevel.checkpoint()
-                    return data
+                    return data  # no checkpoint from here: a cancellation would lose what was decrypted
+                await self._flush(with_held=False)  # reading may have made an answer, such as a key update
                 with self._as_broken():
                     await self._pull()
 

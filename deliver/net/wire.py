@@ -81,7 +81,7 @@ class Wire:
     def starttls_done(self, stream: trio.abc.Stream) -> None:
         """Go on over `stream`, TLS over the old `self.stream`, knowing nothing of the server (RFC 3207 4.2).
 
-        Call it after the handshake was judged; until then `close` and `cut_off` close the old stream only.
+        Call it after the handshake was judged; until then `close` says nothing and closes `self.stream`.
         """
         self.machine.start_tls_done()
         self.stream = stream
@@ -89,7 +89,7 @@ class Wire:
     async def command(self, command: Command) -> Reply:
         """Send one command and wait for its reply, of whatever code. Raises PeerError."""
         with self._whole():
-            self.machine.check_in_step()
+            self.machine.check_in_step(command.phase)
             await self._write(self.machine.send(command), command.phase, self._patience(command.phase))
             return (await self._await_exchange()).reply
 
@@ -143,9 +143,9 @@ class Wire:
         self, commands: tuple[Command, ...], transaction: Transaction, on_dot_reply: Journal
     ) -> None:
         """Write commands that need not wait for each other, folding replies that come meanwhile."""
-        self.machine.check_in_step()
-        octets = b"".join(self.machine.send(command) for command in commands)
         phase = commands[0].phase
+        self.machine.check_in_step(phase)
+        octets = b"".join(self.machine.send(command) for command in commands)
         if len(commands) == 1:
             await self._write(octets, phase, self._patience(phase))
             return

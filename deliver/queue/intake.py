@@ -16,12 +16,16 @@ from deliver.queue.store import Append
 from deliver.relay.intake import Origin
 from events.catalogue import Event
 
+OUR_HEADER = 4096  # octets; Received comes on top of what the client may send
+NO_LIMIT = 1 << 62
+
 
 @dataclass(frozen=True, slots=True)
 class QueueIntake:
     """The `Intake` port over one shard. `accepted` is called after each commit, to wake the runner.
 
-    `min_free` octets of disk stay free: below that no message may begin. Sizes in octets.
+    `min_free` octets of disk stay free: below that no message may begin. Sizes in octets; a `max_size` of 0 is
+    no limit.
     """
 
     shard: Shard
@@ -38,8 +42,7 @@ class QueueIntake:
 
     async def begin(self, origin: Origin) -> QueueSink:
         """A place for the content of one message."""
-        # Our Received header comes on top of what the client may send.
-        limit = self.max_size + self.inline_limit
+        limit = self.max_size + OUR_HEADER if self.max_size else NO_LIMIT
         writer = self.shard.writer(origin.message_id, inline_limit=self.inline_limit, max_size=limit)
         return QueueSink(self, origin, writer)
 

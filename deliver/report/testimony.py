@@ -85,6 +85,10 @@ class Testimony:
         fields = {"host": host, **_fault(outcome), **_server(outcome)}
         self.tell("msg:host:defer", event_data=outcome.why, **fields)
 
+    def fell_back(self, host: str, outcome: Deferred | Failed) -> None:
+        """TLS failed where it is optional; the next contact is in clear text: tls:fallback."""
+        self.tell("tls:fallback", event_data=outcome.why, **{"host": host, **_server(outcome)})
+
     def tried(self, recipient: Recipient, outcome: Outcome) -> None:
         """One host's answer for one recipient: msg:rcpt:host:defer for a 4yz to RCPT."""
         if isinstance(outcome, Deferred) and outcome.phase is Phase.RCPT and outcome.reply is not None:
@@ -235,10 +239,6 @@ class Connection:
             self._tell("dane:fail", event_data="validation-failure", event_defer_errno=TLS_FAILED)
         else:
             self._tell("tls:fail:verify", event_data=why, event_defer_errno=TLS_FAILED)
-
-    def fell_back(self, why: str) -> None:
-        """tls:fallback: the next contact is in clear text."""
-        self._tell("tls:fallback", event_data=why)
 
     def closed(self, contact: Contact, why: str | None) -> None:
         """tcp:close and the line of the connection."""

@@ -239,8 +239,8 @@ class ClientMachine:
         """Whether nothing is due and nothing was received that is not understood yet."""
         return not self._expected and self._parser.empty and not self._eof
 
-    def check_in_step(self) -> None:
-        """To be called before `send` where nothing may have arrived: what did arrive was said unbidden.
+    def check_in_step(self, phase: Phase) -> None:
+        """To be called before `send`: nothing may have arrived, and the server must not have said goodbye.
 
         Raises Unsolicited, MalformedReply or Lost, and the machine is BROKEN; without it `send` could only
         take the server's misbehaviour for ours.
@@ -249,7 +249,9 @@ class ClientMachine:
             return
         try:
             if not self._expected and self._eof and self._parser.empty:
-                raise Lost(Phase.QUIT, "the server closed the idle connection before")
+                raise Lost(phase, "the server had closed the connection")
+            if not self._expected and self._state is State.CLOSING:
+                raise Lost(phase, "the server had announced that it closes")
             if not self._parser.empty:
                 if not self._expected:
                     self.next_exchange()

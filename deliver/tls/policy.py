@@ -22,26 +22,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from deliver.level import Level
 from deliver.report.trace import Finding, Stage, Verdict
 from deliver.resolve.answer import TlsaRecord
 from deliver.resolve.mx import HostPlan, MxPlan
 from deliver.resolve.tlsa import DANE_TA, TlsaAbsent, TlsaFailed, TlsaNotAsked, TlsaRecords
 
-
-class Level(StrEnum):
-    """What an administrator asks for, by `tls.level`."""
-
-    NONE = "none"
-    MAY = "may"
-    ENCRYPT = "encrypt"
-    VERIFY = "verify"
-    DANE = "dane"
-    DANE_ONLY = "dane-only"
-
-    @property
-    def wants_tlsa(self) -> bool:
-        """Whether TLSA records are looked up at this level."""
-        return self in (Level.DANE, Level.DANE_ONLY)
+__all__ = ["Authentication", "Level", "Refuse", "TlsPolicy", "decide", "in_clear_text"]
 
 
 class Authentication(StrEnum):

@@ -311,6 +311,22 @@ async def test_starttls_with_trailing_octets(autojump_clock: trio.testing.MockCl
             wire.starttls_done(wire.stream)
 
 
+async def test_421_to_starttls_then_a_transaction_defers(autojump_clock: trio.testing.MockClock) -> None:
+    async def script(server: Server) -> None:
+        await server.open()
+        await server.read_until(b"\r\n")
+        await server.say("421 4.3.2 going down\r\n")
+        await server.read_until(b"never")
+
+    async with served(script) as (wire, server):
+        await opened(wire)
+        assert (await wire.starttls()).code == 421
+        got = await outcomes(wire)
+        await wire.close()
+    assert [deferred(outcome) for outcome in got] == [(Blame.HOST, Phase.MAIL, False)] * 2
+    assert server.got == b"EHLO us\r\nSTARTTLS\r\n"
+
+
 async def test_after_starttls_the_session_begins_anew(autojump_clock: trio.testing.MockClock) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
     inside = Server(theirs, None)
@@ -442,6 +458,74 @@ async def test_an_acceptance_while_the_last_octets_are_unsent_is_in_doubt(
         got = await outcomes(await opened(wire), Text(b"x\r\n" * 5000))  # one piece: the dot is under way
         assert not wire.reusable
     assert [deferred(outcome) for outcome in got] == [(Blame.HOST, Phase.DOT, True)] * 2
+
+
+async def test_a_refusal_while_the_last_octets_are_unsent_leaves_the_wire_unusable(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def script(server: Server) -> None:
+        await server.open()
+        await server.take()
+        await server.read_until(b"x")
+        await server.say("552 5.3.4 too big\r\n")
+        await trio.sleep_forever()
+
+    async with served(script, size=1024) as (wire, _):
+        got = await outcomes(await opened(wire), Text(b"x\r\n" * 5000))  # one piece: the dot is under way
+        assert not wire.reusable
+    assert all(isinstance(outcome, Failed) for outcome in got)
+
+
+async def test_a_server_that_does_not_read_the_flight(autojump_clock: trio.testing.MockClock) -> None:
+    async def script(server: Server) -> None:
+        await server.open()
+        await server.say("250 a\r\n550 b\r\n")
+        while True:  # keeps every wait for a reply short of its deadline
+            await trio.sleep(TIMEOUTS.rcpt - 10)
+            await server.say("550 no\r\n")
+
+    async with served(script, size=64) as (wire, _):
+        await opened(wire)
+        began = trio.current_time()
+        got = await outcomes(wire, count=50)
+        assert trio.current_time() - began == pytest.approx(TIMEOUTS.mail)
+        assert not wire.reusable
+    assert isinstance(got[0], Failed)
+    assert deferred(got[-1])[2] is False
+
+
+async def test_a_reset_connection_is_lost_with_its_reason(autojump_clock: trio.testing.MockClock) -> None:
+    ours, theirs = bounded_pair(64)
+    assert isinstance(theirs, trio.StapledStream)
+
+    class Reset(trio.abc.ReceiveStream):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            raise trio.BrokenResourceError from ConnectionResetError("reset by peer")
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    wire = Wire(trio.StapledStream(theirs.send_stream, Reset()), TIMEOUTS)
+    with pytest.raises(Lost, match="reset by peer") as caught:
+        await wire.greeting()
+    assert caught.value.phase is Phase.BANNER
+    await wire.close()
+    await ours.aclose()
+
+
+async def test_helo_after_ehlo_was_refused(autojump_clock: trio.testing.MockClock) -> None:
+    async def script(server: Server) -> None:
+        await server.say(HELLO)
+        await server.read_until(b"\r\n")
+        await server.say("502 what\r\n")
+        await server.read_until(b"\r\n")
+        await server.say("250 mx\r\n")
+
+    async with served(script) as (wire, server):
+        assert (await opened(wire)).capabilities.greeted_as == ""
+        assert (await wire.helo("us")).positive
+        assert wire.capabilities.greeted_as == "mx"
+    assert server.got == b"EHLO us\r\nHELO us\r\n"
 
 
 async def test_a_server_that_stops_reading_meets_the_block_deadline(
@@ -756,7 +840,7 @@ async def test_a_refusing_greeting_is_answered_with_quit(autojump_clock: trio.te
 
 
 async def test_closing_in_a_cancelled_scope_closes(autojump_clock: trio.testing.MockClock) -> None:
-    async with served(lambda server: server.open()) as (wire, server):
+    async with served(lambda server: server.open()) as (wire, _):
         await opened(wire)
         with trio.CancelScope() as scope:
             scope.cancel()

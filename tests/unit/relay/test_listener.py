@@ -248,6 +248,18 @@ async def test_an_error_nobody_foresaw_ends_only_its_connection(
     assert (memory.open, memory.abandoned, memory.accepted) == (0, 1, [])
 
 
+async def test_an_intake_that_cannot_even_abandon(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = Memory(fail_at("abandon", RuntimeError("a bug")))
+    async with trio.open_nursery() as nursery:
+        client = await connect(nursery, listener(memory))
+        await client.send(OPENED + "half")
+        await client.stream.aclose()
+    assert "a bug" in caplog.text
+    assert memory.accepted == []
+
+
 async def test_a_commit_without_end_is_not_waited_for(autojump_clock: MockClock) -> None:
     async def hook(step: str) -> None:
         if step == "commit":

@@ -331,3 +331,30 @@ def test_breaking_off_allows_nothing_more() -> None:
     machine = ready()
     machine.break_off()
     assert not any(machine.may_send(command) for command in EVERY)
+
+
+def test_check_in_step_blames_the_server_for_what_it_said_unbidden() -> None:
+    machine = ready("PIPELINING")
+    machine.check_in_step(Phase.MAIL)
+    machine.send(Mail(None))
+    machine.receive(b"25")
+    machine.check_in_step(Phase.MAIL)  # a reply is due: nothing to complain about
+    for octets, error in ((b"250 x\r\n", Unsolicited), (b"25", MalformedReply), (b"", Lost)):
+        machine = ready()
+        machine.receive(octets)
+        with pytest.raises(error):
+            machine.check_in_step(Phase.MAIL)
+        assert machine.state is State.BROKEN
+    machine = in_content()
+    machine.check_in_step(Phase.MAIL)
+    machine.receive(b"550 x\r\n")
+    with pytest.raises(MalformedReply):
+        machine.check_in_step(Phase.MAIL)
+
+
+def test_check_in_step_after_421_says_that_the_server_left() -> None:
+    machine = ready("STARTTLS")
+    machine.send(StartTls())
+    answer(machine, b"421 bye\r\n")
+    with pytest.raises(Lost, match="announced"):
+        machine.check_in_step(Phase.MAIL)

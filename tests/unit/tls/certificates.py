@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -114,15 +114,22 @@ def issue(wish: Wish, issuer: Issued | None = None) -> Issued:
 
 
 def with_sha1_signature(issued: Issued) -> bytes:
-    """The same certificate signed with ECDSA and SHA-1, which certificate builders no longer do; DER."""
+    """The same certificate signed with SHA-1, which certificate builders no longer do; DER."""
     assert issued.issuer is not None
     signer = issued.issuer.key
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    with_sha256 = bytes.fromhex("300a06082a8648ce3d040302")  # AlgorithmIdentifier ecdsa-with-SHA256
-    with_sha1 = bytes.fromhex("300906072a8648ce3d0401")
+    assert isinstance(signer, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
+    if isinstance(signer, rsa.RSAPrivateKey):  # AlgorithmIdentifiers
+        with_sha256 = bytes.fromhex("300d06092a864886f70d01010b0500")
+        with_sha1 = bytes.fromhex("300d06092a864886f70d0101050500")
+    else:
+        with_sha256 = bytes.fromhex("300a06082a8648ce3d040302")
+        with_sha1 = bytes.fromhex("300906072a8648ce3d0401")
     body = issued.certificate.tbs_certificate_bytes.replace(with_sha256, with_sha1)
     signed = element(0x30, body[3:] if body[1] == 0x81 else body[4:])
-    signature = signer.sign(signed, ec.ECDSA(hashes.SHA1()))
+    if isinstance(signer, rsa.RSAPrivateKey):
+        signature = signer.sign(signed, padding.PKCS1v15(), hashes.SHA1())
+    else:
+        signature = signer.sign(signed, ec.ECDSA(hashes.SHA1()))
     return element(0x30, signed + with_sha1 + element(0x03, b"\0" + signature))
 
 

@@ -249,10 +249,12 @@ def test_broken_digests_and_short_keys_do_not_authenticate(house: House) -> None
     assert_refused(dane.verify((short.der, house.root.der), (record,), NAMES, NOW), "weak-certificate")
 
 
-def test_a_path_signed_with_sha1_does_not_authenticate(house: House) -> None:
-    leaf = with_sha1_signature(issue(Wish(dns_names=NAMES), house.root))
-    by_digest, by_key = house.root.tlsa(2, 0, 1), house.root.tlsa(2, 1, 0)
-    assert_refused(dane.verify((leaf, house.root.der), (by_digest,), NAMES, NOW), "weak-certificate")
+@pytest.mark.parametrize("of_rsa", [True, False])
+def test_a_path_signed_with_sha1_does_not_authenticate(house: House, of_rsa: bool) -> None:
+    root = issue(Wish("RSA Root", authority=True, key=rsa_key(2048))) if of_rsa else house.root
+    leaf = with_sha1_signature(issue(Wish(dns_names=NAMES), root))
+    by_digest, by_key = root.tlsa(2, 0, 1), root.tlsa(2, 1, 0)
+    assert_refused(dane.verify((leaf, root.der), (by_digest,), NAMES, NOW), "weak-certificate")
     assert_refused(dane.verify((leaf,), (by_key,), NAMES, NOW), "tlsa-mismatch")
 
 

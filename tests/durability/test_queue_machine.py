@@ -1,0 +1,275 @@
+"""The queue's promises under every order of events, crashes at every commit included.
+
+A state machine drives the synchronous store on a real file. A crash drops the connection before COMMIT and opens
+the shard again, as a new process would. Promised:
+
+- accepted mail is never lost: an open recipient has its content and is found by a later claim;
+- a recipient reaches one terminal state and never leaves it;
+- what the journal proves is delivered, and never sent again after a crash;
+- each recipient that failed is in exactly one bounce.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import sqlalchemy
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from sqlalchemy import select
+
+from deliver.message import MessageId
+from deliver.queue import recovery, schema, store
+from deliver.queue.content import InlineContent
+from deliver.queue.journal import Journal, Proof
+from deliver.queue.schedule import Settlement
+from deliver.queue.schema import attempt, destination, message, recipient
+from deliver.smtp.reply import Reply
+from deliver.sqlrun import Database
+from tests.unit.queue.values import DEFERRED, DELIVERED, FAILED, IN_DOUBT, NOW, RETRY, Recorder, envelope
+
+DOMAINS = ("a.example", "b.example", "c.example")
+LEASE = 1000.0
+REPLY = Reply(250, ("Ok",))
+OUTCOMES = {"delivered": DELIVERED, "deferred": DEFERRED, "in doubt": IN_DOUBT, "failed": FAILED}
+
+
+class Crash(Exception):
+    """The process dies before COMMIT."""
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """One shard, its journal, and what we know about it from outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="queue-machine-"))
+        self.now = NOW
+        self.accepted: dict[str, int] = {}
+        self.terminal: dict[tuple[str, int], str] = {}
+        self.proven: set[tuple[str, int]] = set()
+        self.running: list[store.Claim] = []
+        self.serial = 0
+        self.open()
+
+    def open(self) -> None:
+        """As a new process: open, migrate, replay the journal."""
+        self.database = Database(self.directory / "shard-0.db")
+        self.journal = Journal(self.directory / "shard-0.journal")
+        self.running = []
+        self.commit(schema.migrate)
+        self.commit(lambda conn: recovery.recover(conn, self.now, self.journal.proofs(), Recorder()))
+        self.journal.clear()
+
+    def close(self) -> None:
+        self.database.close()
+        self.journal.close()
+
+    def commit(self, work, crash: bool = False):
+        """Run `work` in a transaction; with `crash` the process dies instead of committing."""
+        with self.database._writer.connect() as conn:
+            conn.connection.driver_connection.execute("PRAGMA synchronous=OFF")  # no power is lost here
+            transaction = conn.begin()
+            value = work(conn)
+            if not crash:
+                transaction.commit()
+                return value
+            conn.invalidate()
+        self.close()
+        self.open()
+        raise Crash
+
+    def read(self, query):
+        return self.database.run_read(lambda conn: conn.execute(query).all())
+
+    @rule(domains=st.lists(st.sampled_from(DOMAINS), min_size=1, max_size=4), crash=st.booleans())
+    def accept(self, domains: list[str], crash: bool) -> None:
+        self.serial += 1
+        made = envelope(f"m{self.serial}", *(f"r{i}@{d}" for i, d in enumerate(domains)), at=self.now)
+        try:
+            self.commit(
+                lambda conn: store.accept(conn, made, InlineContent(b"x"), (), self.now, Recorder()), crash
+            )
+        except Crash:
+            return
+        self.accepted[made.id] = len(domains)
+
+    @rule(limit=st.integers(1, 4), per_domain=st.integers(1, 3), crash=st.booleans())
+    def claim(self, limit: int, per_domain: int, crash: bool) -> None:
+        busy = Counter(claim.domain for claim in self.running)
+
+        def work(conn: sqlalchemy.Connection) -> tuple[store.Claim, ...]:
+            return store.claim(
+                conn,
+                now=self.now,
+                limit=limit,
+                lease=LEASE,
+                retry=RETRY,
+                per_domain=per_domain,
+                busy=busy,
+            )
+
+        try:
+            claims = self.commit(work, crash)
+        except Crash:
+            return
+        for claim in claims:
+            for each in claim.recipients:
+                assert (claim.envelope.id, each.ordinal) not in self.proven, "sent again after a proof"
+        self.running += claims
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), crash=st.sampled_from(["no", "before settling", "at the commit"]))
+    def settle(self, data: st.DataObject, crash: str) -> None:
+        claim = data.draw(st.sampled_from(self.running))
+        words = {each: data.draw(st.sampled_from(sorted(OUTCOMES))) for each in claim.recipients}
+        delivered = tuple(each.ordinal for each, word in words.items() if word == "delivered")
+        if delivered:
+            self.journal.note(Proof(claim.attempt_id, claim.envelope.id, delivered, REPLY))
+            self.proven |= {
+                (claim.envelope.id, ordinal)
+                for ordinal in delivered
+                if (claim.envelope.id, ordinal) not in self.terminal
+            }
+        if crash == "before settling":
+            self.close()
+            self.open()
+            return
+        settlements = tuple(
+            Settlement(each, OUTCOMES[word], self.now + 60 if word in ("deferred", "in doubt") else None)
+            for each, word in words.items()
+        )
+        try:
+            self.commit(
+                lambda conn: store.settle(
+                    conn,
+                    claim,
+                    settlements,
+                    events=(),
+                    now=self.now,
+                    bounce=self.bounce(claim),
+                    append=Recorder(),
+                ),
+                crash == "at the commit",
+            )
+        except Crash:
+            return
+        self.journal.settled(claim.attempt_id)
+        self.running.remove(claim)
+
+    def bounce(self, claim: store.Claim) -> store.BounceWriter:
+        def write(failures):
+            if claim.envelope.sender is None:
+                return None
+            self.serial += 1
+            made = envelope(f"bounce{self.serial}", "a@sender.example", sender=None, at=self.now)
+            told = " ".join(f"{claim.envelope.id}/{each.ordinal}" for each, _ in failures)
+            return store.NewMessage(made, InlineContent(told.encode()))
+
+        return write
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 61.0, 601.0, LEASE + 1]))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def reclaim(self) -> None:
+        """The attempts go on as zombies: they may still settle."""
+        proofs = self.journal.proofs()
+        self.commit(lambda conn: recovery.reclaim(conn, self.now, proofs, Recorder()))
+
+    @rule()
+    def crash(self) -> None:
+        self.close()
+        self.open()
+
+    @invariant()
+    def accepted_mail_is_there(self) -> None:
+        found = Counter(row.message_id for row in self.read(select(recipient.c.message_id)))
+        for message_id, count in self.accepted.items():
+            assert found[message_id] == count
+
+    @invariant()
+    def a_terminal_state_is_final(self) -> None:
+        for row in self.read(select(recipient)):
+            key = (row.message_id, row.ordinal)
+            before = self.terminal.get(key)
+            assert before in (None, row.state), f"{key} went from {before} to {row.state}"
+            if row.state in ("delivered", "failed"):
+                self.terminal[key] = row.state
+
+    @invariant()
+    def open_recipients_can_be_found_and_have_content(self) -> None:
+        due = {row.domain: row.due for row in self.read(select(destination))}
+        open_attempts = {row.id for row in self.read(select(attempt.c.id).where(attempt.c.ended_at.is_(None)))}
+        content = {row.id: row.content for row in self.read(select(message))}
+        for row in self.read(select(recipient).where(recipient.c.state.in_(["queued", "leased"]))):
+            assert content[row.message_id] is not None
+            if row.state == "leased":
+                assert row.attempt_id in open_attempts
+            else:
+                assert due[row.domain] is not None
+                assert due[row.domain] <= row.next_attempt
+
+    @invariant()
+    def complete_messages_keep_no_content(self) -> None:
+        for row in self.read(select(message).where(message.c.completed_at.is_not(None))):
+            assert row.content is None
+
+    @invariant()
+    def each_failure_is_in_one_bounce(self) -> None:
+        told: Counter[str] = Counter()
+        rows = self.read(select(message.c.id, message.c.content).where(message.c.sender_domain.is_(None)))
+        for row in rows:
+            if row.content is not None:
+                told.update(row.content.decode().split())
+        assert all(count == 1 for count in told.values())
+        gone = [row for row in rows if row.content is None]
+        failed = {
+            f"{message_id}/{ordinal}"
+            for (message_id, ordinal), state in self.terminal.items()
+            if state == "failed" and not message_id.startswith("bounce")
+        }
+        assert set(told) <= failed
+        assert gone or set(told) == failed
+
+    def teardown(self) -> None:
+        """After a last crash everything is delivered in the end: nothing was stranded."""
+        try:
+            self.close()
+            self.open()
+            for _ in range(200):
+                self.now += 10_000
+                claims = self.commit(
+                    lambda conn: store.claim(
+                        conn, now=self.now, limit=50, lease=LEASE, retry=RETRY, per_domain=50
+                    )
+                )
+                if not claims:
+                    break
+                for claim in claims:
+                    settlements = tuple(Settlement(each, DELIVERED) for each in claim.recipients)
+                    self.commit(
+                        lambda conn, claim=claim, settlements=settlements: store.settle(
+                            conn, claim, settlements, events=(), now=self.now, append=Recorder()
+                        )
+                    )
+            assert {row.state for row in self.read(select(recipient))} <= {"delivered", "failed"}
+            states = {(row.message_id, row.ordinal): row.state for row in self.read(select(recipient))}
+            assert all(states[MessageId(m), o] == "delivered" for m, o in self.proven if (m, o) in states)
+        finally:
+            self.close()
+            shutil.rmtree(self.directory)
+
+
+TestQueue = QueueMachine.TestCase
+TestQueue.settings = settings(
+    max_examples=settings().max_examples,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)

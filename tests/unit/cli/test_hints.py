@@ -1,0 +1,105 @@
+"""`outrider hints list` and `outrider hints show`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from deliver.cli import outrider
+from hints.file import HintsFile
+from hints.records import EhloAnswer, EhloPhase, LevelSeen, Reachability
+from hints.tables import Stamped
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    (tmp_path / "outrider.toml").write_text(f'state_dir = "{tmp_path}"\n')
+    return tmp_path
+
+
+@pytest.fixture
+def filled(state: Path) -> Path:
+    now = time.time_ns() / 1e9 - 120
+    notes = (
+        EhloAnswer("192.0.2.1", 25, EhloPhase.CLEAR, "mx", ("SIZE 10", "EVIL \u202etext")),
+        Reachability("mx.example.org", "192.0.2.1", 25, "connection refused"),
+        LevelSeen("example.org", "mx.example.org", "dane-ee"),
+    )
+    file = HintsFile(state / "hints.db", max_size=2**20)
+    file.write([Stamped(note, "relay", "test", now) for note in notes], {}, now, prune=False)
+    file.close()
+    return state
+
+
+def run(state: Path, *args: str) -> Result:
+    return CliRunner().invoke(outrider, ["--config", str(state / "outrider.toml"), "hints", *args])
+
+
+@pytest.mark.parametrize(("args", "said"), [(["list"], "no hints yet"), (["show", "x"], "no hints about x")])
+def test_no_file_is_no_error(state, args, said):
+    result = run(state, *args)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert said in result.stderr
+    assert run(state, *args, "--json").stdout == ""
+    assert not (state / "hints.db").exists()
+
+
+def test_list_is_a_table(filled):
+    result = run(filled, "list")
+    assert result.exit_code == 0
+    head, *lines = result.stdout.splitlines()
+    assert head.split()[:3] == ["KIND", "KEY", "WHAT"]
+    assert len(lines) == 3
+    assert "mx.example.org/192.0.2.1:25" in lines[1]
+    assert "1 failures: connection refused" in lines[1]
+    assert "2m ago" in lines[1]
+
+
+def test_list_filters(filled):
+    assert len(run(filled, "list", "level").stdout.splitlines()) == 2
+    assert len(run(filled, "list", "--host", "192.0.2.1").stdout.splitlines()) == 3
+    assert len(run(filled, "list", "--domain", "example.org").stdout.splitlines()) == 2
+    assert run(filled, "list", "--expired").stdout == ""
+    assert run(filled, "list", "nosuchkind").exit_code == 64
+
+
+def test_list_json(filled):
+    rows = [json.loads(line) for line in run(filled, "list", "--json").stdout.splitlines()]
+    assert [row["kind"] for row in rows] == ["ehlo", "reachability", "level"]
+    assert rows[1]["values"]["last_error"] == "connection refused"
+    assert rows[0]["values"]["keywords"][0] == "SIZE 10"
+
+
+def test_show_tells_everything_in_words(filled):
+    said = run(filled, "show", "mx.example.org/192.0.2.1:25").stdout
+    assert "last error:   connection refused" in said
+    assert "last success: never" in said
+    assert "learned by:   relay: test" in said
+    assert "(2m ago)" in said
+    assert "(in 5h)" in said
+
+
+def test_show_by_name_and_without_control_characters(filled):
+    assert run(filled, "show", "mx.example.org").stdout.count("key:") == 2
+    said = run(filled, "show", "192.0.2.1:25/clear").stdout
+    assert "SIZE 10" in said
+    assert "\u202e" not in said
+
+
+def test_a_file_of_something_else_is_an_error(state):
+    (state / "hints.db").write_bytes(b"no database at all" * 100)
+    result = run(state, "list")
+    assert result.exit_code == 75
+    assert "not a database" in result.stderr
+
+
+def test_hints_in_memory_cannot_be_read(state):
+    result = CliRunner().invoke(
+        outrider, ["--config", str(state / "outrider.toml"), "-o", "hints.url=memory", "hints", "list"]
+    )
+    assert result.exit_code == 0
+    assert "memory" in result.stderr
