@@ -166,7 +166,7 @@ class Relay:
             max_size=settings.relay.max_message_size,
             min_free=settings.queue.min_free_disk,
         )
-        self._listener = Listener(settings.relay, hostname, intake, clock, ids)
+        self._listener = Listener(settings.relay, hostname, intake, clock, ids, settings.route)
 
     async def run(self, signals: AsyncIterator[int]) -> None:
         """Until the first signal and the end of what was under way; a second signal cuts that short."""

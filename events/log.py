@@ -14,7 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    Float,
+    Double,
     Index,
     Integer,
     MetaData,
@@ -24,6 +24,7 @@ from sqlalchemy import (
     insert,
     select,
 )
+from sqlalchemy.dialects import mysql
 
 from events.actions import facts
 from events.catalogue import FIELDS
@@ -39,21 +40,23 @@ _COPIED: Final = (
     *("tls_out_ocsp", "tls_out_resumption", "smtp_code", "enhanced_code", "event_defer_errno"),
     *("phase", "blame", "in_doubt", "event_data"),
 )
-_COLUMN_TYPES = {Kind.TEXT: Text, Kind.JSON: Text, Kind.INTEGER: BigInteger, Kind.REAL: Float}
+_COLUMN_TYPES = {Kind.TEXT: Text, Kind.JSON: Text, Kind.INTEGER: BigInteger, Kind.REAL: Double}
 
 # Lengths where an index needs them: MySQL cannot index TEXT.
 _SHORT = {"message_id": String(128), "domain": String(255)}
+
+_LONG = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")  # its TEXT ends at 64 KiB
 
 event_log = Table(
     "event_log",
     metadata,
     Column("seq", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True),
     Column("id", String(64), nullable=False, unique=True),
-    Column("at", Float, nullable=False),  # seconds since the epoch
+    Column("at", Double, nullable=False),  # seconds since the epoch
     Column("time", String(32), nullable=False),  # the same as UTC text
     Column("name", String(64), nullable=False),
     *(Column(name, _SHORT.get(name) or _COLUMN_TYPES[FIELDS[name].kind]()) for name in _COPIED),
-    Column("fields", Text, nullable=False),  # all fields, a JSON object
+    Column("fields", _LONG, nullable=False),  # all fields, a JSON object
     Index("event_log_at", "at"),
     Index("event_log_message", "message_id"),
     Index("event_log_domain", "domain", "at"),

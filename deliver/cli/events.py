@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from deliver.cli.frame import Application
-    from events.actions import EventAction
     from events.show import Line
 
 POLL = 0.5  # seconds between looks of --follow
@@ -98,7 +97,9 @@ def list_events(pattern: str, as_json: bool) -> None:
 @click.pass_obj
 def check(app: Application, as_json: bool) -> None:
     """Check the event actions of the settings without running them."""
-    checked = _actions(app)
+    from deliver.outbox import event_actions
+
+    checked = event_actions(app.settings)
     if as_json:
         output.json_lines(
             {
@@ -115,23 +116,6 @@ def check(app: Application, as_json: bool) -> None:
         [(one.name, len(one.events), one.where, " ".join(one.parameters) or None) for one in checked],
         empty="no event is recorded: events.schema is none and there is no action",
     )
-
-
-def _actions(app: Application) -> tuple[EventAction, ...]:
-    from events.actions import parse_action, ready_made
-
-    settings = app.settings
-    checked: list[EventAction] = []
-    what = "events.database"
-    try:
-        if settings.events.schema_name == "default":
-            checked.append(ready_made(settings.database_url(settings.events.database)))
-        for one in settings.events.action:
-            what = f"the event action {one.name!r}"
-            checked.append(parse_action(one.name, one.events, settings.database_url(one.database), one.sql))
-    except ValueError as error:
-        raise ConfigurationError(f"reading {what}", str(error)) from error
-    return tuple(checked)
 
 
 def _log_of(app: Application) -> AbstractContextManager[Connection]:

@@ -24,8 +24,8 @@ NO_LIMIT = 1 << 62
 class QueueIntake:
     """The `Intake` port over one shard. `accepted` is called after each commit, to wake the runner.
 
-    `min_free` octets of disk stay free: below that no message may begin. Sizes in octets; a `max_size` of 0 is
-    no limit.
+    `min_free` octets of disk stay free: below that no message may begin. Sizes in octets, `max_size` 0
+    is no limit.
     """
 
     shard: Shard

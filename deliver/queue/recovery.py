@@ -98,7 +98,7 @@ def _end(conn: Connection, now: float, proofs: tuple[Proof, ...], query: Any, ap
         domains[row.domain] = None
         _interrupt(conn, row, now, proven.get(row.id, set()))
     for domain in domains:
-        note_due_again(conn, domain)
+        pass
     removable: list[str] = []
     for message_id in touched:
         removable += complete(conn, MessageId(message_id), now, append) or ()

@@ -176,6 +176,7 @@ def settle(
     outcomes = tuple((each.recipient.ordinal, each.outcome) for each in settlements)
     _end_attempt(conn, claim.attempt_id, outcomes, now, trace)
     _release(conn, claim)
+    due.note_due_again(conn, claim.domain)
     append(conn, claim.envelope.id, events)
     failures = tuple((each.recipient, each.outcome) for each in recorded if isinstance(each.outcome, Failed))
     notice = bounce(failures) if failures else None

@@ -22,7 +22,9 @@ from deliver.net.clock import Clock
 from deliver.relay.access import Network, refusal
 from deliver.relay.intake import Intake, Origin, Sink
 from deliver.relay.received import HopCounter, received_header
+from deliver.relay.route import Reject, choose
 from deliver.report.log import say
+from deliver.settings import Route
 from deliver.smtp.action import (
     AbandonContent,
     BeginContent,
@@ -59,6 +61,7 @@ class Terms:
     networks: tuple[Network, ...]
     max_hops: int
     idle_timeout: float
+    routes: tuple[Route, ...] = ()
 
 
 @dataclass(slots=True)
@@ -210,7 +213,7 @@ class Connection:
             case ConsiderSender(size=size):
                 await self._consider_space(size or 0)
             case ConsiderRecipient():
-                denied = refusal(self._client, self._terms.networks)
+                denied = refusal(self._client, self._terms.networks) or self._unroutable(question)
                 if denied is None:
                     self._machine.accept()
                 else:
@@ -219,6 +222,11 @@ class Connection:
                 await self._begin(question)
             case EndContent():
                 await self._commit(question)
+
+    def _unroutable(self, question: ConsiderRecipient) -> Reply | None:
+        """A route that rejects is told here, where the sender still hears it, and not by a bounce."""
+        route = choose(self._terms.routes, question.mailbox.domain)
+        return Reply(550, (f"5.7.1 {route.why}",)) if isinstance(route, Reject) else None
 
     async def _consider_space(self, size: int) -> None:
         try:

@@ -22,7 +22,7 @@ from deliver.relay.access import client_address, networks
 from deliver.relay.connection import CLOSING, Connection, Terms
 from deliver.relay.intake import Intake
 from deliver.report.log import say
-from deliver.settings import Relay
+from deliver.settings import Relay, Route
 from deliver.smtp.reply import Reply
 from deliver.smtp.server import Limits, ServerMachine, encode
 
@@ -47,11 +47,15 @@ class Listener:
         intake: Intake,
         clock: Clock,
         new_id: Callable[[], MessageId],
+        routes: tuple[Route, ...] = (),
     ) -> None:
-        """`hostname` is our name in the banner and in Received. Raises ConfigurationError."""
+        """`hostname` is our name in the banner and in Received; `routes` that reject do so at RCPT.
+
+        Raises ConfigurationError.
+        """
         self._settings = settings
         self._terms = Terms(
-            hostname, networks(settings.networks), settings.max_hops, float(settings.idle_timeout)
+            hostname, networks(settings.networks), settings.max_hops, float(settings.idle_timeout), routes
         )
         self._limits = Limits(message_size=int(settings.max_message_size), recipients=settings.max_recipients)
         self._intake = intake

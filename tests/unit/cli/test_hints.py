@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from deliver.cli import outrider
+from hints.check import accept
 from hints.file import HintsFile
 from hints.records import EhloAnswer, EhloPhase, LevelSeen, Reachability
 from hints.tables import Stamped
@@ -25,12 +26,13 @@ def state(tmp_path: Path) -> Path:
 def filled(state: Path) -> Path:
     now = time.time_ns() / 1e9 - 120
     notes = (
-        EhloAnswer("192.0.2.1", 25, EhloPhase.CLEAR, "mx", ("SIZE 10", "EVIL \u202etext")),
+        EhloAnswer("192.0.2.1", 25, EhloPhase.CLEAR, "mx", ("SIZE 10", "EVIL \u202etext\x1b[2J")),
         Reachability("mx.example.org", "192.0.2.1", 25, "connection refused"),
         LevelSeen("example.org", "mx.example.org", "dane-ee"),
     )
     file = HintsFile(state / "hints.db", max_size=2**20)
-    file.write([Stamped(note, "relay", "test", now) for note in notes], {}, now, prune=False)
+    kept = [note for one in notes if (note := accept(one)) is not None]
+    file.write([Stamped(note, "relay", "test", now) for note in kept], {}, now, prune=False)
     file.close()
     return state
 
@@ -87,7 +89,9 @@ def test_show_by_name_and_without_control_characters(filled):
     assert run(filled, "show", "mx.example.org").stdout.count("key:") == 2
     said = run(filled, "show", "192.0.2.1:25/clear").stdout
     assert "SIZE 10" in said
+    assert "EVIL" in said
     assert "\u202e" not in said
+    assert "\x1b" not in said
 
 
 def test_a_file_of_something_else_is_an_error(state):

@@ -8,9 +8,12 @@ import stat
 from contextlib import closing
 
 import pytest
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.schema import CreateTable
 
 from events.actions import parse_action, ready_made
 from events.catalogue import Event
+from events.log import event_log
 from events.outbox import Pending
 from events.sql import Databases, Unavailable
 
@@ -118,3 +121,13 @@ def test_an_unreachable_server_is_trouble_and_its_text_holds_no_parameters(datab
     with pytest.raises(Unavailable) as caught:
         databases.ship(action, [pending(1, event_data="private")])
     assert "private" not in str(caught.value)
+
+
+def test_the_ready_made_table_fits_other_databases():
+    on_mysql = str(CreateTable(event_log).compile(dialect=mysql.dialect()))
+    assert "at DOUBLE NOT NULL" in on_mysql  # FLOAT would round the time to minutes
+    assert "fields MEDIUMTEXT NOT NULL" in on_mysql
+    assert "seq BIGINT NOT NULL AUTO_INCREMENT" in on_mysql
+    on_postgresql = str(CreateTable(event_log).compile(dialect=postgresql.dialect()))
+    assert "at DOUBLE PRECISION NOT NULL" in on_postgresql
+    assert "seq BIGSERIAL NOT NULL" in on_postgresql

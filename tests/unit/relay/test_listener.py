@@ -19,7 +19,7 @@ from deliver.net.clock import WallClock
 from deliver.relay.connection import COMMIT_DEADLINE, CONTENT_DEADLINE
 from deliver.relay.intake import Origin
 from deliver.relay.listener import Listener, open_listeners
-from deliver.settings import Duration, Relay, Size
+from deliver.settings import Duration, Relay, Route, Size
 
 EPOCH = 1_700_000_000.0
 OPENED = "EHLO client.test\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nDATA\r\n"
@@ -115,9 +115,10 @@ class Client:
         return [int((await self.reply())[:3]) for _ in range(number)]
 
 
-def listener(memory: Memory, settings: Relay = SETTINGS) -> Listener:
+def listener(memory: Memory, settings: Relay = SETTINGS, routes: tuple[Route, ...] = ()) -> Listener:
     numbers = count(1)
-    return Listener(settings, "relay.test", memory, WallClock(EPOCH), lambda: MessageId(f"id{next(numbers)}"))
+    ids = lambda: MessageId(f"id{next(numbers)}")  # noqa: E731
+    return Listener(settings, "relay.test", memory, WallClock(EPOCH), ids, routes)
 
 
 async def connect(
@@ -295,6 +296,16 @@ async def test_strangers_may_not_relay(autojump_clock: MockClock, recipient: str
         assert await client.reply() == "550 5.7.1 Relaying denied: 192.0.2.9 is not in relay.networks here"
         assert await client.replies(2) == [554, 221]
     assert memory.origins == []
+
+
+async def test_a_route_that_rejects_does_so_at_rcpt(autojump_clock: MockClock) -> None:
+    routes = (Route(domains=("*.invalid",), via="reject", reason="No mail there"),)
+    async with trio.open_nursery() as nursery:
+        client = await connect(nursery, listener(Memory(), routes=routes))
+        await client.send("EHLO x\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<b@x.invalid>\r\nQUIT\r\n")
+        assert await client.replies(2) == [250, 250]
+        assert await client.reply() == "550 5.7.1 No mail there"
+        assert await client.replies(1) == [221]
 
 
 async def test_an_ipv4_client_of_an_ipv6_socket(autojump_clock: MockClock) -> None:
