@@ -46,10 +46,12 @@ soak: plan
 	@OUTRIDER_SOAK=1 $(PYTEST) -n $(WORKERS) --dist loadgroup --timeout=1800 --durations=10 $(PYTEST_ARGS)
 
 lint: .venv/.dev
-	@.venv/bin/ruff check .
-	@.venv/bin/ruff format --check .
-	@.venv/bin/mypy --strict -p deliver -p events -p hints
-	@.venv/bin/lint-imports
+	@status=0; \
+	.venv/bin/ruff check . || status=1; \
+	.venv/bin/ruff format --check . || status=1; \
+	.venv/bin/mypy --strict -p deliver -p events -p hints || status=1; \
+	.venv/bin/lint-imports || status=1; \
+	exit $$status
 
 bench: .venv/.run
 	@$(PYTHON_IN_VENV) -m bench $(BENCH_ARGS)

@@ -92,13 +92,12 @@ def _end(conn: Connection, now: float, proofs: tuple[Proof, ...], query: Any, ap
     for proof in proofs:
         proven.setdefault(proof.attempt_id, set()).update(proof.ordinals)
         touched[proof.message_id] = None
-        delivered += _record_proof(conn, proof, now, domains, append)
     for row in rows:
         touched[row.message_id] = None
         domains[row.domain] = None
         _interrupt(conn, row, now, proven.get(row.id, set()))
     for domain in domains:
-        pass
+        note_due_again(conn, domain)
     removable: list[str] = []
     for message_id in touched:
         removable += complete(conn, MessageId(message_id), now, append) or ()

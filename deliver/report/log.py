@@ -50,7 +50,8 @@ class JsonFormatter(logging.Formatter):
         }
         facts: dict[str, object] = getattr(record, "facts", {})
         for key, value in facts.items():
-            line[key] = value if isinstance(value, int | float | bool) else str(value)[:MAX_VALUE]
+            name = f"{key}_" if key in line else key  # a fact must not hide what the line is about
+            line[name] = value if isinstance(value, int | float | bool) else str(value)[:MAX_VALUE]
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)

@@ -8,9 +8,11 @@ Log: one line per connection, one per recipient, one per attempt.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from cryptography import x509
 
@@ -113,12 +115,13 @@ class Testimony:
         deferred = [outcome for _, outcome in outcomes if isinstance(outcome, Deferred)]
         if deferred:
             why = deferred[0]
-            self.tell("msg:defer", event_data=why.why, domain=self.domain, **_fault(why), **_server(why))
+            fields = {"domain": self.domain, "trace": self._decisions(), **_fault(why), **_server(why)}
+            self.tell("msg:defer", event_data=why.why, **fields)
         say(
             _deliveries,
             logging.INFO,
             "attempt",
-            message=self.envelope.id,
+            id=self.envelope.id,
             attempt=self.attempt,
             domain=self.domain,
             delivered=sum(isinstance(outcome, Delivered) for _, outcome in outcomes),
@@ -144,7 +147,13 @@ class Testimony:
         way: dict[str, Scalar] = {} if name == "msg:fail:internal" else _server(outcome)
         if name == "msg:delivery":
             fault = {"smtp_code": outcome.reply.code if outcome.reply else None}
+        if name != "msg:rcpt:host:defer" and name != "msg:rcpt:defer":
+            fault["trace"] = self._decisions()
         self.tell(name, event_data=data, local_part=box.local_part, domain=box.domain, **fault, **way)
+
+    def _decisions(self) -> str:
+        """The trace so far as JSON."""
+        return json.dumps([finding.as_dict() for finding in self.trace.findings])
 
     def _log(self, recipient: Recipient, outcome: Outcome) -> None:
         word = {Delivered: "delivered", Deferred: "deferred", Failed: "failed"}[type(outcome)]
@@ -154,7 +163,7 @@ class Testimony:
             _deliveries,
             logging.INFO if word != "failed" else logging.WARNING,
             word,
-            message=self.envelope.id,
+            id=self.envelope.id,
             to=recipient.mailbox,
             sender=self.envelope.reverse_path or "<>",
             **({"host": contact.host, "address": contact.address, "port": contact.port} if contact else {}),
@@ -220,6 +229,7 @@ class Connection:
             "tls_out_resumption": int(handshake.resumed),
             "tls_out_tlsa_usage": _usage_bits(self._policy),
             "tls_out_peerdn": _subject(handshake.chain[0]) if handshake.chain else None,
+            "tls_out_peercert_sha256": sha256(handshake.chain[0]).hexdigest() if handshake.chain else None,
         }
         for depth in reversed(range(len(handshake.chain))):
             self._tell("tls:cert", event_data=str(depth), tls_depth=depth)
@@ -247,7 +257,7 @@ class Connection:
             _connections,
             logging.INFO,
             "connection",
-            message=self._testimony.envelope.id,
+            id=self._testimony.envelope.id,
             host=contact.host,
             address=contact.address,
             port=contact.port,

@@ -19,7 +19,7 @@ from pathlib import Path
 import sqlalchemy
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import select
 
 from deliver.message import MessageId
@@ -35,6 +35,11 @@ from tests.unit.queue.values import DEFERRED, DELIVERED, FAILED, IN_DOUBT, NOW, 
 DOMAINS = ("a.example", "b.example", "c.example")
 LEASE = 1000.0
 REPLY = Reply(250, ("Ok",))
+DOMAIN_LISTS = st.lists(st.sampled_from(DOMAINS), min_size=1, max_size=4)
+SELDOM = st.sampled_from([False, False, False, True])
+CRASHES = st.sampled_from(["no", "no", "before settling", "at the commit"])
+WORDS = st.lists(st.sampled_from(["delivered", "failed", "deferred", "in doubt"]), min_size=4, max_size=4)
+SECONDS = st.sampled_from([601.0, 0.0, 61.0, LEASE + 1])
 OUTCOMES = {"delivered": DELIVERED, "deferred": DEFERRED, "in doubt": IN_DOUBT, "failed": FAILED}
 
 
@@ -86,7 +91,11 @@ class QueueMachine(RuleBasedStateMachine):
     def read(self, query):
         return self.database.run_read(lambda conn: conn.execute(query).all())
 
-    @rule(domains=st.lists(st.sampled_from(DOMAINS), min_size=1, max_size=4), crash=st.booleans())
+    @initialize(domains=DOMAIN_LISTS)
+    def begin(self, domains: list[str]) -> None:
+        self.accept(domains, crash=False)
+
+    @rule(domains=DOMAIN_LISTS, crash=SELDOM)
     def accept(self, domains: list[str], crash: bool) -> None:
         self.serial += 1
         made = envelope(f"m{self.serial}", *(f"r{i}@{d}" for i, d in enumerate(domains)), at=self.now)
@@ -98,8 +107,9 @@ class QueueMachine(RuleBasedStateMachine):
             return
         self.accepted[made.id] = len(domains)
 
-    @rule(limit=st.integers(1, 4), per_domain=st.integers(1, 3), crash=st.booleans())
-    def claim(self, limit: int, per_domain: int, crash: bool) -> None:
+    @rule(seconds=SECONDS, limit=st.integers(1, 4), per_domain=st.integers(1, 3), crash=SELDOM)
+    def claim(self, seconds: float, limit: int, per_domain: int, crash: bool) -> None:
+        self.now += seconds
         busy = Counter(claim.domain for claim in self.running)
 
         def work(conn: sqlalchemy.Connection) -> tuple[store.Claim, ...]:
@@ -123,10 +133,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.running += claims
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), crash=st.sampled_from(["no", "before settling", "at the commit"]))
-    def settle(self, data: st.DataObject, crash: str) -> None:
-        claim = data.draw(st.sampled_from(self.running))
-        words = {each: data.draw(st.sampled_from(sorted(OUTCOMES))) for each in claim.recipients}
+    @rule(index=st.integers(0, 10), drawn=WORDS, crash=CRASHES)
+    def settle(self, index: int, drawn: list[str], crash: str) -> None:
+        claim = self.running[index % len(self.running)]
+        words = dict(zip(claim.recipients, drawn, strict=False))
         delivered = tuple(each.ordinal for each, word in words.items() if word == "delivered")
         if delivered:
             self.journal.note(Proof(claim.attempt_id, claim.envelope.id, delivered, REPLY))
@@ -172,20 +182,16 @@ class QueueMachine(RuleBasedStateMachine):
 
         return write
 
-    @rule(seconds=st.sampled_from([0.0, 1.0, 61.0, 601.0, LEASE + 1]))
-    def pass_time(self, seconds: float) -> None:
+    @rule(expire=st.booleans(), seconds=SECONDS)
+    def trouble(self, expire: bool, seconds: float) -> None:
+        """Leases expire, and their attempts go on as zombies that may still settle; or the process dies."""
         self.now += seconds
-
-    @rule()
-    def reclaim(self) -> None:
-        """The attempts go on as zombies: they may still settle."""
-        proofs = self.journal.proofs()
-        self.commit(lambda conn: recovery.reclaim(conn, self.now, proofs, Recorder()))
-
-    @rule()
-    def crash(self) -> None:
-        self.close()
-        self.open()
+        if expire:
+            proofs = self.journal.proofs()
+            self.commit(lambda conn: recovery.reclaim(conn, self.now, proofs, Recorder()))
+        else:
+            self.close()
+            self.open()
 
     @invariant()
     def accepted_mail_is_there(self) -> None:

@@ -136,5 +136,5 @@ def test_check_tells_the_actions(state):
 def test_check_names_the_mistake(state):
     result = run(state, "check", settings=ACTION.format(":hosd"))
     assert result.exit_code == 78
-    assert "'mine'" in result.stderr
+    assert "(mine)" in result.stderr
     assert "did you mean 'host'" in result.stderr

@@ -171,7 +171,7 @@ async def test_run_goes_on_after_trouble_with_pauses(runner, databases, clock, m
     assert databases.arrived == [("a", "1")]
 
 
-async def test_run_drops_what_waits_for_actions_that_are_gone(runner, databases, clock):
+async def test_prune_drops_what_waits_for_actions_that_are_gone(runner, databases, clock):
     await put(runner, "1")
     databases.down = {"a"}
     shipper = Shipper(runner, [action("a")], clock=clock, databases=databases)

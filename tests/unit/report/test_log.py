@@ -61,3 +61,8 @@ def test_a_traceback_stays_on_the_line() -> None:
         logging.getLogger("outrider.queue").exception("unexpected")
     assert stream.getvalue().count("\n") == 1
     assert "boom" in stream.getvalue()
+
+
+def test_a_fact_never_hides_what_the_line_is_about() -> None:
+    read = json.loads(logged("json", message="m1"))
+    assert (read["message"], read["message_"]) == ("deferred", "m1")
