@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from deliver.cli.frame import Application
@@ -28,4 +30,6 @@ def relay(application: Application) -> None:
 
     settings = application.settings
     configure(settings.log.level, settings.log.format)
+    for warning in application.configuration.warnings:
+        logging.getLogger("outrider.service").warning("%s", warning)
     trio.run(run_relay, settings)

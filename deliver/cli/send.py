@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 import click
@@ -48,16 +49,23 @@ def send(
     Lines may end in LF or CRLF. Nothing is queued: on exit status 75 the caller keeps the message.
     """
     from deliver.cli.output import json_lines
+    from deliver.errors import OutriderError
     from deliver.message import Mailbox
     from deliver.report.log import configure
-    from deliver.report.result import as_dict, as_line, exit_status
+    from deliver.report.result import EX_TEMPFAIL, as_dict, as_line, exit_status
     from deliver.sending import deliver_now  # loads trio and the whole delivery
 
     settings = application.settings
     configure(settings.log.level if verbose else "warning", settings.log.format)
     boxes = tuple(Mailbox.parse(recipient) for recipient in dict.fromkeys(recipients))
     reverse_path = _reverse_path(sender, settings.delivery.helo)
-    results = deliver_now(settings, reverse_path, boxes, sys.stdin.buffer)
+    try:
+        results = deliver_now(settings, reverse_path, boxes, sys.stdin.buffer)
+    except (OutriderError, BaseExceptionGroup):
+        raise
+    except Exception:  # a bug: the caller must keep the message, and 70 might make it bounce
+        traceback.print_exc()
+        return EX_TEMPFAIL
     if as_json:
         json_lines(as_dict(*result) for result in results)
     else:

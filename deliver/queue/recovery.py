@@ -92,6 +92,7 @@ def _end(conn: Connection, now: float, proofs: tuple[Proof, ...], query: Any, ap
     for proof in proofs:
         proven.setdefault(proof.attempt_id, set()).update(proof.ordinals)
         touched[proof.message_id] = None
+        delivered += _record_proof(conn, proof, now, domains, append)
     for row in rows:
         touched[row.message_id] = None
         domains[row.domain] = None

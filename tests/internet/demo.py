@@ -43,7 +43,6 @@ _LOOK = ("queue list", "queue show ID", "hints list", "hints show dane-ee.test",
 )
 def main(as_json: bool, keep: Path | None) -> None:
     """Deliver three messages through a miniature signed mail Internet on loopback, and show why they went so."""
-    signal.signal(signal.SIGTERM, _leave)  # as Ctrl-C does: the relay is stopped on the way out
     started = time.monotonic()
     with ExitStack() as stack:
         directory = _directory(stack, keep)
@@ -119,4 +118,5 @@ def _print(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _leave)  # the relay and its directory must not outlive us
     main()

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("demo")  # one run serves most of them
+
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 45  # seconds; it takes about four
 ALICE, BOB, CAROL = "alice@dane-ee.test", "bob@dane-ta.test", "carol@dane-mismatch.test"
@@ -32,7 +34,8 @@ class Demonstration:
     directory: Path
 
     def message(self, recipient: str) -> dict[str, Any]:
-        [found] = [one for one in self.report["messages"] if one["recipient"] == recipient]
+        messages: list[dict[str, Any]] = self.report["messages"]
+        [found] = [one for one in messages if one["recipient"] == recipient]
         return found
 
     def received(self, server: str) -> list[dict[str, Any]]:
