@@ -49,6 +49,15 @@ DISCONNECTED = EnhancedCode(4, 4, 2)
 NO_SECURITY = EnhancedCode(4, 7, 0)
 NOT_TRUSTED = EnhancedCode(4, 7, 5)
 
+_STAGES = {
+    "connect-failed": Stage.CONNECT,
+    "connected": Stage.CONNECT,
+    "tls-failed": Stage.TLS,
+    "starttls-required": Stage.TLS,
+    "starttls-missing": Stage.TLS,
+    "starttls-refused": Stage.TLS,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -208,7 +217,7 @@ class Session:
         if not verdict.ok:
             await stream.discard()
             refusals = [found.text for found in verdict.findings if found.verdict is Verdict.REFUSED]
-            why = refusals[-1] if refusals else f"the certificate of {self._target.host} was refused"
+            why = f"{self._target.host} is not authenticated: {'; '.join(refusals)}"
             self._events.rejected(why)
             raise self._unusable(why, Phase.TLS, NOT_TRUSTED, blame=Blame.POLICY)
         facts = TlsFacts(
@@ -278,8 +287,7 @@ class Session:
         return Unusable(outcome, tls_failed=tls_failed)
 
     def _add(self, code: str, text: str, verdict: Verdict = Verdict.NOTE, rfc: str | None = None) -> None:
-        stage = Stage.TLS if "tls" in code else Stage.SMTP if self._wire is not None else Stage.CONNECT
-        self._trace.add(Finding(stage, code, text, verdict, rfc))
+        self._trace.add(Finding(_STAGES.get(code, Stage.SMTP), code, text, verdict, rfc))
 
     def _note(self, note: Note, reason: str) -> None:
         agent = self._agent

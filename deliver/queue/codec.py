@@ -45,7 +45,7 @@ def sentence(outcome: Outcome) -> str:
         parts.append(outcome.phase.value)
     if outcome.contact is not None and outcome.contact.host:
         parts.append(f"at {outcome.contact.host} [{outcome.contact.address}]")
-    said = " ".join(parts)
+    said = f"{parts[0]} ({' '.join(parts[1:])})" if parts[1:] else parts[0]
     if outcome.reply is not None and str(outcome.reply) not in said:
         said = f"{said}: {outcome.reply}"
     return said[:MAX_TEXT]

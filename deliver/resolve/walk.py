@@ -44,6 +44,7 @@ from deliver.resolve.tlsa import (
 
 MAX_TARGETS = 50  # MX records looked at; a domain with more is hostile or broken
 MAX_ADDRESSES = 16  # per host and family
+SHOWN = 76  # characters of a TLSA record in a sentence; a SHA-256 record has 70
 
 Plan = TypeVar("Plan")
 
@@ -111,7 +112,8 @@ def _mx_plan(domain: str, found: Found, rng: Random) -> Walked[MxPlan]:
     ordered = order(targets.values(), rng)
     said = ", ".join(f"{target.preference} {target.host}" for target in ordered)
     text = f"{domain} has MX {said} ({_word(found.secure)})"
-    findings.append(_note("mx-found", text, "RFC 5321 5.1", secure=_word(found.secure)))
+    found_as = _ok if found.secure else _note
+    findings.append(found_as("mx-found", text, "RFC 5321 5.1", secure=_word(found.secure)))
     names = tuple(dict.fromkeys((domain, *found.aliases[-1:]))) if found.secure else (domain,)
     return Walked(MxPlan(domain, ordered, found.secure, next_hop_names=names), tuple(findings))
 
@@ -184,10 +186,11 @@ def _find_tlsa(
             case Found(records=records, secure=True):
                 own = tuple(record for record in records if isinstance(record, TlsaRecord))
                 status = classify(base, own)
-                said = " | ".join(str(record)[:60] for record in own)
-                findings.append(_note("tlsa-found", f"TLSA {owner}: {said}", "RFC 7672 2.2.3"))
+                records_text = " | ".join(str(record) for record in own)
+                text = f"TLSA {owner}: {' | '.join(_short(record) for record in own)} (secure)"
+                findings.append(_ok("tlsa-found", text, "RFC 7672 2.2.3", records=records_text))
                 findings.extend(
-                    _note("tlsa-record-unusable", f"TLSA {str(record)[:60]} is unusable: {why}", "RFC 7671 4")
+                    _note("tlsa-record-unusable", f"TLSA {_short(record)} is unusable: {why}", "RFC 7671 4")
                     for record, why in status.unusable
                 )
                 return status, tuple(findings)
@@ -241,7 +244,8 @@ def _as_address(host: str) -> str | None:
 def _address_finding(host: str, expanded: str | None, addresses: tuple[str, ...], secure: bool) -> Finding:
     through = f" through the alias {expanded}" if expanded else ""
     text = f"{host} has {', '.join(addresses)}{through} ({_word(secure)})"
-    return _note("host-found", text, "RFC 7672 2.2.2", secure=_word(secure))
+    found_as = _ok if secure else _note
+    return found_as("host-found", text, "RFC 7672 2.2.2", secure=_word(secure))
 
 
 def _word(secure: bool) -> str:
@@ -250,6 +254,15 @@ def _word(secure: bool) -> str:
 
 def _note(code: str, text: str, rfc: str | None = None, **evidence: str) -> Finding:
     return Finding(Stage.DNS, code, text, Verdict.NOTE, rfc, tuple(evidence.items()))
+
+
+def _ok(code: str, text: str, rfc: str | None = None, **evidence: str) -> Finding:
+    return Finding(Stage.DNS, code, text, Verdict.OK, rfc, tuple(evidence.items()))
+
+
+def _short(record: TlsaRecord) -> str:
+    text = str(record)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _refusal(refusal: NoHost) -> Finding:

@@ -321,5 +321,6 @@ def _findings(exchanges: list[Exchange], contact: Contact) -> Iterator[Finding]:
         elif exchange.phase is Phase.RCPT:
             accepted += 1
         elif exchange.phase is Phase.DOT:
-            text = f"{contact.host} took the message for {accepted} recipients: {reply}"
+            whom = "1 recipient" if accepted == 1 else f"{accepted} recipients"
+            text = f"{contact.host} took the message for {whom}: {reply}"
             yield Finding(Stage.TRANSACTION, "accepted", text, Verdict.OK, "RFC 5321 4.1.1.4", evidence)

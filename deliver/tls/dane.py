@@ -172,7 +172,12 @@ def _mismatch(presented: tuple[bytes, ...], records: tuple[TlsaRecord, ...]) -> 
     except ValueError:
         evidence.append(("key_sha256", "the certificate cannot be read"))
     evidence.append(("records", " | ".join(_show(record) for record in records)))
-    text = f"None of the {len(records)} TLSA record(s) matches what the server presented"
+    which = (
+        "The TLSA record does not match"
+        if len(records) == 1
+        else f"None of {len(records)} TLSA records matches"
+    )
+    text = f"{which} the certificate that the server presented"
     return _refuse("tlsa-mismatch", text, "RFC 7672 3.1", tuple(evidence))
 
 

@@ -149,7 +149,8 @@ def _dane(level: Level, plan: MxPlan, host: HostPlan, found: TlsaRecords) -> Tls
     names = _reference_identifiers(plan, found.base_domain)
     records = " | ".join(str(record)[:80] for record in found.usable)
     trust_anchor = any(record.usage == DANE_TA for record in found.usable)
-    text = f"{host.host} publishes {len(found.usable)} usable TLSA record(s): TLS and DANE are required"
+    count = "a usable TLSA record" if len(found.usable) == 1 else f"{len(found.usable)} usable TLSA records"
+    text = f"{host.host} publishes {count}: TLS authenticated by DANE is required"
     finding = _note(
         "dane",
         text,
