@@ -46,6 +46,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "events": ("deliver.cli.events:events", "See and check the events and their SQL actions."),
     "config": ("deliver.cli.config:config", "Check and show the settings."),
     "completion": ("deliver.cli.completion:completion", "Print the completion script for a shell."),
+    "manual": ("deliver.cli.manual:manual", "Print the manual page."),
 }
 
 EX_USAGE = 64
