@@ -22,6 +22,7 @@ from deliver.outcome import Outcome
 from deliver.queue.content import InlineContent
 from deliver.relay.identity import MessageIds
 from deliver.relay.received import hop_count
+from deliver.report.result import log_outcome
 from deliver.report.trace import Trace
 from deliver.service import build_agent, open_hints
 from deliver.settings import Settings
@@ -112,4 +113,7 @@ async def _deliver(
         for result in ended
         for recipient, outcome in result.outcomes
     }
-    return tuple(by_ordinal[recipient.ordinal] for recipient in recipients)
+    results = tuple(by_ordinal[recipient.ordinal] for recipient in recipients)
+    for recipient, outcome, _ in results:
+        log_outcome(envelope, recipient, outcome, attempt=1)
+    return results

@@ -26,7 +26,6 @@ from deliver.message import Content
 from deliver.net.clock import Clock, WallClock
 from deliver.net.dial import TcpDialer
 from deliver.outbox import event_actions
-from deliver.outcome import AttemptResult
 from deliver.queue.intake import QueueIntake
 from deliver.queue.notice import Notifier
 from deliver.queue.runner import JournalReply, Runner
@@ -150,13 +149,14 @@ class Relay:
         ids = MessageIds(clock.now, rng)
         self._runner = Runner(
             shard,
-            self._attempt,
+            self._begin,
             settings=settings.queue,
             attempt_deadline=longest_attempt(settings),
             clock=clock,
             rng=rng,
             notifier=Notifier(hostname, ids, rng),
             append=append,
+            settled=shipper.poke,
         )
         intake = QueueIntake(
             shard,
@@ -189,12 +189,10 @@ class Relay:
         await self._hints.aclose()
         say(_log, logging.INFO, "stopped")
 
-    async def _attempt(self, claim: Claim, content: Content, journal: JournalReply) -> AttemptResult:
-        story = Attempt(
+    def _begin(self, claim: Claim, content: Content, journal: JournalReply) -> Attempt:
+        return Attempt(
             self._agent, claim.envelope, claim.recipients, content, number=claim.number, journal=journal
         )
-        await story.run()
-        return story.result()
 
     def _accepted(self) -> None:
         self._runner.poke()

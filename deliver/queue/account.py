@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from deliver.outcome import AttemptResult, Deferred, Delivered, Failed
-from deliver.queue import codec
+from deliver.outcome import AttemptResult, Deferred, Failed
 from deliver.queue.schedule import Settlement
 from deliver.queue.store import Claim, Settled
+from deliver.report.log import say
+from deliver.report.result import log_outcome
 from events.catalogue import Event
 
 log = logging.getLogger("outrider.queue")
@@ -30,31 +31,21 @@ def report(claim: Claim, settlements: tuple[Settlement, ...], settled: Settled, 
     stale = {recipient.ordinal for recipient in settled.stale}
     for each in settlements:
         if each.recipient.ordinal in stale:
-            log.warning(
-                "%s: to=<%s> was settled by another attempt", claim.envelope.id, each.recipient.mailbox
+            say(
+                log,
+                logging.WARNING,
+                "settled by another attempt",
+                id=claim.envelope.id,
+                to=each.recipient.mailbox,
             )
             continue
-        _report_one(claim, each, now)
+        due = each.next_attempt
+        wait = None if due is None else due - now
+        log_outcome(claim.envelope, each.recipient, each.outcome, attempt=claim.number, wait=wait)
     if settled.bounce is not None:
-        log.info("%s: bounce %s queued", claim.envelope.id, settled.bounce.id)
+        say(log, logging.INFO, "bounce queued", id=claim.envelope.id, bounce=settled.bounce.id)
     if settled.completed:
-        log.info("%s: completed", claim.envelope.id)
-
-
-def _report_one(claim: Claim, settlement: Settlement, now: float) -> None:
-    outcome = settlement.outcome
-    line = f"{claim.envelope.id}: to=<{settlement.recipient.mailbox}> attempt={claim.number}"
-    said = codec.sentence(outcome)
-    match outcome:
-        case Delivered():
-            where = f"{outcome.contact.host} [{outcome.contact.address}]"
-            log.info("%s delivered by %s: %s", line, where, said)
-        case Deferred():
-            assert settlement.next_attempt is not None
-            log.info("%s deferred for %d s: %s", line, settlement.next_attempt - now, said)
-        case Failed():
-            bounced = "" if claim.envelope.sender else " (null sender: nobody is told)"
-            log.warning("%s failed: %s%s", line, said, bounced)
+        say(log, logging.INFO, "completed", id=claim.envelope.id)
 
 
 def _fields(claim: Claim, settlement: Settlement, outcome: Failed) -> dict[str, str | int | float | None]:

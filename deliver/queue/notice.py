@@ -25,9 +25,9 @@ class Notifier:
 
     def writer(self, envelope: Envelope, headers: bytes, now: float) -> BounceWriter:
         """The function that `store.settle` calls with the failures; `headers` as `bounce` takes them."""
+        message_id = self.new_id()  # here, because the database's thread has no clock
 
         def write(failures: tuple[tuple[Recipient, Failed], ...]) -> NewMessage | None:
-            message_id = self.new_id()
             text = bounce(
                 envelope,
                 tuple(Failure(recipient, outcome) for recipient, outcome in failures),

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -45,21 +45,36 @@ RETRY_AFTER: Final = 1.0  # seconds between tries when the database refuses
 KEEP_HISTORY: Final = 86400.0  # seconds for which `queue show` knows a completed message
 
 JournalReply = Callable[[tuple[Recipient, ...], Reply], None]
-Attempt = Callable[[Claim, Content, JournalReply], Awaitable[AttemptResult]]
+
+
+class Attempt(Protocol):
+    """What delivers one claim: `deliver.attempt.Attempt`, or a test's."""
+
+    async def run(self) -> None:
+        """Deliver. May be cancelled at any moment."""
+        ...
+
+    def result(self) -> AttemptResult:
+        """What is known; called once, after `run` has returned, raised or been cancelled."""
+        ...
+
+
+Begin = Callable[[Claim, Content, JournalReply], Attempt]
 
 log = logging.getLogger("outrider.queue")
 
 
 class Runner:
-    """Runs one shard. `attempt(claim, content, journal)` delivers; it calls `journal` at a final 2yz reply.
+    """Runs one shard. `begin(claim, content, journal)` makes an attempt; that calls `journal` at a final 2yz.
 
-    `attempt_deadline`: seconds that an attempt may take (delivery.deadline).
+    `attempt_deadline`: seconds that an attempt may take (delivery.deadline). `settled` is called after each
+    commit that may have put events into the outbox.
     """
 
     def __init__(
         self,
         shard: Shard,
-        attempt: Attempt,
+        begin: Begin,
         *,
         settings: Queue,
         attempt_deadline: float,
@@ -67,9 +82,11 @@ class Runner:
         rng: Random,
         notifier: Notifier,
         append: Append = outbox.append,
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
         self._shard = shard
-        self._attempt = attempt
+        self._on_settled = settled
+        self._begin = begin
         self._settings = settings
         self._deadline = attempt_deadline
         self._lease = attempt_deadline + settings.lease_margin
@@ -180,6 +197,7 @@ class Runner:
     async def _work(self, claim: Claim) -> None:
         """One attempt, from its claim to its settlement; never raises an Exception."""
         journalled: dict[int, Reply] = {}
+        attempt: Attempt | None = None
         result = conclusion.interrupted(claim.recipients, started=False)
         try:
             with self._running[claim.attempt_id]:
@@ -187,15 +205,23 @@ class Runner:
                 if content is None:
                     result = conclusion.without_content(claim.recipients)
                 else:
-                    result = conclusion.interrupted(claim.recipients, started=True)
+                    attempt = self._begin(claim, content, partial(self._note, claim, journalled))
                     with trio.fail_after(self._deadline + self._settings.lease_margin / 2):
-                        result = await self._attempt(claim, content, partial(self._note, claim, journalled))
+                        await attempt.run()
         except Exception:
             log.exception("%s: attempt %d failed unexpectedly", claim.envelope.id, claim.number)
-            result = conclusion.interrupted(claim.recipients, started=True, why=conclusion.UNEXPECTED)
         finally:
+            if attempt is not None:
+                result = self._result_of(attempt, claim)
             with trio.CancelScope(shield=True):
                 await self._finish(claim, conclusion.conclude(claim.recipients, result, journalled))
+
+    def _result_of(self, attempt: Attempt, claim: Claim) -> AttemptResult:
+        try:
+            return attempt.result()
+        except Exception:
+            log.exception("%s: attempt %d has no result", claim.envelope.id, claim.number)
+            return conclusion.interrupted(claim.recipients, started=True, why=conclusion.UNEXPECTED)
 
     async def _finish(self, claim: Claim, result: AttemptResult) -> None:
         settled: Settled | None = None
@@ -276,6 +302,7 @@ class Runner:
                 await trio.sleep(RETRY_AFTER)
         self._shard.journal.settled(claim.attempt_id)
         report(claim, settlements, settled, now)
+        self._on_settled()
         return settled
 
     async def _headers(self, claim: Claim) -> bytes:

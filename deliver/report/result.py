@@ -1,13 +1,17 @@
-"""One recipient's result as plain data: what `outrider send --json` prints and its one line of text."""
+"""One recipient's result as plain data, as a line of text, and as a line of the log."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from typing import Any
 
-from deliver.message import Recipient
-from deliver.outcome import Deferred, Delivered, Failed, Outcome
+from deliver.message import Envelope, Recipient
+from deliver.outcome import Deferred, Delivered, Failed, Outcome, TlsFacts
+from deliver.report.log import say
 from deliver.report.trace import Trace
+
+_log = logging.getLogger("outrider.delivery")
 
 EX_OK = 0
 EX_UNAVAILABLE = 69
@@ -38,6 +42,36 @@ def as_line(recipient: Recipient, outcome: Outcome) -> str:
         return f"{recipient.mailbox}: delivered to {contact.host} [{contact.address}]: {outcome.reply}"
     doubt = " (the server may hold the message)" if isinstance(outcome, Deferred) and outcome.in_doubt else ""
     return f"{recipient.mailbox}: {word(outcome)} {outcome.enhanced}: {outcome.why}{doubt}"
+
+
+def log_outcome(
+    envelope: Envelope, recipient: Recipient, outcome: Outcome, *, attempt: int, wait: float | None = None
+) -> None:
+    """The log line of a settled outcome; `wait`: seconds to the next attempt."""
+    contact = outcome.contact
+    refusal = {} if isinstance(outcome, Delivered) else {"why": outcome.why, "code": outcome.enhanced}
+    say(
+        _log,
+        logging.WARNING if isinstance(outcome, Failed) else logging.INFO,
+        word(outcome),
+        id=envelope.id,
+        to=recipient.mailbox,
+        sender=envelope.reverse_path or "<>",
+        attempt=attempt,
+        **({"host": contact.host, "address": contact.address, "port": contact.port} if contact else {}),
+        tls=tls_word(contact.tls if contact else None),
+        reply=outcome.reply,
+        **refusal,
+        in_doubt="yes" if isinstance(outcome, Deferred) and outcome.in_doubt else None,
+        retry_in=None if wait is None else round(wait),
+    )
+
+
+def tls_word(tls: TlsFacts | None) -> str:
+    """`dane:dane-ee`: the level asked for and what it reached; `none` in clear text."""
+    if tls is None:
+        return "none"
+    return f"{tls.level}:{'encrypt' if tls.verified_by == 'none' else tls.verified_by}"
 
 
 def word(outcome: Outcome) -> str:

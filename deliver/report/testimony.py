@@ -3,7 +3,8 @@
 Order of a normal delivery: tcp:connect, smtp:connect, smtp:ehlo, tls:cert (leaf last), tls:level, smtp:ehlo,
 tcp:close, msg:delivery per recipient. `msg:accept` and `msg:complete` are the queue's to tell.
 
-Log: one line per connection, one per recipient, one per attempt.
+Log: one line per connection and one per attempt; those of the recipients are `deliver.report.result`'s, which
+are written when the outcome is settled.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cryptography import x509
 from deliver.message import Envelope, Recipient
 from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase, TlsFacts
 from deliver.report.log import say
+from deliver.report.result import tls_word
 from deliver.report.trace import Finding, Trace
 from deliver.resolve.mx import NoHost
 from deliver.smtp.reply import Reply
@@ -108,7 +110,6 @@ class Testimony:
             case Deferred():
                 if outcome.phase is Phase.RCPT:
                     self._tell_of(recipient, "msg:rcpt:defer", outcome.why, outcome)
-        self._log(recipient, outcome)
 
     def attempt_over(self, outcomes: Sequence[tuple[Recipient, Outcome]]) -> None:
         """msg:defer once if anybody remains, and the line of the attempt."""
@@ -154,24 +155,6 @@ class Testimony:
     def _decisions(self) -> str:
         """The trace so far as JSON."""
         return json.dumps([finding.as_dict() for finding in self.trace.findings])
-
-    def _log(self, recipient: Recipient, outcome: Outcome) -> None:
-        word = {Delivered: "delivered", Deferred: "deferred", Failed: "failed"}[type(outcome)]
-        contact = outcome.contact
-        refusal = {} if isinstance(outcome, Delivered) else {"why": outcome.why, "code": outcome.enhanced}
-        say(
-            _deliveries,
-            logging.INFO if word != "failed" else logging.WARNING,
-            word,
-            id=self.envelope.id,
-            to=recipient.mailbox,
-            sender=self.envelope.reverse_path or "<>",
-            **({"host": contact.host, "address": contact.address, "port": contact.port} if contact else {}),
-            tls=tls_word(contact.tls if contact else None),
-            reply=outcome.reply,
-            **refusal,
-            in_doubt="yes" if isinstance(outcome, Deferred) and outcome.in_doubt else None,
-        )
 
 
 class Connection:
@@ -270,13 +253,6 @@ class Connection:
 
     def _tell(self, name: str, **fields: Scalar) -> None:
         self._testimony.tell(name, **{**self._fields, **fields})
-
-
-def tls_word(tls: TlsFacts | None) -> str:
-    """`dane:dane-ee`: the level asked for and what it reached; `none` in clear text."""
-    if tls is None:
-        return "none"
-    return f"{tls.level}:{'encrypt' if tls.verified_by == 'none' else tls.verified_by}"
 
 
 def _fault(outcome: Deferred | Failed) -> dict[str, Scalar]:
