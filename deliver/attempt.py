@@ -26,14 +26,40 @@ from deliver.report.testimony import Testimony
 from deliver.report.trace import Finding, Stage, Trace, Verdict
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, without_ourselves
 from deliver.resolve.resolver import drive
-from deliver.resolve.walk import find_host, find_mx
+from deliver.resolve.walk import Walked, find_host, find_mx
 from deliver.session import Target, Unusable, open_session
 from deliver.settings import Destination
 from deliver.smtp.reply import EnhancedCode
 from deliver.smtp.transaction import Transaction
 from deliver.tls.policy import Level, Refuse, TlsPolicy, decide, in_clear_text
 
+LOOKUPS = 5  # hosts looked up at a time
 RECENT = 300  # seconds for which an unreachable address is tried after the others
+
+
+class _Host:
+    """A candidate and its lookup; `ready` is set when `walked` holds the result."""
+
+    def __init__(self, target: MxTarget, agent: Agent, domain: str, plan: MxPlan) -> None:
+        self.target = target
+        self.destination = agent.settings.towards(domain, target.host)
+        self.port = target.port or self.destination.delivery.port
+        self.ready = trio.Event()
+        self.walked: Walked[HostPlan] | None = None
+        self._resolver = agent.resolver
+        self._walk = find_host(
+            target.host,
+            port=self.port,
+            families=self.destination.delivery.families,
+            mx_secure=plan.secure,
+            tlsa_unwanted=_why_no_tlsa(self.destination.tls.level, plan),
+        )
+
+    async def look_up(self, limit: trio.CapacityLimiter) -> None:
+        """Addresses and TLSA, as soon as there is room for one more lookup."""
+        async with limit:
+            self.walked = await drive(self._walk, self._resolver)
+        self.ready.set()
 
 
 class Attempt:
@@ -86,6 +112,7 @@ class Attempt:
 
     async def _deliver(self) -> None:
         route = choose(self._agent.settings.route, self._domain)
+        self._testimony.router = "smarthost" if isinstance(route, ViaSmarthost) else "mx"
         self.trace.add(finding(route, self._domain))
         if isinstance(route, Reject):
             self._settle_all(Failed(route.why, Blame.POLICY, enhanced=EnhancedCode(5, 7, 1)))
@@ -95,10 +122,21 @@ class Attempt:
             self._testimony.no_route(plan)
             self._settle_all(_outcome_without_host(plan))
             return
-        for target in plan.targets:
-            await self._try_host(plan, target)
-            if not self._open or self._enough():
-                return
+        await self._try_hosts(plan)
+
+    async def _try_hosts(self, plan: MxPlan) -> None:
+        """Look all hosts up side by side, try them in their order."""
+        async with trio.open_nursery() as lookups:
+            limit = trio.CapacityLimiter(LOOKUPS)
+            hosts = [_Host(target, self._agent, self._domain, plan) for target in plan.targets]
+            for host in hosts:
+                lookups.start_soon(host.look_up, limit)
+            for host in hosts:
+                await host.ready.wait()
+                await self._try_host(plan, host)
+                if not self._open or self._enough():
+                    break
+            lookups.cancel_scope.cancel()
 
     async def _plan(self, route: ViaMx | ViaSmarthost) -> MxPlan | NoHost:
         if isinstance(route, ViaSmarthost) and route.mx is None:
@@ -118,25 +156,16 @@ class Attempt:
             return replace(plan, targets=targets)
         return plan
 
-    async def _try_host(self, plan: MxPlan, target: MxTarget) -> None:
-        destination = self._agent.settings.towards(self._domain, target.host)
-        port = target.port or destination.delivery.port
-        level = destination.tls.level
-        walk = find_host(
-            target.host,
-            port=port,
-            families=destination.delivery.families,
-            mx_secure=plan.secure,
-            tlsa_unwanted=_why_no_tlsa(level, plan),
-        )
-        walked = await drive(walk, self._agent.resolver)
-        self.trace.extend(walked.findings)
-        host = walked.plan
+    async def _try_host(self, plan: MxPlan, found: _Host) -> None:
+        target, port, destination = found.target, found.port, found.destination
+        assert found.walked is not None
+        self.trace.extend(found.walked.findings)
+        host = found.walked.plan
         if isinstance(host, NoHost):
             self._testimony.no_route(host)
             self._refusals.append(host)
             return
-        policy = decide(level, plan, host)
+        policy = decide(destination.tls.level, plan, host)
         if isinstance(policy, Refuse):
             self.trace.add(policy.finding)
             self._testimony.refused(target.host, port, policy.finding)

@@ -4,8 +4,8 @@ A positive final reply that has been read is appended by one write(2), before an
 process that dies between the reply and the commit finds out at the next start that the message was delivered,
 and does not deliver it again. It is not fsynced: after a power loss the attempt is in doubt.
 
-One line per record: CRC-32 in hexadecimal, a space, a JSON object, a line feed. A torn or damaged line is
-skipped and counted. Records are dropped when their attempt has been settled by a durable commit.
+A record is a line feed, CRC-32 in hexadecimal, a space, a JSON object, and a line feed again, so that a torn
+or damaged one does not spoil its neighbours; it is skipped and counted. Records are dropped when their attempt has been settled by a durable commit.
 """
 
 from __future__ import annotations
@@ -124,13 +124,13 @@ class Journal:
 def read(path: Path) -> tuple[Proof, ...]:
     """Every intact record of a journal, in order; none when there is no file. Raises StorageError."""
     try:
-        lines = path.read_bytes().splitlines()
+        lines = [line for line in path.read_bytes().split(b"\n") if line]
     except FileNotFoundError:
         return ()
     except OSError as error:
         raise StorageError(f"reading {path}", error.strerror or str(error), "make it readable") from error
     proofs = [proof for line in lines if (proof := _parse(line)) is not None]
-    if len(proofs) < len([line for line in lines if line]):
+    if len(proofs) < len(lines):
         log.warning("journal %s: skipped %d damaged records", path, len(lines) - len(proofs))
     return tuple(proofs)
 
@@ -146,7 +146,7 @@ def _record(proof: Proof) -> bytes:
         "address": proof.address,
     }
     body = json.dumps(plain, separators=(",", ":")).encode("ascii")
-    return b"%08x %s\n" % (zlib.crc32(body), body)
+    return b"\n%08x %s\n" % (zlib.crc32(body), body)
 
 
 def _parse(line: bytes) -> Proof | None:

@@ -24,6 +24,7 @@ from events.catalogue import vocabulary_problems
 from hints.memory import MemoryHints
 from tests.internet import World, open_internet
 from tests.internet.behaviour import Behaviour, Drop, Silence
+from tests.internet.resolver import Fault
 
 BODY = b"Subject: hello\r\n\r\n.a line with a dot\r\nlast\r\n"
 
@@ -393,6 +394,16 @@ async def test_a_dead_resolver_defers(world: World, tmp_path: Path) -> None:
     ((_, outcome),) = (await deliver(agent(world, tmp_path, dns=dead), "a@dane-ee.test")).outcomes
     assert isinstance(outcome, Deferred)
     assert "127.0.0.1:9" in outcome.why
+
+
+async def test_hosts_are_looked_up_side_by_side(world: World, tmp_path: Path) -> None:
+    world.server("mx1.busy.test").behaviour = Behaviour()
+    world.resolver.trouble("mx2.busy.test", fault=Fault.SILENCE)
+    with trio.fail_after(1.5):  # dns.timeout is 2 s
+        ((_, outcome),) = (await deliver(agent(world, tmp_path), "a@busy.test")).outcomes
+    assert isinstance(outcome, Delivered)
+    assert outcome.contact.host == "mx1.busy.test"
+    assert world.resolver.asked("mx2.busy.test", "A")
 
 
 async def test_dns_off_means_no_dane(world: World, tmp_path: Path) -> None:

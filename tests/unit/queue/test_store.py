@@ -9,10 +9,12 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from deliver.message import Mailbox, Recipient
-from deliver.queue import due, store
+from deliver.queue import due, recovery, store
 from deliver.queue.content import InlineContent, SpoolContent
 from deliver.queue.schedule import Settlement
 from deliver.queue.schema import attempt, message
+from events import outbox
+from events.catalogue import Event
 from tests.unit.queue.values import (
     CONTENT,
     DEFERRED,
@@ -228,16 +230,12 @@ def test_without_failures_no_bounce_is_asked_for(conn):
 def test_events_are_appended_in_order_and_by_message(conn):
     accept(conn, "m1")
     recorder = Recorder()
-    from events.catalogue import Event
-
     settle(conn, claim(conn)[0], DELIVERED, events=[Event("msg:delivery", NOW)], append=recorder)
     assert recorder.names() == ["msg:delivery", "msg:complete"]
     assert {message_id for message_id, _ in recorder.events} == {"m1"}
 
 
 def test_events_reach_the_real_outbox(conn):
-    from events import outbox
-
     accept(conn, "m1")
     settle(conn, claim(conn)[0], DELIVERED, append=outbox.append)
     pending = outbox.pending(conn, outbox.DEFAULT_ACTION, 10, now=NOW)
@@ -245,8 +243,6 @@ def test_events_reach_the_real_outbox(conn):
 
 
 def requeued(conn, claimed):
-    from deliver.queue import recovery
-
     recovery.reclaim(conn, claimed.lease_until + 1, (), Recorder())
 
 
@@ -274,6 +270,16 @@ def test_a_stale_delivery_is_recorded_all_the_same(conn):
     assert states(conn) == {"b@example.org": "delivered", "c@example.org": "delivered"}
     assert settled.completed
     assert settled.stale == (old.recipients[0],)
+
+
+def test_a_stale_delivery_does_not_undo_a_failure_that_was_bounced(conn):
+    accept(conn, "m1")
+    (old,) = claim(conn)
+    requeued(conn, old)
+    (new,) = claim(conn, now=old.lease_until + 2)
+    settle(conn, new, FAILED)
+    assert settle(conn, old, DELIVERED).stale == old.recipients
+    assert states(conn) == {"b@example.org": "failed"}
 
 
 def test_settling_twice_changes_nothing_the_second_time(conn):

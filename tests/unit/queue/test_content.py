@@ -1,0 +1,160 @@
+"""Inline and spooled content, its limits, and the sweep."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deliver.errors import MessageError, StorageError
+from deliver.message import MessageId
+from deliver.queue import content
+from deliver.queue.content import ContentTooLarge, ContentWriter, InlineContent, SpoolContent, sweep
+
+ID = MessageId("01abc")
+
+
+def writer(spool, inline_limit=10, max_size=1000):
+    return ContentWriter(spool, ID, inline_limit=inline_limit, max_size=max_size)
+
+
+async def test_small_content_stays_in_memory_and_touches_no_disk(tmp_path):
+    taken = writer(tmp_path / "spool")
+    await taken.write(b"12345")
+    await taken.write(b"67890")
+    assert await taken.finish() == InlineContent(b"1234567890")
+    assert not (tmp_path / "spool").exists()
+
+
+async def test_large_content_becomes_a_private_spool_file(tmp_path):
+    taken = writer(tmp_path / "spool")
+    for chunk in (b"12345", b"67890", b"abc"):
+        await taken.write(chunk)
+    stored = await taken.finish()
+    assert stored == SpoolContent(tmp_path / "spool", "01abc.eml", 13)
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["01abc.eml"]
+    assert (tmp_path / "spool" / "01abc.eml").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "spool").stat().st_mode & 0o777 == 0o700
+    assert await stored.read(0, 100) == b"1234567890abc"
+
+
+async def test_the_file_and_its_directory_are_fsynced_around_the_rename(tmp_path, monkeypatch):
+    steps = []
+    fsync, rename = os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (steps.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(os, "rename", lambda a, b: (steps.append("rename"), rename(a, b)))
+    taken = writer(tmp_path)
+    await taken.write(b"x" * 11)
+    await taken.finish()
+    assert steps == [str(tmp_path / "01abc.part"), "rename", str(tmp_path)]
+
+
+@pytest.mark.parametrize("before", [0, 995])
+async def test_too_large_content_is_refused_and_removed(tmp_path, before):
+    taken = writer(tmp_path, max_size=1000)
+    await taken.write(b"x" * before)
+    with pytest.raises(ContentTooLarge, match="larger than 1000 octets") as caught:
+        await taken.write(b"x" * (1001 - before))
+    assert isinstance(caught.value, MessageError)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_content_of_exactly_the_limit_is_taken(tmp_path):
+    taken = writer(tmp_path, max_size=1000)
+    await taken.write(b"x" * 1000)
+    assert (await taken.finish()).size == 1000
+
+
+async def test_abandoned_content_is_removed_also_under_cancellation(tmp_path):
+    taken = writer(tmp_path)
+    await taken.write(b"x" * 100)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await taken.abandon()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_finished_content_can_still_be_abandoned(tmp_path):
+    taken = writer(tmp_path)
+    await taken.write(b"x" * 100)
+    await taken.finish()
+    await taken.abandon()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_unusable_directory_is_a_storage_error(tmp_path):
+    (tmp_path / "file").touch()
+    taken = writer(tmp_path / "file" / "spool")
+    with pytest.raises(StorageError, match=r"writing .*01abc\.part"):
+        await taken.write(b"x" * 100)
+
+
+async def test_a_full_disk_is_a_storage_error_with_its_remedy(tmp_path, monkeypatch):
+    def full(descriptor, data):
+        raise OSError(28, "No space left on device")
+
+    taken = writer(tmp_path)
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageError, match="No space left on device.*free disk space"):
+        await taken.write(b"x" * 100)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a/b", "-x", ".hidden", "x" * 129, "x\n"])
+def test_an_id_that_is_no_file_name_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="not a message id"):
+        ContentWriter(tmp_path, MessageId(name), inline_limit=1, max_size=1)
+
+
+async def test_a_lost_or_shortened_file_is_a_storage_error(tmp_path):
+    stored = SpoolContent(tmp_path, "x.eml", 10)
+    with pytest.raises(StorageError, match=r"reading .*x\.eml"):
+        await stored.read(0, 1)
+    (tmp_path / "x.eml").write_bytes(b"12345")
+    with pytest.raises(StorageError, match="shorter than it was"):
+        await stored.read(0, 10)
+
+
+@given(
+    chunks=st.lists(st.binary(max_size=40), max_size=8),
+    offset=st.integers(0, 400),
+    length=st.integers(0, 400),
+    inline_limit=st.sampled_from([0, 16, 1000]),
+)
+def test_any_chunking_gives_the_same_content_and_any_slice_of_it(
+    tmp_path_factory, chunks, offset, length, inline_limit
+):
+    async def main() -> None:
+        spool = tmp_path_factory.mktemp("spool")
+        taken = writer(spool, inline_limit=inline_limit)
+        for chunk in chunks:
+            await taken.write(chunk)
+        stored = await taken.finish()
+        whole = b"".join(chunks)
+        assert stored.size == taken.size == len(whole)
+        assert isinstance(stored, InlineContent) == (len(whole) <= inline_limit)
+        assert await stored.read(offset, length) == whole[offset : offset + length]
+
+    trio.run(main)
+
+
+def test_the_sweep_removes_orphans_keeps_what_is_referred_to_and_names_the_missing(tmp_path, caplog):
+    for name in ("kept.eml", "orphan.eml", "torn.part", "notes.txt"):
+        (tmp_path / name).touch()
+    with caplog.at_level(logging.INFO):
+        assert sweep(tmp_path, frozenset({"kept.eml", "gone.eml"})) == ("gone.eml",)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.eml", "notes.txt"]
+    assert "removed 2 spool files" in caplog.text
+
+
+def test_a_sweep_without_a_directory_finds_nothing(tmp_path):
+    assert sweep(tmp_path / "none", frozenset()) == ()
+
+
+def test_removing_what_is_gone_is_no_error(tmp_path):
+    content.remove(tmp_path, ["gone.eml"])

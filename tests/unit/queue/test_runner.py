@@ -1,0 +1,459 @@
+"""The runner under a simulated clock: limits, failures, cancellation, shutdown."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+
+from deliver.errors import StorageError
+from deliver.message import MessageId
+from deliver.net.clock import WallClock
+from deliver.outcome import AttemptResult
+from deliver.queue import schema, store
+from deliver.queue.content import SpoolContent
+from deliver.queue.journal import Journal, read
+from deliver.queue.notice import Notifier
+from deliver.queue.runner import Runner
+from deliver.queue.shard import Shard
+from deliver.report.trace import Finding, Stage, Trace
+from deliver.settings import Duration, Queue
+from deliver.smtp.reply import Reply
+from deliver.sqlrun import InlineRunner
+from tests.unit.queue.values import (
+    CONTENT,
+    DEFERRED,
+    DELIVERED,
+    FAILED,
+    IN_DOUBT,
+    NOW,
+    Recorder,
+    accept,
+    envelope,
+    rows,
+    states,
+)
+
+OK = Reply(250, ("Ok",))
+SETTINGS = Queue(
+    workers=10,
+    per_domain=2,
+    retry=(Duration(60), Duration(600)),
+    expire=Duration(7200),
+    lease_margin=Duration(100),
+    shutdown_grace=Duration(20),
+)
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+
+class House:
+    """A shard, a runner over it, and what its attempts did."""
+
+    def __init__(self, directory: Path, settings: Queue = SETTINGS) -> None:
+        self.sql = InlineRunner(None, schema.migrate)
+        self.journal = Journal(directory / "shard-0.journal")
+        self.journal_path = directory / "shard-0.journal"
+        self.spool = directory / "spool-0"
+        self.recorder = Recorder()
+        self.calls: list[tuple[str, int, float]] = []
+        self.clock = WallClock(NOW)
+        self.attempt: Callable[..., Awaitable[AttemptResult]] = self.outcome(DELIVERED)
+        self.serial = 0
+        self.runner = Runner(
+            Shard(self.sql, self.journal, self.spool),
+            self._attempt,
+            settings=settings,
+            attempt_deadline=1000,
+            clock=self.clock,
+            rng=Random(1),
+            notifier=Notifier("relay.example.net", self._new_id, Random(2)),
+            append=self.recorder,
+        )
+
+    def _new_id(self) -> MessageId:
+        self.serial += 1
+        return MessageId(f"bounce{self.serial}")
+
+    async def _attempt(self, claim, content, journal) -> AttemptResult:
+        self.calls.append((claim.envelope.id, claim.number, self.clock.now() - NOW))
+        return await self.attempt(claim, content, journal)
+
+    def outcome(self, *outcomes):
+        async def attempt(claim, content, journal):
+            await trio.sleep(0)
+            pairs = zip(claim.recipients, outcomes * len(claim.recipients), strict=False)
+            return AttemptResult(tuple(pairs), Trace())
+
+        return attempt
+
+    async def accept(self, *args, **more) -> None:
+        await self.sql.write(lambda conn: accept(conn, *args, **more))
+        self.runner.poke()
+
+    async def states(self) -> dict[str, str]:
+        return await self.sql.read(states)
+
+    async def run_for(self, seconds: float) -> None:
+        """Run, stop after that time, and return when `run` has."""
+        with trio.fail_after(seconds + 10_000):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.runner.run)
+                await trio.sleep(seconds)
+                self.runner.stop()
+
+
+@pytest.fixture
+async def house(tmp_path):
+    built = House(tmp_path)
+    yield built
+    built.journal.close()
+
+
+async def test_accepted_mail_is_delivered_and_settled(house):
+    await house.accept("m1")
+    await house.run_for(1)
+    assert await house.states() == {"b@example.org": "delivered"}
+    assert house.recorder.names() == ["msg:complete"]
+    assert house.runner.running == 0
+
+
+async def test_the_attempt_gets_the_content(house):
+    seen = []
+
+    async def attempt(claim, content, journal):
+        seen.append((content.size, await content.read(0, 10_000)))
+        return AttemptResult(((claim.recipients[0], DELIVERED),), Trace())
+
+    house.attempt = attempt
+    await house.accept("m1")
+    await house.run_for(1)
+    assert seen == [(len(CONTENT), CONTENT)]
+
+
+async def test_new_mail_wakes_the_runner_at_once(house):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.runner.run)
+        await trio.sleep(30.5)
+        await house.accept("m1")
+        await trio.sleep(1)
+        house.runner.stop()
+    assert house.calls == [("m1", 1, 30.5)]
+
+
+async def test_deferred_mail_is_tried_again_by_the_retry_list_until_it_expires(house):
+    house.attempt = house.outcome(DEFERRED)
+    await house.accept("m1", sender=None)
+    await house.run_for(8000)
+    times = [at for _, _, at in house.calls]
+    assert [number for _, number, _ in house.calls] == list(range(1, len(times) + 1))
+    assert times[0] == 0
+    assert 60 <= times[1] <= 66
+    assert all(600 <= later - earlier <= 661 for earlier, later in zip(times[1:-2], times[2:-1], strict=True))
+    assert times[-1] == pytest.approx(7200, abs=1)
+    assert await house.states() == {"b@example.org": "failed"}
+    assert house.recorder.names() == ["msg:fail:internal", "msg:complete"]
+    assert all(event.problems() == () for _, event in house.recorder.events)
+
+
+async def test_a_failure_is_bounced_to_the_sender_and_the_bounce_is_delivered(house):
+    seen = {}
+
+    async def attempt(claim, content, journal):
+        seen[claim.envelope.id] = await content.read(0, 100_000)
+        outcome = FAILED if claim.domain == "example.org" else DELIVERED
+        return AttemptResult(tuple((each, outcome) for each in claim.recipients), Trace())
+
+    house.attempt = attempt
+    await house.accept("m1", "b@example.org", "c@example.net")
+    await house.run_for(1)
+    assert await house.states() == {
+        "b@example.org": "failed",
+        "c@example.net": "delivered",
+        "a@sender.example": "delivered",
+    }
+    assert b"Final-Recipient: rfc822; b@example.org" in seen["bounce1"]
+    assert b"c@example.net" not in seen["bounce1"]
+    assert b"In-Reply-To: <1@sender.example>" in seen["bounce1"]
+
+
+async def test_a_bounce_that_fails_is_not_bounced(house, caplog):
+    house.attempt = house.outcome(FAILED)
+    await house.accept("m1", sender=None)
+    await house.run_for(1)
+    assert await house.states() == {"b@example.org": "failed"}
+    assert "nobody is told" in caplog.text
+
+
+async def test_limits_by_domain_and_altogether_hold(tmp_path):
+    house = House(tmp_path, Queue(workers=3, per_domain=2))
+    running: dict[str, int] = {}
+    most: dict[str, int] = {}
+
+    async def attempt(claim, content, journal):
+        for key in (claim.domain, "all"):
+            running[key] = running.get(key, 0) + 1
+            most[key] = max(most.get(key, 0), running[key])
+        await trio.sleep(10)
+        for key in (claim.domain, "all"):
+            running[key] -= 1
+        return AttemptResult(((claim.recipients[0], DELIVERED),), Trace())
+
+    house.attempt = attempt
+    for index in range(6):
+        await house.accept(f"a{index}", f"x{index}@a.example")
+        await house.accept(f"b{index}", f"x{index}@b.example")
+    await house.run_for(200)
+    assert most == {"a.example": 2, "b.example": 2, "all": 3}
+    assert set((await house.states()).values()) == {"delivered"}
+
+
+async def test_a_stuck_destination_does_not_delay_another(house):
+    async def attempt(claim, content, journal):
+        if claim.domain == "stuck.example":
+            await trio.sleep(900)
+        return AttemptResult(((claim.recipients[0], DELIVERED),), Trace())
+
+    house.attempt = attempt
+    for index in range(5):
+        await house.accept(f"s{index}", f"x{index}@stuck.example")
+    await house.accept("m1", "b@example.org")
+    await house.run_for(1000)
+    assert ("m1", 1, 0.0) in house.calls
+
+
+async def test_an_attempt_that_raises_is_deferred_in_doubt_and_harms_no_sibling(house, caplog):
+    async def attempt(claim, content, journal):
+        if claim.domain == "bad.example":
+            raise KeyError("a bug")
+        await trio.sleep(5)
+        return AttemptResult(((claim.recipients[0], DELIVERED),), Trace())
+
+    house.attempt = attempt
+    await house.accept("m1", "b@bad.example")
+    await house.accept("m2", "c@example.org")
+    await house.run_for(30)
+    assert await house.states() == {"b@bad.example": "queued", "c@example.org": "delivered"}
+    assert "KeyError: 'a bug'" in caplog.text
+    assert (await house.sql.read(rows))[0].in_doubt == 1
+
+
+async def test_a_group_of_errors_is_handled_like_one(house):
+    async def attempt(claim, content, journal):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 1)
+            raise KeyError("a bug")
+
+    house.attempt = attempt
+    await house.accept("m1")
+    await house.run_for(30)
+    assert await house.states() == {"b@example.org": "queued"}
+
+
+async def test_what_was_journalled_before_an_error_is_delivered(house):
+    async def attempt(claim, content, journal):
+        journal(claim.recipients[:1], OK)
+        raise KeyError("a bug")
+
+    house.attempt = attempt
+    await house.accept("m1", "b@example.org", "c@example.org")
+    await house.run_for(30)
+    assert await house.states() == {"b@example.org": "delivered", "c@example.org": "queued"}
+    assert read(house.journal_path) == ()
+
+
+async def test_a_reply_is_in_the_journal_before_anything_else_is_awaited(house):
+    during = []
+
+    async def attempt(claim, content, journal):
+        journal(claim.recipients, OK)
+        during.extend(read(house.journal_path))
+        await trio.sleep(1)
+        return AttemptResult(((claim.recipients[0], DELIVERED),), Trace())
+
+    house.attempt = attempt
+    await house.accept("m1")
+    await house.run_for(10)
+    assert [(each.message_id, each.ordinals, each.reply) for each in during] == [("m1", (0,), OK)]
+    assert read(house.journal_path) == ()
+
+
+async def test_an_attempt_that_outlives_its_deadline_is_ended_before_its_lease(house, caplog):
+    async def attempt(claim, content, journal):
+        await trio.sleep_forever()
+
+    house.attempt = attempt
+    await house.accept("m1")
+    await house.run_for(1051)
+    assert (await house.sql.read(rows))[0].in_doubt == 1
+    assert "took back" not in caplog.text
+
+
+async def test_stopping_waits_for_attempts_within_the_grace(house):
+    async def attempt(claim, content, journal):
+        await trio.sleep(15)
+        return AttemptResult(((claim.recipients[0], DELIVERED),), Trace())
+
+    house.attempt = attempt
+    await house.accept("m1")
+    start = trio.current_time()
+    await house.run_for(1)
+    assert trio.current_time() - start == pytest.approx(15)
+    assert await house.states() == {"b@example.org": "delivered"}
+
+
+async def test_after_the_grace_attempts_are_cancelled_and_settled_in_doubt(house):
+    async def attempt(claim, content, journal):
+        await trio.sleep_forever()
+
+    house.attempt = attempt
+    await house.accept("m1")
+    start = trio.current_time()
+    await house.run_for(1)
+    assert trio.current_time() - start == pytest.approx(21)
+    (row,) = await house.sql.read(rows)
+    assert (row.state, row.in_doubt) == ("queued", 1)
+
+
+async def test_a_cancelled_attempt_may_still_say_what_it_knows(house):
+    async def attempt(claim, content, journal):
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            return AttemptResult(((claim.recipients[0], DEFERRED), (claim.recipients[1], DELIVERED)), Trace())
+
+    house.attempt = attempt
+    await house.accept("m1", "b@example.org", "c@example.org")
+    await house.run_for(1)
+    first, second = await house.sql.read(rows)
+    assert (first.state, first.in_doubt, second.state) == ("queued", 0, "delivered")
+
+
+@pytest.mark.parametrize("after", [0, 0.5, 5])
+async def test_cancelling_the_runner_settles_every_claim(house, after):
+    async def attempt(claim, content, journal):
+        await trio.sleep_forever()
+
+    house.attempt = attempt
+    await house.accept("m1", "b@example.org", "c@example.net")
+    with trio.move_on_after(after):
+        await house.runner.run()
+    assert set((await house.states()).values()) == {"queued"}
+    assert house.runner.running == 0
+
+
+async def test_stopping_before_anything_runs_claims_nothing(house):
+    await house.accept("m1")
+    house.runner.stop()
+    await house.runner.run()
+    assert house.calls == []
+
+
+async def test_a_settlement_that_the_database_refuses_is_tried_again(house, caplog, monkeypatch):
+    write, failures = house.sql.write, []
+
+    async def refusing(fn, *, durable=True):
+        if durable and len(failures) < 3:
+            failures.append(trio.current_time())
+            raise StorageError("writing", "the disk is full", "free disk space")
+        return await write(fn, durable=durable)
+
+    await house.accept("m1")
+    monkeypatch.setattr(house.sql, "write", refusing)
+    await house.run_for(30)
+    assert len(failures) == 3
+    assert await house.states() == {"b@example.org": "delivered"}
+    assert len(house.calls) == 1
+
+
+async def test_a_settlement_that_stays_refused_keeps_its_proof_and_is_made_up_for_later(house, monkeypatch, caplog):
+    write = house.sql.write
+    refusing = True
+
+    async def refuse(fn, *, durable=True):
+        if durable and refusing:
+            raise StorageError("writing", "the disk is full", "free disk space")
+        return await write(fn, durable=durable)
+
+    async def attempt(claim, content, journal):
+        journal(claim.recipients, OK)
+        return AttemptResult(((claim.recipients[0], DELIVERED),), Trace())
+
+    house.attempt = attempt
+    await house.accept("m1")
+    monkeypatch.setattr(house.sql, "write", refuse)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.runner.run)
+        await trio.sleep(100)
+        assert await house.states() == {"b@example.org": "leased"}
+        assert len(read(house.journal_path)) == 1
+        refusing = False
+        await trio.sleep(1200)
+        house.runner.stop()
+    assert await house.states() == {"b@example.org": "delivered"}
+    assert len(house.calls) == 1
+    assert house.journal.proofs() == ()
+    assert "open until its lease expires" in caplog.text
+
+
+async def test_a_database_that_cannot_be_claimed_from_is_waited_for(house, monkeypatch, caplog):
+    write, failures = house.sql.write, []
+
+    async def refusing(fn, *, durable=True):
+        if len(failures) < 5:
+            failures.append(1)
+            raise StorageError("writing", "locked", "wait")
+        return await write(fn, durable=durable)
+
+    await house.accept("m1")
+    monkeypatch.setattr(house.sql, "write", refusing)
+    await house.run_for(30)
+    assert await house.states() == {"b@example.org": "delivered"}
+    assert "writing: locked" in caplog.text
+
+
+async def test_lost_content_holds_the_message_and_bothers_no_server(house, caplog):
+    lost = envelope("m1")
+    await house.sql.write(lambda conn: store.accept(conn, lost, SpoolContent(house.spool, "m1.eml", 9), (), NOW))
+    with trio.fail_after(100_000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.runner.run)
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            nursery.cancel_scope.cancel()
+    assert house.calls == []
+    assert await house.states() == {"b@example.org": "queued"}
+    assert "m1.eml" in caplog.text
+
+
+async def test_findings_and_events_of_the_attempt_are_recorded(house):
+    async def attempt(claim, content, journal):
+        trace = Trace()
+        trace.add(Finding(Stage.DNS, "mx", "one MX", rfc="RFC 5321 5.1"))
+        trace.raise_event("msg:delivery", NOW, event_data="Ok")
+        return AttemptResult(((claim.recipients[0], DELIVERED),), trace)
+
+    house.attempt = attempt
+    await house.accept("m1")
+    await house.run_for(1)
+    (row,) = await house.sql.read(lambda conn: conn.execute(schema.attempt.select()).all())
+    assert '"code":"mx"' in row.trace
+    assert house.recorder.names() == ["msg:delivery", "msg:complete"]
+
+
+async def test_in_doubt_is_recorded_and_logged(house, caplog):
+    house.attempt = house.outcome(IN_DOUBT)
+    await house.accept("m1")
+    with caplog.at_level(logging.INFO):
+        await house.run_for(1)
+    assert (await house.sql.read(rows))[0].in_doubt == 1
+    assert "m1: to=<b@example.org> attempt=1 deferred for 6" in caplog.text
+
+
+async def test_old_history_is_forgotten(house):
+    await house.accept("m1")
+    await house.run_for(86_400 + 130)
+    assert await house.states() == {}
