@@ -12,54 +12,26 @@ known: a recipient whose final dot may have left is in doubt, one never offered 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import trio
 
 from deliver.agent import Agent
+from deliver.candidates import Candidate, find_candidates, refusal_finding, would_loop
 from deliver.errors import Blame
 from deliver.message import Content, Envelope, Recipient
 from deliver.net.wire import Journal
 from deliver.outcome import AttemptResult, Deferred, Failed, Outcome, Phase, Step, next_step
-from deliver.relay.route import Reject, ViaMx, ViaSmarthost, choose, finding
+from deliver.relay.route import Reject, ViaSmarthost, choose, finding
 from deliver.report.testimony import Testimony
-from deliver.report.trace import Finding, Stage, Trace, Verdict
-from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, without_ourselves
-from deliver.resolve.resolver import drive
-from deliver.resolve.walk import Walked, find_host, find_mx
+from deliver.report.trace import Finding, Stage, Trace
+from deliver.resolve.mx import HostPlan, MxPlan, NoHost
 from deliver.session import Target, Unusable, open_session
 from deliver.settings import Destination
 from deliver.smtp.reply import EnhancedCode
 from deliver.smtp.transaction import Transaction
-from deliver.tls.policy import Level, Refuse, TlsPolicy, decide, in_clear_text
+from deliver.tls.policy import Refuse, TlsPolicy, decide, in_clear_text
 
 LOOKUPS = 5  # hosts looked up at a time
 RECENT = 300  # seconds for which an unreachable address is tried after the others
-
-
-class _Host:
-    """A candidate and its lookup; `ready` is set when `walked` holds the result."""
-
-    def __init__(self, target: MxTarget, agent: Agent, domain: str, plan: MxPlan) -> None:
-        self.target = target
-        self.destination = agent.settings.towards(domain, target.host)
-        self.port = target.port or self.destination.delivery.port
-        self.ready = trio.Event()
-        self.walked: Walked[HostPlan] | None = None
-        self._resolver = agent.resolver
-        self._walk = find_host(
-            target.host,
-            port=self.port,
-            families=self.destination.delivery.families,
-            mx_secure=plan.secure,
-            tlsa_unwanted=_why_no_tlsa(self.destination.tls.level, plan),
-        )
-
-    async def look_up(self, limit: trio.CapacityLimiter) -> None:
-        """Addresses and TLSA, as soon as there is room for one more lookup."""
-        async with limit:
-            self.walked = await drive(self._walk, self._resolver)
-        self.ready.set()
 
 
 class Attempt:
@@ -117,7 +89,9 @@ class Attempt:
         if isinstance(route, Reject):
             self._settle_all(Failed(route.why, Blame.POLICY, enhanced=EnhancedCode(5, 7, 1)))
             return
-        plan = await self._plan(route)
+        walked = await find_candidates(self._agent, self._domain, route)
+        self.trace.extend(walked.findings)
+        plan = walked.plan
         if isinstance(plan, NoHost):
             self._testimony.no_route(plan)
             self._settle_all(_outcome_without_host(plan))
@@ -128,7 +102,7 @@ class Attempt:
         """Look all hosts up side by side, try them in their order."""
         async with trio.open_nursery() as lookups:
             limit = trio.CapacityLimiter(LOOKUPS)
-            hosts = [_Host(target, self._agent, self._domain, plan) for target in plan.targets]
+            hosts = [Candidate(target, self._agent, self._domain, plan) for target in plan.targets]
             for host in hosts:
                 lookups.start_soon(host.look_up, limit)
             for host in hosts:
@@ -138,25 +112,7 @@ class Attempt:
                     break
             lookups.cancel_scope.cancel()
 
-    async def _plan(self, route: ViaMx | ViaSmarthost) -> MxPlan | NoHost:
-        if isinstance(route, ViaSmarthost) and route.mx is None:
-            targets = tuple(MxTarget(host, 0, port or route.port) for host, port in route.hosts)
-            return MxPlan(self._domain, targets, secure=True)
-        name = route.domain if isinstance(route, ViaMx) else route.mx
-        assert name is not None
-        walked = await drive(find_mx(name, self._agent.rng), self._agent.resolver)
-        self.trace.extend(walked.findings)
-        if isinstance(walked.plan, NoHost):
-            return walked.plan
-        plan = without_ourselves(walked.plan, self._agent.own_names)
-        if not plan.targets:
-            return self._ourselves(f"the best mail exchanger of {name} is this host itself")
-        if isinstance(route, ViaSmarthost):
-            targets = tuple(replace(target, port=route.port) for target in plan.targets)
-            return replace(plan, targets=targets)
-        return plan
-
-    async def _try_host(self, plan: MxPlan, found: _Host) -> None:
+    async def _try_host(self, plan: MxPlan, found: Candidate) -> None:
         target, port, destination = found.target, found.port, found.destination
         assert found.walked is not None
         self.trace.extend(found.walked.findings)
@@ -175,9 +131,9 @@ class Attempt:
         self.trace.extend(policy.findings)
         for address in await self._order(host, port):
             if (address, port) in self._agent.own_sockets:
-                self._refusals.append(
-                    self._ourselves(f"{target.host} [{address}]:{port} is this host itself")
-                )
+                refusal = would_loop(self._domain, f"{target.host} [{address}]:{port} is this host itself")
+                self.trace.add(refusal_finding(refusal))
+                self._refusals.append(refusal)
                 continue
             await self._try_address(destination, Target(target.host, address, port, host.secure), policy)
             if not self._open or self._enough():
@@ -257,19 +213,6 @@ class Attempt:
             return Deferred("the attempt was interrupted", Blame.LOCAL, enhanced=EnhancedCode(4, 3, 2))
         temporary = next((refusal for refusal in self._refusals if not refusal.permanent), None)
         return _outcome_without_host(temporary or self._refusals[-1])
-
-    def _ourselves(self, why: str) -> NoHost:
-        refusal = NoHost(f"mail for {self._domain} would loop: {why}", True, (5, 4, 6), "mx-ourselves")
-        self.trace.add(Finding(Stage.ROUTE, refusal.code, refusal.why, Verdict.REFUSED, "RFC 5321 5.1"))
-        return refusal
-
-
-def _why_no_tlsa(level: Level, plan: MxPlan) -> str | None:
-    if not level.wants_tlsa:
-        return f"the level {level} does not use DANE"
-    if not (plan.secure or plan.implicit):
-        return "the MX answer is not validated by DNSSEC"
-    return None
 
 
 def _outcome_without_host(refusal: NoHost) -> Deferred | Failed:

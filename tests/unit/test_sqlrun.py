@@ -190,7 +190,7 @@ async def test_claims_are_not_fsynced_and_a_durable_neighbour_makes_the_batch_du
 @pytest.mark.parametrize("place", ["/proc/outrider/a.db", "{file}/a.db"])
 async def test_a_directory_that_cannot_be_made_is_a_storage_error(tmp_path, place):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="creating .*a.db: .*make the directory exist"):
+    with pytest.raises(StorageError, match=r"creating .*a.db: .*make the directory exist"):
         await SqlRunner.open(Path(place.format(file=tmp_path / "file")), create)
 
 
@@ -198,7 +198,7 @@ async def test_a_file_that_is_no_database_is_a_storage_error_and_stays(tmp_path)
     path = tmp_path / "a.db"
     path.write_bytes(b"not a database, but somebody's precious text" * 100)
     before = path.read_bytes()
-    with pytest.raises(StorageError, match="not a database.*move it away"):
+    with pytest.raises(StorageError, match=r"not a database.*move it away"):
         await SqlRunner.open(path, create)
     assert path.read_bytes() == before
 
@@ -212,7 +212,7 @@ async def test_a_full_disk_fails_the_batch_with_its_remedy_and_the_file_stays_us
         conn.exec_driver_sql(f"PRAGMA max_page_count={pages + 2}")
 
     await runner.write(limit)
-    with pytest.raises(StorageError, match="full.*free disk space"):
+    with pytest.raises(StorageError, match=r"full.*free disk space"):
         await runner.write(lambda conn: conn.execute(text("INSERT INTO big VALUES (zeroblob(1000000))")))
     await runner.write(put(2))
     assert await runner.read(numbers) == [1, 2]
@@ -223,7 +223,7 @@ async def test_a_locked_file_is_a_storage_error(tmp_path, monkeypatch):
     runner = await SqlRunner.open(tmp_path / "a.db", create)
     other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StorageError, match="locked.*find the process"):
+    with pytest.raises(StorageError, match=r"locked.*find the process"):
         await runner.write(put(1))
     other.execute("ROLLBACK")
     other.close()

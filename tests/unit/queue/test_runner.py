@@ -51,6 +51,22 @@ SETTINGS = Queue(
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
+class Story:
+    """An attempt made of one async function; without a value of that there is no result."""
+
+    def __init__(self, run: Callable[[], Awaitable[AttemptResult]]) -> None:
+        self._run = run
+        self._result: AttemptResult | None = None
+
+    async def run(self) -> None:
+        self._result = await self._run()
+
+    def result(self) -> AttemptResult:
+        if self._result is None:
+            raise LookupError("nothing is known")
+        return self._result
+
+
 class House:
     """A shard, a runner over it, and what its attempts did."""
 
@@ -66,7 +82,7 @@ class House:
         self.serial = 0
         self.runner = Runner(
             Shard(self.sql, self.journal, self.spool),
-            self._attempt,
+            self._begin,
             settings=settings,
             attempt_deadline=1000,
             clock=self.clock,
@@ -79,9 +95,9 @@ class House:
         self.serial += 1
         return MessageId(f"bounce{self.serial}")
 
-    async def _attempt(self, claim, content, journal) -> AttemptResult:
+    def _begin(self, claim, content, journal) -> Story:
         self.calls.append((claim.envelope.id, claim.number, self.clock.now() - NOW))
-        return await self.attempt(claim, content, journal)
+        return Story(lambda: self.attempt(claim, content, journal))
 
     def outcome(self, *outcomes):
         async def attempt(claim, content, journal):

@@ -1,0 +1,80 @@
+"""From a route to candidate hosts, and from a host to its addresses and TLSA: what an attempt tries.
+
+`deliver.attempt` delivers along it, `deliver.explanation` prints it: a domain is looked at in one way only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import trio
+
+from deliver.agent import Agent
+from deliver.level import Level
+from deliver.relay.route import ViaMx, ViaSmarthost
+from deliver.report.trace import Finding, Stage, Verdict
+from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, without_ourselves
+from deliver.resolve.resolver import drive
+from deliver.resolve.walk import Walked, find_host, find_mx
+
+
+async def find_candidates(agent: Agent, domain: str, route: ViaMx | ViaSmarthost) -> Walked[MxPlan]:
+    """The hosts for `domain` along `route`, ourselves and everything behind us removed (RFC 5321 5.1)."""
+    if isinstance(route, ViaSmarthost) and route.mx is None:
+        targets = tuple(MxTarget(host, 0, port or route.port) for host, port in route.hosts)
+        return Walked(MxPlan(domain, targets, secure=True), ())
+    name = route.domain if isinstance(route, ViaMx) else route.mx
+    assert name is not None
+    walked = await drive(find_mx(name, agent.rng), agent.resolver)
+    if isinstance(walked.plan, NoHost):
+        return walked
+    plan = without_ourselves(walked.plan, agent.own_names)
+    if not plan.targets:
+        refusal = would_loop(domain, f"the best mail exchanger of {name} is this host itself")
+        return Walked(refusal, (*walked.findings, refusal_finding(refusal)))
+    if isinstance(route, ViaSmarthost):
+        plan = replace(plan, targets=tuple(replace(target, port=route.port) for target in plan.targets))
+    return Walked(plan, walked.findings)
+
+
+class Candidate:
+    """One host and its lookup; `ready` is set when `walked` holds the result."""
+
+    def __init__(self, target: MxTarget, agent: Agent, domain: str, plan: MxPlan) -> None:
+        self.target = target
+        self.destination = agent.settings.towards(domain, target.host)
+        self.port = target.port or self.destination.delivery.port
+        self.ready = trio.Event()
+        self.walked: Walked[HostPlan] | None = None
+        self._resolver = agent.resolver
+        self._walk = find_host(
+            target.host,
+            port=self.port,
+            families=self.destination.delivery.families,
+            mx_secure=plan.secure,
+            tlsa_unwanted=_why_no_tlsa(self.destination.tls.level, plan),
+        )
+
+    async def look_up(self, limit: trio.CapacityLimiter) -> None:
+        """Addresses and TLSA, as soon as there is room for one more lookup."""
+        async with limit:
+            self.walked = await drive(self._walk, self._resolver)
+        self.ready.set()
+
+
+def would_loop(domain: str, why: str) -> NoHost:
+    """The refusal to send mail to ourselves."""
+    return NoHost(f"mail for {domain} would loop: {why}", True, (5, 4, 6), "mx-ourselves", "RFC 5321 5.1")
+
+
+def refusal_finding(refusal: NoHost) -> Finding:
+    """A refusal of routing as evidence."""
+    return Finding(Stage.ROUTE, refusal.code, refusal.why, Verdict.REFUSED, refusal.rfc)
+
+
+def _why_no_tlsa(level: Level, plan: MxPlan) -> str | None:
+    if not level.wants_tlsa:
+        return f"the level {level} does not use DANE"
+    if not (plan.secure or plan.implicit):
+        return "the MX answer is not validated by DNSSEC"
+    return None

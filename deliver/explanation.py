@@ -1,0 +1,148 @@
+"""Why mail to a domain would go the way it goes: the decisions of an attempt, without any connection.
+
+The same code decides as in a delivery (`deliver.candidates`, `deliver.tls.policy`). `verdict` says what an
+attempt would come to if the servers did their part:
+
+    ready      a host can be used under its policy
+    deferred   nobody can be used now
+    failed     never: the sender would get a bounce
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from deliver.agent import Agent
+from deliver.candidates import Candidate, find_candidates
+from deliver.relay.route import Reject, choose, finding
+from deliver.report.trace import Finding
+from deliver.resolve.mx import HostPlan, MxPlan, NoHost
+from deliver.resolve.tlsa import TlsaAbsent, TlsaFailed, TlsaNotAsked, TlsaRecords, TlsaStatus, owner_name
+from deliver.tls.policy import Authentication, Refuse, TlsPolicy, decide
+
+READY = "ready"
+DEFERRED = "deferred"
+FAILED = "failed"
+EX_TEMPFAIL = 75
+EX_UNAVAILABLE = 69
+EXIT_STATUS = {READY: 0, DEFERRED: EX_TEMPFAIL, FAILED: EX_UNAVAILABLE}
+
+
+@dataclass(frozen=True, slots=True)
+class HostExplained:
+    """One candidate: `policy` in a few words; `missing` is what keeps it from DANE, or None."""
+
+    host: str
+    port: int
+    preference: int
+    addresses: tuple[str, ...]
+    usable: bool
+    policy: str
+    missing: str | None
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The whole answer; `findings` are those about the domain, each host has its own."""
+
+    domain: str
+    verdict: str
+    findings: tuple[Finding, ...]
+    hosts: tuple[HostExplained, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form."""
+        return {
+            "domain": self.domain,
+            "verdict": self.verdict,
+            "dane_ready": bool(self.hosts) and all(host.missing is None for host in self.hosts),
+            "findings": [found.as_dict() for found in self.findings],
+            "hosts": [
+                {
+                    "host": host.host,
+                    "port": host.port,
+                    "preference": host.preference,
+                    "addresses": list(host.addresses),
+                    "usable": host.usable,
+                    "policy": host.policy,
+                    "missing_for_dane": host.missing,
+                    "findings": [found.as_dict() for found in host.findings],
+                }
+                for host in self.hosts
+            ],
+        }
+
+
+async def explain(agent: Agent, domain: str) -> Explanation:
+    """Look everything up and decide, for `domain` in lower-case A-labels. Raises ConfigurationError."""
+    route = choose(agent.settings.route, domain)
+    first = finding(route, domain)
+    if isinstance(route, Reject):
+        return Explanation(domain, FAILED, (first,))
+    walked = await find_candidates(agent, domain, route)
+    findings = (first, *walked.findings)
+    plan = walked.plan
+    if isinstance(plan, NoHost):
+        return Explanation(domain, FAILED if plan.permanent else DEFERRED, findings)
+    candidates = [Candidate(target, agent, domain, plan) for target in plan.targets]
+    limit = trio.CapacityLimiter(5)
+    async with trio.open_nursery() as nursery:
+        for candidate in candidates:
+            nursery.start_soon(candidate.look_up, limit)
+    hosts = tuple(_explain_host(candidate, plan) for candidate in candidates)
+    return Explanation(domain, _verdict(hosts, candidates), findings, hosts)
+
+
+def _explain_host(candidate: Candidate, plan: MxPlan) -> HostExplained:
+    assert candidate.walked is not None
+    host, findings = candidate.walked.plan, candidate.walked.findings
+    place = (candidate.target.host, candidate.port, candidate.target.preference)
+    if isinstance(host, NoHost):
+        return HostExplained(*place, (), False, "unusable", host.why, findings)
+    policy = decide(candidate.destination.tls.level, plan, host)
+    missing = _missing(plan, host, candidate.port)
+    if isinstance(policy, Refuse):
+        return HostExplained(*place, host.addresses, False, "refused", missing, (*findings, policy.finding))
+    return HostExplained(
+        *place, host.addresses, True, in_words(policy), missing, (*findings, *policy.findings)
+    )
+
+
+def in_words(policy: TlsPolicy) -> str:
+    """`TLS required, authenticated by DANE` and so on."""
+    if not policy.use_tls:
+        return "clear text"
+    if not policy.required:
+        return "TLS if offered"
+    by = {Authentication.DANE: "authenticated by DANE", Authentication.PKIX: "authenticated by PKIX"}
+    return f"TLS required, {by.get(policy.authentication, 'not authenticated')}"
+
+
+def _missing(plan: MxPlan, host: HostPlan, port: int) -> str | None:
+    """What the domain or the host's operator would have to do for DANE; None when it is done."""
+    if not (plan.secure or plan.implicit):
+        return f"sign {plan.domain} with DNSSEC (its MX answer is insecure)"
+    status: TlsaStatus = host.tlsa
+    match status:
+        case TlsaRecords(usable=()):
+            return "publish a TLSA record with usage 2 or 3 (none of the present ones is usable)"
+        case TlsaRecords():
+            return None
+        case TlsaAbsent():
+            return f"publish a TLSA record at {owner_name(host.expanded or host.host, port)}"
+        case TlsaFailed(why=why):
+            return f"repair the TLSA answer: {why}"
+        case TlsaNotAsked(why=why):
+            return f"sign the zone of {host.host} with DNSSEC ({why})"
+
+
+def _verdict(hosts: tuple[HostExplained, ...], candidates: list[Candidate]) -> str:
+    if any(host.usable for host in hosts):
+        return READY
+    plans = [candidate.walked.plan for candidate in candidates if candidate.walked is not None]
+    never = all(isinstance(plan, NoHost) and plan.permanent for plan in plans)
+    return FAILED if never else DEFERRED

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from deliver.cli import outrider
+from tests.internet import LiveInternet
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[LiveInternet]:
+    with LiveInternet() as live:
+        yield live
+
+
+def explain(live: LiveInternet, tmp_path: Path, *words: str, options: tuple[str, ...] = ()) -> Result:
+    settings = [
+        f'dns.resolvers=["{live.world.resolver.endpoint}"]',
+        f"state_dir={tmp_path}",
+        f"delivery.port={live.world.port}",
+        *options,
+    ]
+    flags = [word for setting in settings for word in ("-o", setting)]
+    return CliRunner().invoke(outrider, [*flags, "explain", *words])
+
+
+@pytest.mark.parametrize(
+    ("domain", "status", "policy", "missing"),
+    [
+        ("dane-ee.test", 0, "TLS required, authenticated by DANE", None),
+        ("dane-mismatch.test", 0, "TLS required, authenticated by DANE", None),
+        ("tlsa-unusable.test", 0, "TLS required, not authenticated", "usage 2 or 3"),
+        ("signed.test", 0, "TLS if offered", "publish a TLSA record at _{port}._tcp.mx.signed.test"),
+        ("insecure.test", 0, "TLS if offered", "sign insecure.test with DNSSEC"),
+        ("tlsa-servfail.test", 75, "refused", "repair the TLSA answer"),
+        ("no-host.test", 69, "unusable", "has no address"),
+    ],
+)
+def test_hosts_are_explained(
+    live: LiveInternet, tmp_path: Path, domain: str, status: int, policy: str, missing: str | None
+) -> None:
+    ran = explain(live, tmp_path, domain, "--json")
+    assert ran.exit_code == status
+    read = json.loads(ran.stdout)
+    (host,) = read["hosts"]
+    assert host["policy"] == policy
+    assert read["dane_ready"] is (missing is None)
+    if missing is None:
+        assert host["missing_for_dane"] is None
+    else:
+        assert missing.format(port=live.world.port) in host["missing_for_dane"]
+
+
+@pytest.mark.parametrize(
+    ("domain", "status", "code"),
+    [
+        ("null.test", 69, "mx-null"),
+        ("absent.test", 69, "domain-nonexistent"),
+        ("bogus.test", 75, "mx-lookup-failed"),
+    ],
+)
+def test_domains_without_hosts(
+    live: LiveInternet, tmp_path: Path, domain: str, status: int, code: str
+) -> None:
+    ran = explain(live, tmp_path, domain, "--json")
+    assert ran.exit_code == status
+    assert json.loads(ran.stdout)["findings"][-1]["code"] == code
+
+
+def test_settings_count(live: LiveInternet, tmp_path: Path) -> None:
+    assert explain(live, tmp_path, "signed.test", options=("tls.level=dane-only",)).exit_code == 75
+    routed = explain(
+        live, tmp_path, "x@closed.test", options=("route=[{domains=['closed.test'], via='reject'}]",)
+    )
+    assert routed.exit_code == 69
+
+
+def test_text_for_people(live: LiveInternet, tmp_path: Path) -> None:
+    ran = explain(live, tmp_path, "someone@two.test")
+    assert ran.stdout.startswith("two.test: a host can be used\n")
+    assert "mx1.two.test port" in ran.stdout
+    assert "missing for DANE: publish a TLSA record at" in ran.stdout
+    assert "[RFC 7672 2.2.3]" in ran.stdout
+
+
+def test_nothing_is_connected(live: LiveInternet, tmp_path: Path) -> None:
+    before = sum(len(server.connections) for server in live.world.servers.values())
+    explain(live, tmp_path, "dane-ee.test")
+    assert sum(len(server.connections) for server in live.world.servers.values()) == before
