@@ -35,7 +35,7 @@ from deliver.relay.identity import MessageIds
 from deliver.relay.listener import Listener, open_listeners
 from deliver.report.log import say
 from deliver.resolve.cache import CachingResolver
-from deliver.resolve.transport import DnsTransport, resolver_addresses
+from deliver.resolve.transport import AdResolver, Recursor, resolver_addresses
 from deliver.settings import Settings, overridden
 from deliver.tls.pkix import TrustStore
 from events import outbox
@@ -74,9 +74,9 @@ def build_agent(
     own_sockets: frozenset[tuple[str, int]] = frozenset(),
 ) -> Agent:
     """Everything that a delivery takes from outside. Raises ConfigurationError for unusable resolvers."""
-    transport = DnsTransport(settings.dns, resolver_addresses(settings.dns))
+    recursor = Recursor(settings.dns, resolver_addresses(settings.dns))
     resolver = CachingResolver(
-        transport,
+        AdResolver(settings.dns, recursor),
         now=trio.current_time,
         entries=settings.dns.cache_entries,
         max_ttl=settings.dns.cache_max_ttl,

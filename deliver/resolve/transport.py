@@ -9,6 +9,7 @@ Unreachable; neither is ever an absence. Resolvers are tried in turn, `attempts`
 from __future__ import annotations
 
 import ipaddress
+import struct
 from dataclasses import dataclass
 
 import dns.asyncbackend
@@ -51,6 +52,7 @@ from deliver.settings import Dns
 EDNS_PAYLOAD = 1232  # octets; avoids fragments (DNS flag day 2020)
 MAX_RECORDS = 200  # of one answer; more are a hostile zone
 MAX_QUERIES_AT_A_TIME = 200  # each holds a socket
+MAX_WHY = 500  # characters of an explanation; resolvers control some of them
 
 # RFC 8914: DNSSEC Bogus … NSEC Missing. 1, 2 and 5 (unsupported, indeterminate) stay Unreachable.
 _BOGUS_EXTENDED_ERRORS = range(6, 13)
@@ -115,28 +117,75 @@ def _parse(text: str) -> ResolverAddress:
     return ResolverAddress(str(ipaddress.ip_address(address)), port)
 
 
-class DnsTransport:
-    """The `Resolver` port over real resolvers."""
+@dataclass(frozen=True, slots=True)
+class NoReply:
+    """Nobody gave a response; `why` is a phrase for people."""
+
+    why: str
+
+
+class Recursor:
+    """The configured resolvers as one: asked in turn until one gives a response that is no failure."""
 
     def __init__(self, settings: Dns, addresses: tuple[ResolverAddress, ...]) -> None:
-        self._settings = settings
+        self._timeout = float(settings.timeout)
+        self._attempts = settings.attempts
         self._addresses = addresses
-        self._trusts_ad = settings.dnssec == "trust-ad"
         self._limiter = trio.CapacityLimiter(MAX_QUERIES_AT_A_TIME)
 
-    async def lookup(self, query: Query) -> Answer:
-        """Ask the resolvers in turn until one gives an answer that is not a failure of its own."""
-        why = "no resolver is configured"
+    async def ask(self, request: dns.message.QueryMessage) -> tuple[dns.message.Message | NoReply, str]:
+        """The response and who gave it. A failure (SERVFAIL, REFUSED …) counts when nobody has better."""
+        worst: tuple[dns.message.Message | NoReply, str] = (NoReply("no resolver is configured"), "nobody")
         async with self._limiter:
-            for _ in range(self._settings.attempts):
+            for _ in range(self._attempts):
                 for server in self._addresses:
-                    answer = await self._ask(query, server)
-                    if not isinstance(answer, Unreachable):
-                        return answer
-                    why = answer.why
-        return Unreachable(why)
+                    response = await self.ask_one(request, server)
+                    said = f"resolver {server}"
+                    if isinstance(response, NoReply):
+                        worst = worst if isinstance(worst[0], dns.message.Message) else (response, said)
+                    elif response.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+                        return response, said
+                    elif is_bogus(response):
+                        return response, said  # another resolver would not make it any truer
+                    else:
+                        worst = (response, said)
+        return worst
 
-    async def _ask(self, query: Query, server: ResolverAddress) -> Answer:
+    async def ask_one(
+        self, request: dns.message.QueryMessage, server: ResolverAddress
+    ) -> dns.message.Message | NoReply:
+        """One question to one resolver: UDP, then TCP if the answer was cut."""
+        said = f"resolver {server}"
+        try:
+            response, _ = await dns.asyncquery.udp_with_fallback(
+                request,
+                server.address,
+                timeout=self._timeout,
+                port=server.port,
+                ignore_unexpected=True,
+                ignore_errors=True,
+                backend=dns.asyncbackend.get_backend("trio"),
+            )
+        except dns.exception.Timeout:
+            return NoReply(f"{said} did not answer within {self._timeout:g} s")
+        except (OSError, EOFError) as error:
+            return NoReply(f"{said} cannot be reached: {error}")
+        except dns.exception.DNSException as error:
+            return NoReply(f"{said} gave a malformed answer: {error}")
+        except (ValueError, IndexError, struct.error) as error:  # dnspython on hostile wire data
+            return NoReply(f"{said} gave an unreadable answer: {error}")
+        return response
+
+
+class AdResolver:
+    """The `Resolver` port where the resolver's word counts (`trust-ad`), or nobody's (`off`)."""
+
+    def __init__(self, settings: Dns, recursor: Recursor) -> None:
+        self._recursor = recursor
+        self._trusts_ad = settings.dnssec == "trust-ad"
+
+    async def lookup(self, query: Query) -> Answer:
+        """Ask, and read the response."""
         request = dns.message.make_query(
             dns.name.from_text(query.name + "."),
             query.type,
@@ -145,23 +194,9 @@ class DnsTransport:
         )
         if self._trusts_ad:
             request.flags |= dns.flags.AD
-        said = f"resolver {server}"
-        try:
-            response, _ = await dns.asyncquery.udp_with_fallback(
-                request,
-                server.address,
-                timeout=self._settings.timeout,
-                port=server.port,
-                ignore_unexpected=True,
-                ignore_errors=True,
-                backend=dns.asyncbackend.get_backend("trio"),
-            )
-        except dns.exception.Timeout:
-            return Unreachable(f"{said} did not answer within {self._settings.timeout:g} s")
-        except (OSError, EOFError) as error:
-            return Unreachable(f"{said} cannot be reached: {error}")
-        except dns.exception.DNSException as error:
-            return Unreachable(f"{said} gave a malformed answer: {error}")
+        response, said = await self._recursor.ask(request)
+        if isinstance(response, NoReply):
+            return Unreachable(response.why)
         try:
             return read_response(query, response, trust_ad=self._trusts_ad, said=said)
         except (dns.exception.DNSException, ValueError) as error:
@@ -172,13 +207,14 @@ def read_response(query: Query, response: dns.message.Message, *, trust_ad: bool
     """What a parsed response means. Raises DNSException or ValueError for one that makes no sense."""
     rcode = response.rcode()
     if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-        return _failure(response, f"{said} answered {dns.rcode.to_text(rcode)}")
+        why = failure_in_words(response, said)
+        return Bogus(why) if is_bogus(response) else Unreachable(why)
     if not isinstance(response, dns.message.QueryMessage):
         return Unreachable(f"{said} answered with something other than a query response")
     secure = trust_ad and bool(response.flags & dns.flags.AD)
     chain = response.resolve_chaining()
     aliases = tuple(
-        _name(rdata.target)
+        name_of(rdata.target)
         for cname in chain.cnames
         for rdata in cname
         if rdata.rdtype == dns.rdatatype.CNAME
@@ -190,35 +226,44 @@ def read_response(query: Query, response: dns.message.Message, *, trust_ad: bool
         return NoData(secure, ttl, aliases)
     if len(chain.answer) > MAX_RECORDS:
         return Unreachable(f"{said} gave {len(chain.answer)} records, more than {MAX_RECORDS}")
-    records = tuple(_record(rdata) for rdata in chain.answer)
+    records = tuple(record_of(rdata) for rdata in chain.answer)
     return Found(records, secure, ttl, aliases)
 
 
-def _failure(response: dns.message.Message, what: str) -> Answer:
-    errors = [option for option in response.options if isinstance(option, dns.edns.EDEOption)]
+def is_bogus(response: dns.message.Message) -> bool:
+    """Whether the resolver says that validation failed (RFC 8914)."""
+    return any(int(error.code) in _BOGUS_EXTENDED_ERRORS for error in _extended_errors(response))
+
+
+def failure_in_words(response: dns.message.Message, said: str) -> str:
+    """The response code and the extended errors of a failure."""
     words = "; ".join(
-        f"{dns.edns.EDECode(error.code).name if error.code in list(dns.edns.EDECode) else error.code}"
+        (dns.edns.EDECode(error.code).name if error.code in list(dns.edns.EDECode) else str(error.code))
         + (f": {error.text}" if error.text else "")
-        for error in errors
+        for error in _extended_errors(response)
     )
-    why = f"{what} ({words})"[:500] if words else what
-    if any(int(error.code) in _BOGUS_EXTENDED_ERRORS for error in errors):
-        return Bogus(why)
-    return Unreachable(why)
+    what = f"{said} answered {dns.rcode.to_text(response.rcode())}"
+    return f"{what} ({words})"[:MAX_WHY] if words else what
 
 
-def _name(name: dns.name.Name) -> str:
+def _extended_errors(response: dns.message.Message) -> list[dns.edns.EDEOption]:
+    return [option for option in response.options if isinstance(option, dns.edns.EDEOption)]
+
+
+def name_of(name: dns.name.Name) -> str:
+    """Lower case, without the final dot; the root is empty."""
     return name.to_text(omit_final_dot=True).lower() if name != dns.name.root else ""
 
 
-def _record(rdata: dns.rdata.Rdata) -> Record:
+def record_of(rdata: dns.rdata.Rdata) -> Record:
+    """Our form of a record. Raises ValueError for a type that no delivery asks for."""
     match rdata:
         case MX():
-            return MxRecord(int(rdata.preference), _name(rdata.exchange))
+            return MxRecord(int(rdata.preference), name_of(rdata.exchange))
         case A() | AAAA():
             return AddressRecord(str(ipaddress.ip_address(rdata.address)))
         case CNAME():
-            return AliasRecord(_name(rdata.target))
+            return AliasRecord(name_of(rdata.target))
         case TLSA():
             return TlsaRecord(int(rdata.usage), int(rdata.selector), int(rdata.mtype), bytes(rdata.cert))
         case TXT():
