@@ -264,7 +264,8 @@ class Session:
         try:
             return await conversation
         except PeerError as error:
-            why = f"{self._target}: {error.happened}"
+            where = "" if phase.value in error.happened else f" {phase.value}"
+            why = f"{self._target}: {error.happened}{where}"
             self._add("connection-lost", why, Verdict.REFUSED)
             # A server that rejects the handshake is first heard of here (RFC 8446 4.4.2.4).
             tls_failed = self.contact.tls is not None

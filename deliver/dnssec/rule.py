@@ -40,6 +40,7 @@ class Rule(Enum):
     DENIAL_BELOW_CUT = ("denial-below-cut", "RFC 6840 4.1", "the denial is of a name below a delegation or DNAME")
     DENIAL_NOT_COVERED = ("denial-not-covered", "RFC 4035 5.4", "no NSEC record covers or matches the name")
     DENIAL_NAME_EXISTS = ("denial-name-exists", "RFC 4035 5.4", "the denial shows that the name exists")
+    DENIAL_RCODE = ("denial-rcode", "RFC 4035 5.4", "the response code is not what the denial proves")
     DENIAL_WILDCARD = ("denial-wildcard", "RFC 4035 5.4", "the denial does not exclude a wildcard")
     DENIAL_MALFORMED = ("denial-malformed", "RFC 4034 4", "the NSEC or NSEC3 records make no sense")
     NSEC3_ENCLOSER = ("nsec3-closest-encloser", "RFC 5155 8.3", "no closest encloser is proved")

@@ -114,7 +114,7 @@ class Wire:
                         assert isinstance(action, AwaitReply)
                         _fold(transaction, await self._await_exchange(), on_dot_reply)
         except PeerError as error:
-            transaction.lost(str(error))
+            transaction.lost(error.happened)
         return transaction.outcomes()
 
     async def close(self) -> None:

@@ -41,7 +41,7 @@ def sentence(outcome: Outcome) -> str:
     if isinstance(outcome, Delivered):
         return str(outcome.reply)[:MAX_TEXT]
     parts = [outcome.why]
-    if outcome.phase is not None:
+    if outcome.phase is not None and outcome.phase.value not in outcome.why:
         parts.append(outcome.phase.value)
     if outcome.contact is not None and outcome.contact.host:
         parts.append(f"at {outcome.contact.host} [{outcome.contact.address}]")

@@ -5,7 +5,8 @@ process that dies between the reply and the commit finds out at the next start t
 and does not deliver it again. It is not fsynced: after a power loss the attempt is in doubt.
 
 A record is a line feed, CRC-32 in hexadecimal, a space, a JSON object, and a line feed again, so that a torn
-or damaged one does not spoil its neighbours; it is skipped and counted. Records are dropped when their attempt has been settled by a durable commit.
+or damaged one does not spoil its neighbours; it is skipped and counted. Records are dropped when their
+attempt has been settled by a durable commit.
 """
 
 from __future__ import annotations

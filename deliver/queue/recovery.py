@@ -34,11 +34,16 @@ INTERRUPTED: Final = "interrupted"
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What was found: attempts ended, deliveries proven by the journal, spool files to remove."""
+    """What was found: ids of the attempts ended, deliveries proven by the journal, spool files to remove."""
 
-    interrupted: int
+    attempts: tuple[int, ...]
     delivered: int
     removable: tuple[str, ...]
+
+    @property
+    def interrupted(self) -> int:
+        """How many attempts were ended."""
+        return len(self.attempts)
 
 
 def recover(
@@ -102,7 +107,7 @@ def _end(conn: Connection, now: float, proofs: tuple[Proof, ...], query: Any, ap
     removable: list[str] = []
     for message_id in touched:
         removable += complete(conn, MessageId(message_id), now, append) or ()
-    return Recovered(len(rows), delivered, tuple(removable))
+    return Recovered(tuple(row.id for row in rows), delivered, tuple(removable))
 
 
 def _record_proof(

@@ -189,6 +189,8 @@ class Runner:
             found = await self._shard.sql.write(
                 lambda conn: recovery.reclaim(conn, now, proofs, self._append)
             )
+            for attempt_id in found.attempts:
+                self._shard.journal.settled(attempt_id)
             log.warning("took back %d attempts that were not settled in time", found.interrupted)
             await self._remove(found.removable)
         before = now - KEEP_HISTORY

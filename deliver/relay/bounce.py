@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Final
 
-from deliver.message import Envelope, MessageId, Recipient
-from deliver.outcome import Failed
+from deliver.message import MAX_DOMAIN, Envelope, MessageId, Recipient
+from deliver.outcome import Contact, Failed
 from deliver.smtp.reply import Reply
 
 MAX_HEADERS: Final = 32 * 1024  # octets of the original header that are returned
@@ -120,7 +120,7 @@ def _words(failures: tuple[Failure, ...], reporting_mta: str) -> str:
 
 def _explained(outcome: Failed) -> list[str]:
     why = _ascii(outcome.why)
-    host = f"{outcome.contact.host} [{outcome.contact.address}]" if outcome.contact else ""
+    host = f"{_host(outcome.contact)} [{_ascii(outcome.contact.address)}]" if outcome.contact else ""
     told = [f"{why[:1].upper()}{why[1:]}."] if why else []
     if outcome.reply is not None:
         told.append(f"The mail server {host} said: {_said(outcome.reply)}".replace("  ", " "))
@@ -166,7 +166,7 @@ def _recipient_fields(failure: Failure, now: float) -> list[str]:
         f"Status: {outcome.enhanced}",
     ]
     if outcome.contact is not None and outcome.contact.host:
-        fields.append(f"Remote-MTA: dns; {_ascii(outcome.contact.host)}")
+        fields.append(f"Remote-MTA: dns; {_host(outcome.contact)}")
     if outcome.reply is not None:
         fields.append(f"Diagnostic-Code: smtp; {_said(outcome.reply)}")
     else:
@@ -187,6 +187,11 @@ def _references(headers: str) -> list[str]:
         ):
             return [f"In-Reply-To: {value}", f"References: {value}"]
     return []
+
+
+def _host(contact: Contact) -> str:
+    """The server's name; it comes from the DNS of a stranger."""
+    return _ascii(contact.host)[:MAX_DOMAIN]
 
 
 def _said(reply: Reply) -> str:

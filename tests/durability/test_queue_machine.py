@@ -211,7 +211,9 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def open_recipients_can_be_found_and_have_content(self) -> None:
         due = {row.domain: row.due for row in self.read(select(destination))}
-        open_attempts = {row.id for row in self.read(select(attempt.c.id).where(attempt.c.ended_at.is_(None)))}
+        open_attempts = {
+            row.id for row in self.read(select(attempt.c.id).where(attempt.c.ended_at.is_(None)))
+        }
         content = {row.id: row.content for row in self.read(select(message))}
         for row in self.read(select(recipient).where(recipient.c.state.in_(["queued", "leased"]))):
             assert content[row.message_id] is not None

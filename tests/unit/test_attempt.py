@@ -313,6 +313,30 @@ async def test_bytes_behind_the_starttls_reply_are_an_attack(world: World, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("point", "said"),
+    [
+        ("CONNECT", b"hello there\r\n"),
+        ("EHLO", b"250-mx\r\n251 PIPELINING\r\n"),
+        ("EHLO", b"250-" + b"x" * 100_000 + b"\r\n"),
+        ("MAIL", b"999 what\r\n"),
+        ("RCPT", b"\x00\x01\x02\r\n"),
+        ("DATA", b"250 not what was asked for\r\n"),
+    ],
+)
+async def test_a_malformed_reply_defers_and_is_said(
+    world: World, tmp_path: Path, point: Any, said: bytes
+) -> None:
+    world.server("mx.plain.test").behaviour = Behaviour(replies={point: said})
+    ((_, outcome),) = (await deliver(agent(world, tmp_path), "a@plain.test")).outcomes
+    assert isinstance(outcome, Deferred)
+    assert outcome.blame is Blame.HOST
+    assert not outcome.in_doubt
+    assert outcome.phase is not None
+    assert "reply" in outcome.why or outcome.phase.value in outcome.why
+    assert world.messages == ()
+
+
+@pytest.mark.parametrize(
     ("level", "domain", "kind", "verified_by"),
     [
         ("verify", "signed.test", Delivered, "pkix"),

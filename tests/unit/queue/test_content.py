@@ -100,7 +100,7 @@ async def test_a_full_disk_is_a_storage_error_with_its_remedy(tmp_path, monkeypa
 
     taken = writer(tmp_path)
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(StorageError, match="No space left on device.*free disk space"):
+    with pytest.raises(StorageError, match=r"No space left on device.*free disk space"):
         await taken.write(b"x" * 100)
     assert list(tmp_path.iterdir()) == []
 

@@ -18,7 +18,9 @@ from deliver.smtp.reply import Reply
 
 
 def proof(attempt_id: int = 1, text: str = "2.0.0 Ok") -> Proof:
-    return Proof(attempt_id, MessageId(f"m{attempt_id}"), (0, 2), Reply(250, (text, "second")), "mx", "192.0.2.1")
+    return Proof(
+        attempt_id, MessageId(f"m{attempt_id}"), (0, 2), Reply(250, (text, "second")), "mx", "192.0.2.1"
+    )
 
 
 @pytest.fixture

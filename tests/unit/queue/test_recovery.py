@@ -118,7 +118,10 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path):
     with engine.begin() as conn:
         schema.migrate(conn)
         conn.exec_driver_sql("PRAGMA user_version=99")
-    with engine.begin() as conn, pytest.raises(StorageError, match="newer version.*schema 99.*start the newer"):
+    with (
+        engine.begin() as conn,
+        pytest.raises(StorageError, match=r"newer version.*schema 99.*start the newer"),
+    ):
         schema.migrate(conn)
     with engine.connect() as conn:
         assert conn.exec_driver_sql("PRAGMA user_version").scalar_one() == 99

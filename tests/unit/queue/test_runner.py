@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -47,8 +48,6 @@ SETTINGS = Queue(
     lease_margin=Duration(100),
     shutdown_grace=Duration(20),
 )
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
 class Story:
@@ -101,7 +100,7 @@ class House:
 
     def outcome(self, *outcomes):
         async def attempt(claim, content, journal):
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
             pairs = zip(claim.recipients, outcomes * len(claim.recipients), strict=False)
             return AttemptResult(tuple(pairs), Trace())
 
@@ -130,7 +129,7 @@ async def house(tmp_path):
     built.journal.close()
 
 
-async def test_accepted_mail_is_delivered_and_settled(house):
+async def test_accepted_mail_is_delivered_and_settled(autojump_clock, house):
     await house.accept("m1")
     await house.run_for(1)
     assert await house.states() == {"b@example.org": "delivered"}
@@ -138,7 +137,7 @@ async def test_accepted_mail_is_delivered_and_settled(house):
     assert house.runner.running == 0
 
 
-async def test_the_attempt_gets_the_content(house):
+async def test_the_attempt_gets_the_content(autojump_clock, house):
     seen = []
 
     async def attempt(claim, content, journal):
@@ -151,7 +150,7 @@ async def test_the_attempt_gets_the_content(house):
     assert seen == [(len(CONTENT), CONTENT)]
 
 
-async def test_new_mail_wakes_the_runner_at_once(house):
+async def test_new_mail_wakes_the_runner_at_once(autojump_clock, house):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(house.runner.run)
         await trio.sleep(30.5)
@@ -161,7 +160,7 @@ async def test_new_mail_wakes_the_runner_at_once(house):
     assert house.calls == [("m1", 1, 30.5)]
 
 
-async def test_deferred_mail_is_tried_again_by_the_retry_list_until_it_expires(house):
+async def test_deferred_mail_is_tried_again_by_the_retry_list_until_it_expires(autojump_clock, house):
     house.attempt = house.outcome(DEFERRED)
     await house.accept("m1", sender=None)
     await house.run_for(8000)
@@ -169,14 +168,14 @@ async def test_deferred_mail_is_tried_again_by_the_retry_list_until_it_expires(h
     assert [number for _, number, _ in house.calls] == list(range(1, len(times) + 1))
     assert times[0] == 0
     assert 60 <= times[1] <= 66
-    assert all(600 <= later - earlier <= 661 for earlier, later in zip(times[1:-2], times[2:-1], strict=True))
+    assert all(600 <= later - earlier <= 661 for earlier, later in itertools.pairwise(times[1:-1]))
     assert times[-1] == pytest.approx(7200, abs=1)
     assert await house.states() == {"b@example.org": "failed"}
     assert house.recorder.names() == ["msg:fail:internal", "msg:complete"]
     assert all(event.problems() == () for _, event in house.recorder.events)
 
 
-async def test_a_failure_is_bounced_to_the_sender_and_the_bounce_is_delivered(house):
+async def test_a_failure_is_bounced_to_the_sender_and_the_bounce_is_delivered(autojump_clock, house):
     seen = {}
 
     async def attempt(claim, content, journal):
@@ -192,20 +191,21 @@ async def test_a_failure_is_bounced_to_the_sender_and_the_bounce_is_delivered(ho
         "c@example.net": "delivered",
         "a@sender.example": "delivered",
     }
-    assert b"Final-Recipient: rfc822; b@example.org" in seen["bounce1"]
-    assert b"c@example.net" not in seen["bounce1"]
-    assert b"In-Reply-To: <1@sender.example>" in seen["bounce1"]
+    (notice,) = (text for name, text in seen.items() if name.startswith("bounce"))
+    assert b"Final-Recipient: rfc822; b@example.org" in notice
+    assert b"c@example.net" not in notice
+    assert b"In-Reply-To: <1@sender.example>" in notice
 
 
-async def test_a_bounce_that_fails_is_not_bounced(house, caplog):
+async def test_a_bounce_that_fails_is_not_bounced(autojump_clock, house):
     house.attempt = house.outcome(FAILED)
     await house.accept("m1", sender=None)
     await house.run_for(1)
     assert await house.states() == {"b@example.org": "failed"}
-    assert "nobody is told" in caplog.text
+    assert [name for name, _, _ in house.calls] == ["m1"]
 
 
-async def test_limits_by_domain_and_altogether_hold(tmp_path):
+async def test_limits_by_domain_and_altogether_hold(autojump_clock, tmp_path):
     house = House(tmp_path, Queue(workers=3, per_domain=2))
     running: dict[str, int] = {}
     most: dict[str, int] = {}
@@ -228,7 +228,7 @@ async def test_limits_by_domain_and_altogether_hold(tmp_path):
     assert set((await house.states()).values()) == {"delivered"}
 
 
-async def test_a_stuck_destination_does_not_delay_another(house):
+async def test_a_stuck_destination_does_not_delay_another(autojump_clock, house):
     async def attempt(claim, content, journal):
         if claim.domain == "stuck.example":
             await trio.sleep(900)
@@ -242,7 +242,9 @@ async def test_a_stuck_destination_does_not_delay_another(house):
     assert ("m1", 1, 0.0) in house.calls
 
 
-async def test_an_attempt_that_raises_is_deferred_in_doubt_and_harms_no_sibling(house, caplog):
+async def test_an_attempt_that_raises_is_deferred_in_doubt_and_harms_no_sibling(
+    autojump_clock, house, caplog
+):
     async def attempt(claim, content, journal):
         if claim.domain == "bad.example":
             raise KeyError("a bug")
@@ -258,7 +260,7 @@ async def test_an_attempt_that_raises_is_deferred_in_doubt_and_harms_no_sibling(
     assert (await house.sql.read(rows))[0].in_doubt == 1
 
 
-async def test_a_group_of_errors_is_handled_like_one(house):
+async def test_a_group_of_errors_is_handled_like_one(autojump_clock, house):
     async def attempt(claim, content, journal):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep, 1)
@@ -270,7 +272,7 @@ async def test_a_group_of_errors_is_handled_like_one(house):
     assert await house.states() == {"b@example.org": "queued"}
 
 
-async def test_what_was_journalled_before_an_error_is_delivered(house):
+async def test_what_was_journalled_before_an_error_is_delivered(autojump_clock, house):
     async def attempt(claim, content, journal):
         journal(claim.recipients[:1], OK)
         raise KeyError("a bug")
@@ -282,7 +284,7 @@ async def test_what_was_journalled_before_an_error_is_delivered(house):
     assert read(house.journal_path) == ()
 
 
-async def test_a_reply_is_in_the_journal_before_anything_else_is_awaited(house):
+async def test_a_reply_is_in_the_journal_before_anything_else_is_awaited(autojump_clock, house):
     during = []
 
     async def attempt(claim, content, journal):
@@ -298,7 +300,7 @@ async def test_a_reply_is_in_the_journal_before_anything_else_is_awaited(house):
     assert read(house.journal_path) == ()
 
 
-async def test_an_attempt_that_outlives_its_deadline_is_ended_before_its_lease(house, caplog):
+async def test_an_attempt_that_outlives_its_deadline_is_ended_before_its_lease(autojump_clock, house, caplog):
     async def attempt(claim, content, journal):
         await trio.sleep_forever()
 
@@ -309,7 +311,7 @@ async def test_an_attempt_that_outlives_its_deadline_is_ended_before_its_lease(h
     assert "took back" not in caplog.text
 
 
-async def test_stopping_waits_for_attempts_within_the_grace(house):
+async def test_stopping_waits_for_attempts_within_the_grace(autojump_clock, house):
     async def attempt(claim, content, journal):
         await trio.sleep(15)
         return AttemptResult(((claim.recipients[0], DELIVERED),), Trace())
@@ -322,7 +324,7 @@ async def test_stopping_waits_for_attempts_within_the_grace(house):
     assert await house.states() == {"b@example.org": "delivered"}
 
 
-async def test_after_the_grace_attempts_are_cancelled_and_settled_in_doubt(house):
+async def test_after_the_grace_attempts_are_cancelled_and_settled_in_doubt(autojump_clock, house):
     async def attempt(claim, content, journal):
         await trio.sleep_forever()
 
@@ -335,7 +337,7 @@ async def test_after_the_grace_attempts_are_cancelled_and_settled_in_doubt(house
     assert (row.state, row.in_doubt) == ("queued", 1)
 
 
-async def test_a_cancelled_attempt_may_still_say_what_it_knows(house):
+async def test_a_cancelled_attempt_may_still_say_what_it_knows(autojump_clock, house):
     async def attempt(claim, content, journal):
         try:
             await trio.sleep_forever()
@@ -350,7 +352,7 @@ async def test_a_cancelled_attempt_may_still_say_what_it_knows(house):
 
 
 @pytest.mark.parametrize("after", [0, 0.5, 5])
-async def test_cancelling_the_runner_settles_every_claim(house, after):
+async def test_cancelling_the_runner_settles_every_claim(autojump_clock, house, after):
     async def attempt(claim, content, journal):
         await trio.sleep_forever()
 
@@ -362,14 +364,16 @@ async def test_cancelling_the_runner_settles_every_claim(house, after):
     assert house.runner.running == 0
 
 
-async def test_stopping_before_anything_runs_claims_nothing(house):
+async def test_stopping_before_anything_runs_claims_nothing(autojump_clock, house):
     await house.accept("m1")
     house.runner.stop()
     await house.runner.run()
     assert house.calls == []
 
 
-async def test_a_settlement_that_the_database_refuses_is_tried_again(house, caplog, monkeypatch):
+async def test_a_settlement_that_the_database_refuses_is_tried_again(
+    autojump_clock, house, caplog, monkeypatch
+):
     write, failures = house.sql.write, []
 
     async def refusing(fn, *, durable=True):
@@ -386,7 +390,9 @@ async def test_a_settlement_that_the_database_refuses_is_tried_again(house, capl
     assert len(house.calls) == 1
 
 
-async def test_a_settlement_that_stays_refused_keeps_its_proof_and_is_made_up_for_later(house, monkeypatch, caplog):
+async def test_a_settlement_that_stays_refused_keeps_its_proof_and_is_made_up_for_later(
+    autojump_clock, house, monkeypatch, caplog
+):
     write = house.sql.write
     refusing = True
 
@@ -416,7 +422,9 @@ async def test_a_settlement_that_stays_refused_keeps_its_proof_and_is_made_up_fo
     assert "open until its lease expires" in caplog.text
 
 
-async def test_a_database_that_cannot_be_claimed_from_is_waited_for(house, monkeypatch, caplog):
+async def test_a_database_that_cannot_be_claimed_from_is_waited_for(
+    autojump_clock, house, monkeypatch, caplog
+):
     write, failures = house.sql.write, []
 
     async def refusing(fn, *, durable=True):
@@ -432,9 +440,11 @@ async def test_a_database_that_cannot_be_claimed_from_is_waited_for(house, monke
     assert "writing: locked" in caplog.text
 
 
-async def test_lost_content_holds_the_message_and_bothers_no_server(house, caplog):
+async def test_lost_content_holds_the_message_and_bothers_no_server(autojump_clock, house, caplog):
     lost = envelope("m1")
-    await house.sql.write(lambda conn: store.accept(conn, lost, SpoolContent(house.spool, "m1.eml", 9), (), NOW))
+    await house.sql.write(
+        lambda conn: store.accept(conn, lost, SpoolContent(house.spool, "m1.eml", 9), (), NOW)
+    )
     with trio.fail_after(100_000):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(house.runner.run)
@@ -445,7 +455,7 @@ async def test_lost_content_holds_the_message_and_bothers_no_server(house, caplo
     assert "m1.eml" in caplog.text
 
 
-async def test_findings_and_events_of_the_attempt_are_recorded(house):
+async def test_findings_and_events_of_the_attempt_are_recorded(autojump_clock, house):
     async def attempt(claim, content, journal):
         trace = Trace()
         trace.add(Finding(Stage.DNS, "mx", "one MX", rfc="RFC 5321 5.1"))
@@ -460,16 +470,18 @@ async def test_findings_and_events_of_the_attempt_are_recorded(house):
     assert house.recorder.names() == ["msg:delivery", "msg:complete"]
 
 
-async def test_in_doubt_is_recorded_and_logged(house, caplog):
+async def test_in_doubt_is_recorded_and_logged(autojump_clock, house, caplog):
     house.attempt = house.outcome(IN_DOUBT)
     await house.accept("m1")
     with caplog.at_level(logging.INFO):
         await house.run_for(1)
     assert (await house.sql.read(rows))[0].in_doubt == 1
-    assert "m1: to=<b@example.org> attempt=1 deferred for 6" in caplog.text
+    (line,) = (record for record in caplog.records if record.getMessage() == "deferred")
+    assert (line.facts["id"], line.facts["in_doubt"]) == ("m1", "yes")
+    assert 600 <= line.facts["retry_in"] <= 660
 
 
-async def test_old_history_is_forgotten(house):
+async def test_old_history_is_forgotten(autojump_clock, house):
     await house.accept("m1")
     await house.run_for(86_400 + 130)
     assert await house.states() == {}

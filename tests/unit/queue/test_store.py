@@ -167,7 +167,11 @@ def test_settling_records_each_recipient(conn):
     assert settled.stale == ()
     (tried,) = conn.execute(select(attempt)).all()
     assert (tried.ended_at, tried.result, tried.trace) == (NOW + 1, "mixed", '[{"code":"x"}]')
-    assert [outcome["kind"] for _, outcome in json.loads(tried.outcomes)] == ["delivered", "deferred", "failed"]
+    assert [outcome["kind"] for _, outcome in json.loads(tried.outcomes)] == [
+        "delivered",
+        "deferred",
+        "failed",
+    ]
     assert json.loads(rows(conn)[2].last_outcome)["reply"] == {"code": 550, "lines": ["5.1.1 No such user"]}
 
 

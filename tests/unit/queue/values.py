@@ -31,14 +31,20 @@ FAILED = Failed(
 )
 
 
-def envelope(name: str, *recipients: str, sender: str | None = "a@sender.example", at: float = NOW) -> Envelope:
-    boxes = tuple(Recipient(i, Mailbox.parse(text)) for i, text in enumerate(recipients or ("b@example.org",)))
+def envelope(
+    name: str, *recipients: str, sender: str | None = "a@sender.example", at: float = NOW
+) -> Envelope:
+    boxes = tuple(
+        Recipient(i, Mailbox.parse(text)) for i, text in enumerate(recipients or ("b@example.org",))
+    )
     return Envelope(
         MessageId(name), Mailbox.parse(sender) if sender else None, boxes, len(CONTENT), False, at
     )
 
 
-def accept(conn: Connection, name: str, *recipients: str, sender: str | None = "a@sender.example") -> Envelope:
+def accept(
+    conn: Connection, name: str, *recipients: str, sender: str | None = "a@sender.example"
+) -> Envelope:
     made = envelope(name, *recipients, sender=sender)
     store.accept(conn, made, InlineContent(CONTENT), [Event("msg:accept", NOW)], NOW)
     return made

@@ -1,0 +1,103 @@
+"""The queue behind the listener, on a real shard in a temporary directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from deliver.errors import MessageError, StorageError
+from deliver.message import Envelope, Mailbox, MessageId, Recipient
+from deliver.queue import intake as door
+from deliver.queue.intake import QueueIntake
+from deliver.queue.schema import message, recipient
+from deliver.queue.shard import Shard, open_shard
+from deliver.relay.intake import Origin
+from events import outbox
+
+NOW = 1_700_000_000.0
+ORIGIN = Origin(MessageId("m1"), "192.0.2.1", "client.test", "ESMTP", NOW)
+
+
+def envelope(size: int) -> Envelope:
+    people = (Recipient(0, Mailbox("a", "x.test")), Recipient(1, Mailbox("b", "y.test")))
+    return Envelope(MessageId("m1"), Mailbox("me", "s.test"), people, size, False, NOW)
+
+
+def intake(shard: Shard, **changes: int) -> tuple[QueueIntake, list[str]]:
+    calls: list[str] = []
+    values = {"inline_limit": 100, "max_size": 10_000, "min_free": 0, **changes}
+    return QueueIntake(shard, outbox.append, lambda: calls.append("accepted"), **values), calls
+
+
+@pytest.mark.parametrize("content", [b"small\r\n", b"x" * 98 + b"\r\n" + b"y" * 900 + b"\r\n"])
+async def test_a_commit_leaves_message_recipients_and_event(tmp_path: Path, content: bytes) -> None:
+    async with open_shard(tmp_path, 0, NOW) as shard:
+        to, calls = intake(shard)
+        sink = await to.begin(ORIGIN)
+        await sink.write(content[:3])
+        await sink.write(content[3:])
+        await sink.commit(envelope(len(content)))
+        assert calls == ["accepted"]
+        (row,) = await shard.sql.read(lambda conn: conn.execute(select(message)).all())
+        if row.spool_name is None:
+            assert bytes(row.content) == content
+        else:
+            assert (shard.spool / row.spool_name).read_bytes() == content
+        people = await shard.sql.read(lambda conn: conn.execute(select(recipient)).all())
+        assert {(one.local_part, one.domain, one.state) for one in people} == {
+            ("a", "x.test", "queued"),
+            ("b", "y.test", "queued"),
+        }
+        (event,) = await shard.sql.read(lambda conn: outbox.pending(conn, "event_log", 10, now=NOW))
+        assert event.event.name == "msg:accept"
+        assert event.event.fields["sender_host_address"] == "192.0.2.1"
+
+
+async def test_an_abandoned_message_leaves_nothing(tmp_path: Path) -> None:
+    async with open_shard(tmp_path, 0, NOW) as shard:
+        to, calls = intake(shard)
+        sink = await to.begin(ORIGIN)
+        await sink.write(b"x" * 1000)
+        await sink.abandon()
+        assert calls == []
+        assert list(shard.spool.iterdir()) == []
+
+
+async def test_a_failing_commit_leaves_no_file(tmp_path: Path) -> None:
+    async with open_shard(tmp_path, 0, NOW) as shard:
+        to, calls = intake(shard)
+        for _ in range(2):  # the second has the id of the first
+            sink = await to.begin(ORIGIN)
+            await sink.write(b"y" * 1000 + b"\r\n")
+            if calls:
+                with pytest.raises(Exception, match="UNIQUE"):
+                    await sink.commit(envelope(1002))
+            else:
+                await sink.commit(envelope(1002))
+        assert calls == ["accepted"]
+
+
+async def test_too_large_and_no_limit(tmp_path: Path) -> None:
+    async with open_shard(tmp_path, 0, NOW) as shard:
+        sink = await intake(shard)[0].begin(ORIGIN)
+        with pytest.raises(MessageError):
+            await sink.write(b"x" * (10_000 + door.OUR_HEADER + 1))
+        sink = await intake(shard, max_size=0)[0].begin(ORIGIN)
+        await sink.write(b"x" * 20_000)
+        await sink.abandon()
+
+
+async def test_space_is_kept_free(tmp_path: Path) -> None:
+    async with open_shard(tmp_path, 0, NOW) as shard:
+        assert await intake(shard)[0].check_space(1000)
+        assert not await intake(shard, min_free=1 << 60)[0].check_space(0)
+        assert not await intake(shard)[0].check_space(1 << 60)
+
+
+async def test_a_shard_in_an_impossible_place(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="make the directory exist"):
+        async with open_shard(tmp_path / "file" / "queue", 0, NOW):
+            pytest.fail("it cannot be opened")
