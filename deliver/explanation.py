@@ -10,7 +10,7 @@ attempt would come to if the servers did their part:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
@@ -19,7 +19,9 @@ from deliver.agent import Agent
 from deliver.candidates import Candidate, find_candidates
 from deliver.relay.route import Reject, choose, finding
 from deliver.report.trace import Finding
+from deliver.resolve.answer import Answer, Bogus, Found, NoData, NxDomain, Query, Unreachable
 from deliver.resolve.mx import HostPlan, MxPlan, NoHost
+from deliver.resolve.resolver import Resolver
 from deliver.resolve.tlsa import TlsaAbsent, TlsaFailed, TlsaNotAsked, TlsaRecords, TlsaStatus, owner_name
 from deliver.tls.policy import Authentication, Refuse, TlsPolicy, decide
 
@@ -29,6 +31,48 @@ FAILED = "failed"
 EX_TEMPFAIL = 75
 EX_UNAVAILABLE = 69
 EXIT_STATUS = {READY: 0, DEFERRED: EX_TEMPFAIL, FAILED: EX_UNAVAILABLE}
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """One question and its answer in words; `evidence` is the validator's chain, empty where it has none."""
+
+    name: str
+    type: str
+    result: str
+    evidence: tuple[Finding, ...]
+
+
+class Recording:
+    """A resolver that writes down what it is asked and what comes back."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self.lookups: list[Lookup] = []
+
+    async def lookup(self, query: Query) -> Answer:
+        """See `Resolver.lookup`."""
+        answer = await self._resolver.lookup(query)
+        self.lookups.append(Lookup(query.name, query.type, answer_in_words(answer), answer.evidence))
+        return answer
+
+
+def answer_in_words(answer: Answer) -> str:
+    """`secure, 2 records`, `insecure, no such type`, `bogus: why` and so on."""
+    match answer:
+        case Bogus(why=why):
+            return f"bogus: {why}"
+        case Unreachable(why=why):
+            return f"no answer: {why}"
+        case Found(records=records):
+            count = len(records)
+            what = f"{count} record{'' if count == 1 else 's'}"
+        case NoData():
+            what = "no such type"
+        case NxDomain():
+            what = "no such name"
+    through = f" through {', '.join(answer.aliases)}" if answer.aliases else ""
+    return f"{'secure' if answer.secure else 'insecure'}, {what}{through}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +97,7 @@ class Explanation:
     verdict: str
     findings: tuple[Finding, ...]
     hosts: tuple[HostExplained, ...] = ()
+    lookups: tuple[Lookup, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able form."""
@@ -74,11 +119,26 @@ class Explanation:
                 }
                 for host in self.hosts
             ],
+            "lookups": [
+                {
+                    "name": each.name,
+                    "type": each.type,
+                    "result": each.result,
+                    "evidence": [found.as_dict() for found in each.evidence],
+                }
+                for each in self.lookups
+            ],
         }
 
 
 async def explain(agent: Agent, domain: str) -> Explanation:
     """Look everything up and decide, for `domain` in lower-case A-labels. Raises ConfigurationError."""
+    recording = Recording(agent.resolver)
+    found = await _explain(replace(agent, resolver=recording), domain)
+    return replace(found, lookups=tuple(recording.lookups))
+
+
+async def _explain(agent: Agent, domain: str) -> Explanation:
     route = choose(agent.settings.route, domain)
     first = finding(route, domain)
     if isinstance(route, Reject):

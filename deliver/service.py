@@ -13,14 +13,19 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from random import Random, SystemRandom
 
+import dns.name
 import trio
 
 from deliver.agent import Agent
 from deliver.attempt import Attempt
+from deliver.dnssec.algorithm import Policy
+from deliver.dnssec.anchors import NegativeAnchor, TrustAnchors, parse, root_anchors
+from deliver.errors import ConfigurationError
 from deliver.identity import host_name
 from deliver.message import Content
 from deliver.net.clock import Clock, WallClock
@@ -35,7 +40,10 @@ from deliver.relay.identity import MessageIds
 from deliver.relay.listener import Listener, open_listeners
 from deliver.report.log import say
 from deliver.resolve.cache import CachingResolver
+from deliver.resolve.doctor import Examination, examine
+from deliver.resolve.resolver import Resolver
 from deliver.resolve.transport import AdResolver, Recursor, resolver_addresses
+from deliver.resolve.validating import ValidatingResolver
 from deliver.settings import Settings, overridden
 from deliver.tls.pkix import TrustStore
 from events import outbox
@@ -46,6 +54,7 @@ from hints.port import Hints
 from hints.sql import SqlHints
 
 SHARD = 0  # one worker process owns one shard
+RESYNC = 60.0  # seconds
 LAST_EVENTS = 2.0  # seconds at the end for the databases of the event actions
 
 _log = logging.getLogger("outrider.service")
@@ -64,6 +73,55 @@ def open_hints(settings: Settings, clock: Clock) -> Hints:
     return SqlHints(url, clock=clock.now, max_size=settings.hints.max_size)
 
 
+def build_resolver(settings: Settings, clock: Clock) -> Resolver:
+    """The resolver of `dns.dnssec`, without a cache. Raises ConfigurationError."""
+    recursor = Recursor(settings.dns, resolver_addresses(settings.dns))
+    if settings.dns.dnssec != "validate":
+        return AdResolver(settings.dns, recursor)
+    return build_validator(settings, recursor, clock)
+
+
+def build_validator(settings: Settings, recursor: Recursor, clock: Clock) -> ValidatingResolver:
+    """Our own validation over `recursor`, from the settings' trust anchors. Raises ConfigurationError."""
+    policy = Policy(sha1=settings.dns.sha1)
+    return ValidatingResolver(recursor, trust_anchors(settings), now=clock.now, policy=policy)
+
+
+def trust_anchors(settings: Settings) -> TrustAnchors:
+    """The root's keys or `dns.trust_anchors`, and where they are suspended. Raises ConfigurationError."""
+    if settings.dns.trust_anchors is None:
+        anchors = root_anchors()
+    else:
+        path = settings.path(settings.dns.trust_anchors)
+        try:
+            anchors = parse(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"reading {path} (dns.trust_anchors)",
+                str(error),
+                "give DNSKEY or DS records in zone-file form",
+            ) from error
+    return anchors.but_not(
+        NegativeAnchor(
+            dns.name.from_text(f"{each.name}."),
+            each.reason,
+            datetime.fromisoformat(each.until).replace(tzinfo=UTC).timestamp(),
+        )
+        for each in settings.dns.negative_trust_anchor
+    )
+
+
+async def examine_resolvers(settings: Settings, clock: Clock) -> tuple[Examination, ...]:
+    """What the doctor finds of each resolver. Raises ConfigurationError."""
+    found = []
+    for address in resolver_addresses(settings.dns):
+        recursor = Recursor(settings.dns, (address,))
+        validator = build_validator(settings, recursor, clock)
+        probes = {"secure": settings.dns.probe_secure, "bogus": settings.dns.probe_bogus}
+        found.append(await examine(address, recursor, validator, **probes))
+    return tuple(found)
+
+
 def build_agent(
     settings: Settings,
     *,
@@ -74,9 +132,8 @@ def build_agent(
     own_sockets: frozenset[tuple[str, int]] = frozenset(),
 ) -> Agent:
     """Everything that a delivery takes from outside. Raises ConfigurationError for unusable resolvers."""
-    recursor = Recursor(settings.dns, resolver_addresses(settings.dns))
     resolver = CachingResolver(
-        AdResolver(settings.dns, recursor),
+        build_resolver(settings, clock),
         now=trio.current_time,
         entries=settings.dns.cache_entries,
         max_ttl=settings.dns.cache_max_ttl,
@@ -124,7 +181,7 @@ class Relay:
     def __init__(
         self,
         settings: Settings,
-        clock: Clock,
+        clock: WallClock,
         shard: Shard,
         append: Append,
         shipper: Shipper,
@@ -172,6 +229,8 @@ class Relay:
         """Until the first signal and the end of what was under way; a second signal cuts that short."""
         async with trio.open_nursery() as testimony:
             testimony.start_soon(self._shipper.run)
+            testimony.start_soon(self._see_the_doctor)
+            testimony.start_soon(self._keep_time)
             if isinstance(self._hints, SqlHints):
                 testimony.start_soon(self._hints.run)
             async with trio.open_nursery() as signalled:
@@ -188,6 +247,26 @@ class Relay:
         await self._shipper.aclose()
         await self._hints.aclose()
         say(_log, logging.INFO, "stopped")
+
+    async def _keep_time(self) -> None:
+        """Follow a system clock that is set: signatures and schedules go by it."""
+        while True:
+            await trio.sleep(RESYNC)
+            self._clock.resync()
+
+    async def _see_the_doctor(self) -> None:
+        """Say once, plainly, what a resolver is not fit for; mail is not held up by it."""
+        mode = self._settings.dns.dnssec
+        for found in await examine_resolvers(self._settings, self._clock):
+            fit = found.fit_for(mode)
+            say(
+                _log,
+                logging.INFO if fit else logging.WARNING,
+                "resolver" if fit else f"resolver unfit for dns.dnssec = {mode}",
+                resolver=found.resolver,
+                state=found.state,
+                why=None if fit else "; ".join(found.notes),
+            )
 
     def _begin(self, claim: Claim, content: Content, journal: JournalReply) -> Attempt:
         return Attempt(

@@ -32,6 +32,7 @@ SecretFile = Annotated[str, Meta(extra={"kind": "secret file"})]  # or `credenti
 DatabaseUrl = Annotated[str, Meta(extra={"kind": "database url"})]
 HintsUrl = Annotated[str, Meta(extra={"kind": "hints url"})]  # or "memory"
 HostName = Annotated[str, Meta(extra={"kind": "host name"})]
+Date = Annotated[str, Meta(extra={"kind": "date"})]  # "2026-12-31"
 NamePattern = Annotated[str, Meta(extra={"kind": "pattern"})]
 Endpoint = Annotated[str, Meta(extra={"kind": "endpoint"})]  # "host", "host:port", "[address]:port"
 AddressEndpoint = Annotated[str, Meta(extra={"kind": "address endpoint"})]  # no names
@@ -49,15 +50,27 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A table of the file; unknown keys are errors."""
 
 
+class NegativeTrustAnchor(Section, frozen=True):
+    """Validation is suspended at and below `name`, for a while and for a reason (RFC 7646)."""
+
+    name: HostName
+    until: Date  # the first day on which it counts no more, UTC
+    reason: str
+
+
 class Dns(Section, frozen=True):
     """How names are looked up."""
 
-    dnssec: Literal["validate", "trust-ad", "off"] = "trust-ad"
+    dnssec: Literal["validate", "trust-ad", "off"] = "validate"
     resolvers: tuple[
         AddressEndpoint, ...
     ] = ()  # "address" or "address:port" or "[v6]:port"; none: /etc/resolv.conf
     trust_remote_ad: bool = False
     trust_anchors: FilePath | None = None
+    negative_trust_anchor: tuple[NegativeTrustAnchor, ...] = ()
+    sha1: bool = False  # believe signatures and digests with SHA-1 (RFC 9905)
+    probe_secure: tuple[HostName, ...] = ()  # names that `explain --resolver` expects to be secure
+    probe_bogus: tuple[HostName, ...] = ()  # and those it expects to be bogus
     timeout: Duration = Duration(3)
     attempts: Count = 3
     cache_entries: Count = 20_000

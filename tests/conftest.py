@@ -8,8 +8,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -47,6 +48,15 @@ def peers_required(environment: Mapping[str, str]) -> bool:
 
 
 settings.load_profile(profile(os.environ))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A verb that runs inside the test process sets the log up; the next test must not notice."""
+    logger = logging.getLogger("outrider")
+    before = (logger.handlers[:], logger.level, logger.propagate)
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
 
 
 @pytest.hookimpl(tryfirst=True)

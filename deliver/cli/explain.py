@@ -11,6 +11,7 @@ from deliver.cli.frame import Application
 if TYPE_CHECKING:
     from deliver.explanation import Explanation
     from deliver.report.trace import Finding
+    from deliver.resolve.doctor import Examination
     from deliver.settings import Settings
 
 EPILOG = """\b
@@ -18,6 +19,7 @@ Examples:
   outrider explain example.org
   outrider explain someone@example.org --json
   outrider -o tls.level=dane-only explain example.org
+  outrider explain --resolver
 
 \b
 Exit status: 0 a host can be used   75 mail would wait   69 mail would bounce
@@ -26,11 +28,17 @@ Exit status: 0 a host can be used   75 mail would wait   69 mail would bounce
 
 @click.command("explain", epilog=EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.argument("domain", metavar="DOMAIN")
+@click.option("--resolver", is_flag=True, help="Examine the resolvers of the settings instead of a domain.")
+@click.argument("domain", metavar="DOMAIN", required=False)
 @click.pass_obj
-def explain(application: Application, as_json: bool, domain: str) -> int:
+def explain(application: Application, as_json: bool, resolver: bool, domain: str | None) -> int:
     """Look DOMAIN up as a delivery would and print every decision with its evidence; nothing is sent."""
     import trio
+
+    if resolver == (domain is not None):
+        raise click.UsageError("give either DOMAIN or --resolver")
+    if domain is None:
+        return _examine(application.settings, as_json)
 
     from deliver.cli.output import json_document
     from deliver.explanation import EXIT_STATUS
@@ -46,6 +54,42 @@ def explain(application: Application, as_json: bool, domain: str) -> int:
     else:
         _show(found)
     return EXIT_STATUS[found.verdict]
+
+
+def _examine(settings: Settings, as_json: bool) -> int:
+    import trio
+
+    from deliver.cli.output import json_document, printable
+    from deliver.explanation import EX_TEMPFAIL
+
+    found = trio.run(_examinations, settings)
+    mode = settings.dns.dnssec
+    fit = any(each.fit_for(mode) for each in found)
+    if as_json:
+        resolvers = [
+            {
+                "resolver": each.resolver,
+                "state": each.state,
+                "fit": each.fit_for(mode),
+                "notes": list(each.notes),
+            }
+            for each in found
+        ]
+        json_document({"dnssec": mode, "fit": fit, "resolvers": resolvers})
+        return 0 if fit else EX_TEMPFAIL
+    for each in found:
+        verdict = "fit" if each.fit_for(mode) else "NOT FIT"
+        click.secho(f"{each.resolver}: {each.state}, {verdict} for dns.dnssec = {mode}", bold=True)
+        for note in each.notes:
+            click.echo(f"  {printable(note)}")
+    return 0 if fit else EX_TEMPFAIL
+
+
+async def _examinations(settings: Settings) -> tuple[Examination, ...]:
+    from deliver.net.clock import WallClock
+    from deliver.service import examine_resolvers
+
+    return await examine_resolvers(settings, WallClock())
 
 
 async def _explain(settings: Settings, name: str) -> Explanation:
@@ -74,6 +118,12 @@ def _show(found: Explanation) -> None:
         _show_findings(host.findings, "    ")
         if host.missing:
             click.echo(f"    missing for DANE: {printable(host.missing)}")
+    click.echo()
+    click.secho("  Lookups", bold=True)
+    for lookup in found.lookups:
+        click.echo(f"    {printable(lookup.name)} {lookup.type}: {printable(lookup.result)}")
+        for step in lookup.evidence:
+            click.echo(f"      {printable(step.text)}")
 
 
 def _show_findings(findings: tuple[Finding, ...], indent: str) -> None:

@@ -2,7 +2,6 @@
 
 combination                                            answer   because
 -----------------------------------------------------  -------  ------------------------------------------
-dns.dnssec = validate                                  refused  this version has no validator yet
 trust-ad, a resolver that is not on loopback           refused  the AD bit can be forged on the way
                                                                 (RFC 4035 4.9.3), unless trust_remote_ad
 tls.level = dane-only, dnssec off                      refused  nothing could ever be delivered
@@ -50,7 +49,7 @@ def warnings(settings: Settings) -> Iterator[Problem]:
                 yield Problem(
                     path,
                     "DANE is never used while dns.dnssec is off: TLS stays opportunistic",
-                    'set dns.dnssec = "trust-ad" and use a validating resolver, or set tls.level = "may"',
+                    'set dns.dnssec = "validate", or set tls.level = "may"',
                 )
 
 
@@ -63,12 +62,6 @@ def _levels(settings: Settings) -> Iterator[tuple[KeyPath, object]]:
 
 def _dnssec(settings: Settings) -> Iterator[Problem]:
     dns = settings.dns
-    if dns.dnssec == "validate":
-        yield Problem(
-            ("dns", "dnssec"),
-            "validate is reserved: this version has no DNSSEC validator of its own yet",
-            'write "trust-ad" with a validating resolver on loopback, or "off"',
-        )
     if dns.dnssec == "trust-ad" and not dns.trust_remote_ad:
         for index, resolver in enumerate(dns.resolvers):
             host, _ = endpoint.split(resolver)
@@ -85,7 +78,7 @@ def _dnssec(settings: Settings) -> Iterator[Problem]:
                 yield Problem(
                     path,
                     "dane-only needs DNSSEC, and dns.dnssec is off: nothing could be delivered",
-                    'set dns.dnssec = "trust-ad", or another level',
+                    'set dns.dnssec = "validate", or another level',
                 )
 
 

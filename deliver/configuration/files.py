@@ -127,46 +127,11 @@ def _certificates(text: str) -> str:
 
 
 def _trust_anchor_fault(path: Path) -> str | None:
+    from deliver.dnssec.anchors import parse  # loads dnspython
+
     try:
-        text = _read(path, MAX_FILE)
+        parse(_read(path, MAX_FILE))
     except ValueError as error:
-        return str(error)
-    count = 0
-    for line, record in _records(text):
-        fault = _record_fault(record)
-        if fault:
-            return f"{path}:{line}: {fault}"
-        count += 1
-    return None if count else f"{path} holds no record"
-
-
-def _record_fault(record: str) -> str | None:
-    from dns.exception import DNSException
-    from dns.rdatatype import DNSKEY, DS
-    from dns.zonefile import read_rrsets
-
-    try:
-        found = read_rrsets(record, rdclass=None, default_ttl=0, relativize=False)
-    except (DNSException, ValueError) as error:
-        return str(error).removeprefix("<input>:").lstrip("0123456789: ")
-    if not found or any(rrset.rdtype not in (DNSKEY, DS) for rrset in found):
-        return "it is neither a DNSKEY nor a DS record"
+        said = str(error)
+        return said if str(path) in said else f"{path}: {said}"
     return None
-
-
-def _records(text: str) -> Iterator[tuple[int, str]]:
-    """Records of a zone file with the line each begins on: comments gone, parentheses joined."""
-    begun, depth = 0, 0
-    parts: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        content = line.partition(";")[0]
-        if not depth:
-            begun, parts = number, []
-        parts.append(content)
-        depth += content.count("(") - content.count(")")
-        if depth <= 0:
-            depth = 0
-            if "".join(parts).strip():
-                yield begun, " ".join(parts) + "\n"
-    if depth:
-        yield begun, " ".join(parts) + "\n"

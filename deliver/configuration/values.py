@@ -10,6 +10,7 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import date
 from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -338,12 +339,21 @@ def _ipv6(value: str) -> Fault | None:
     return None
 
 
+def _date(value: str) -> Fault | None:
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        return f"{value[:60]!r} is not a date", 'write it as "2026-12-31"'
+    return None
+
+
 KINDS: dict[str, Callable[[str], Fault | None]] = {
     "path": _path,
     "secret file": _secret_file,
     "database url": _database_url,
     "hints url": _hints_url,
     "host name": _host_name,
+    "date": _date,
     "pattern": _pattern,
     "endpoint": _endpoint,
     "address endpoint": _address_endpoint,

@@ -1,4 +1,6 @@
-"""Algorithms: which are supported, public keys and signatures (RFC 3110, 5702, 6605, 8080), DS digests (RFC 4509, 6605).
+"""Which algorithms and digests are supported, and how keys and signatures are read.
+
+RFC 3110, 5702, 6605 and 8080 for keys and signatures, RFC 4509 and 6605 for digests.
 
 SHA-1 (algorithms 5 and 7, digest 1) counts as unsupported unless the policy says otherwise (RFC 9905).
 """
@@ -77,7 +79,7 @@ def key_fault(key: DNSKEY) -> Rule | None:
 
 
 def matches(ds: DS, owner: dns.name.Name, key: DNSKEY) -> bool:
-    """Whether the digest of a DS record is that of the key (RFC 4034 5.1.4); tags are the caller's business."""
+    """Whether the digest of a DS record is that of the key (RFC 4034 5.1.4). Tags are not compared."""
     digest = _DIGESTS.get(ds.digest_type)
     if digest is None or ds.algorithm != key.algorithm:
         return False

@@ -1,6 +1,6 @@
 """What authenticated denials prove: pure functions on NSEC records whose signatures are valid (RFC 4035 5.4).
 
-`prove` answers for a name and type: NODATA, NXDOMAIN, an insecure delegation, or which rule the denial breaks;
+`prove` answers for a name and type: NODATA, NXDOMAIN, an insecure delegation, or the rule that is broken;
 `prove_expansion` whether a wildcard had to answer. NSEC3 records take the same way in `deliver.dnssec.nsec3`.
 Nothing is proved by records of the wrong side of a zone cut or of names below one (RFC 6840 4.1, 4.4).
 """
@@ -114,7 +114,7 @@ def prove(
 def prove_expansion(
     name: dns.name.Name, encloser: dns.name.Name, zone: dns.name.Name, links: Sequence[Link]
 ) -> Refusal | None:
-    """Whether `*.encloser` had to answer for `name`: it does not exist, nor any closer wildcard (RFC 4035 5.3.4)."""
+    """Whether `*.encloser` had to answer for `name`: neither it nor a closer name exists (RFC 4035 5.3.4)."""
     covering = _covering(name, links)
     if isinstance(covering, Refusal):
         return Refusal(Rule.WILDCARD_UNPROVEN, str(name))
@@ -123,9 +123,7 @@ def prove_expansion(
     return None
 
 
-def wrong_side(
-    name: dns.name.Name, rdtype: dns.rdatatype.RdataType, zone: dns.name.Name
-) -> Refusal | None:
+def wrong_side(name: dns.name.Name, rdtype: dns.rdatatype.RdataType, zone: dns.name.Name) -> Refusal | None:
     """Whether `zone` cannot speak for the name and type at all (RFC 4035 3.1.4.1, 6840 4.4)."""
     if not name.is_subdomain(zone):
         return Refusal(Rule.SIGNER, str(name))

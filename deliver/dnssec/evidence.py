@@ -88,7 +88,7 @@ _CLOCK_RULES = (Rule.EXPIRED, Rule.NOT_YET_VALID)
 
 
 def findings(steps: tuple[Step, ...]) -> tuple[Finding, ...]:
-    """The steps as findings of the trace, in order. A failure by time at an anchor points to our own clock."""
+    """The steps as findings of the trace. A failure by time at an anchor points to our own clock."""
     return tuple(_finding(step) for step in steps)
 
 

@@ -1,6 +1,6 @@
 """What is known about zones: their validated keys, that they are insecure, or that a name is no zone cut.
 
-`KeyCache` keeps that between lookups, bounded and only while the records it rests on live. `vouched_keys` goes
+`KeyCache` keeps that between lookups, bounded and while the records it rests on live. `vouched_keys` goes
 from DS records or a trust anchor to the DNSKEY RRset (RFC 4035 5.2).
 """
 

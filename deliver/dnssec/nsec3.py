@@ -29,7 +29,7 @@ _HASH_SIZE = 20
 
 @dataclass(frozen=True, slots=True)
 class HashedLink:
-    """An NSEC3 record: no hash of a name is between `hash` and `next`, save unsigned delegations if `opt_out`."""
+    """An NSEC3 record: no name hashes between `hash` and `next`, save unsigned delegations if `opt_out`."""
 
     hash: bytes
     next: bytes
@@ -110,9 +110,7 @@ def gather(
     return HashedLinks(zone, first.salt, first.iterations, tuple(links), budget)
 
 
-def prove(
-    name: dns.name.Name, rdtype: dns.rdatatype.RdataType, links: HashedLinks
-) -> Denied | Refusal:
+def prove(name: dns.name.Name, rdtype: dns.rdatatype.RdataType, links: HashedLinks) -> Denied | Refusal:
     """What the NSEC3 records say about `name` and `rdtype`."""
     fault = wrong_side(name, rdtype, links.zone)
     if fault is not None:

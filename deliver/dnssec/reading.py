@@ -1,4 +1,4 @@
-"""A reply reduced to what a validator may look at: RRsets and RRSIGs of its answer and authority sections, class IN.
+"""A reply reduced to what a validator may look at: RRsets and RRSIGs of answer and authority, class IN.
 
 The additional section is never read. A reply that does not fit its question, is truncated, too large or has
 another response code than NOERROR and NXDOMAIN is a `Failure` (RFC 4035 4.3: indeterminate).
@@ -67,9 +67,7 @@ class Reading:
     @property
     def denies(self) -> bool:
         """Whether the authority section says anything about an absence."""
-        return any(
-            rrset.rdtype in (*_DENIALS, dns.rdatatype.SOA) for rrset in self.authority.rrsets.values()
-        )
+        return any(rrset.rdtype in (*_DENIALS, dns.rdatatype.SOA) for rrset in self.authority.rrsets.values())
 
 
 def read(ask: Ask, reply: Reply, limits: Limits) -> Reading | Failure:
@@ -83,9 +81,7 @@ def read(ask: Ask, reply: Reply, limits: Limits) -> Reading | Failure:
         too_long = any(len(rrset) > limits.records_per_rrset for rrset in section)
         if too_long or len(section) > limits.rrsets_per_section:
             return Failure("the answer has too many records")
-    return Reading(
-        reply.rcode() == dns.rcode.NXDOMAIN, _section(reply.answer), _section(reply.authority)
-    )
+    return Reading(reply.rcode() == dns.rcode.NXDOMAIN, _section(reply.answer), _section(reply.authority))
 
 
 def _unfit(ask: Ask, reply: dns.message.Message) -> str | None:

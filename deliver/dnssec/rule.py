@@ -1,4 +1,4 @@
-"""The rules by which data is refused or found insecure; each has a stable code and the RFC section that states it."""
+"""The rules by which data is refused or insecure, each with a stable code and the RFC section that states it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ class Rule(Enum):
     """(code, RFC section, what happened)."""
 
     # One signature
-    SIGNATURE_MISSING = ("signature-missing", "RFC 4035 5.3", "a signed zone gave an RRset without a signature")
+    SIGNATURE_MISSING = (
+        "signature-missing",
+        "RFC 4035 5.3",
+        "a signed zone gave an RRset without a signature",
+    )
     SIGNER = ("signature-signer", "RFC 4035 5.3.1", "the signer is not the zone that holds the RRset")
     TYPE_COVERED = ("signature-type-covered", "RFC 4035 5.3.1", "the signature covers another type")
     LABELS = ("signature-labels", "RFC 4035 5.3.1", "the label count of the signature does not fit its owner")
@@ -29,15 +33,27 @@ class Rule(Enum):
     DS_MISMATCH = ("ds-mismatch", "RFC 4035 5.2", "no DNSKEY matches a DS record of the parent")
     ANCHOR_MISMATCH = ("anchor-mismatch", "RFC 4035 5.2", "no DNSKEY matches the trust anchor")
     DNSKEY_MISSING = ("dnskey-missing", "RFC 4035 5.2", "the zone has a DS record but no DNSKEY records")
-    DNSKEY_UNSIGNED = ("dnskey-unsigned", "RFC 4035 5.2", "no key that a DS record vouches for signed the keys")
+    DNSKEY_UNSIGNED = (
+        "dnskey-unsigned",
+        "RFC 4035 5.2",
+        "no key that a DS record vouches for signed the keys",
+    )
     NO_CUT = ("signer-not-a-zone", "RFC 4035 5.3.1", "the signer's name is not the apex of a zone")
     # Denials
     DENIAL_MISSING = ("denial-missing", "RFC 4035 5.4", "a signed zone denied without NSEC or NSEC3 records")
     DENIAL_TYPE_EXISTS = ("denial-type-exists", "RFC 4035 5.4", "the type is in the bitmap of the denial")
     DENIAL_CNAME_EXISTS = ("denial-cname-exists", "RFC 6840 4.3", "the bitmap of the denial has a CNAME")
-    DENIAL_PARENT_SIDE = ("denial-parent-side", "RFC 6840 4.1", "the denial is from the wrong side of a zone cut")
+    DENIAL_PARENT_SIDE = (
+        "denial-parent-side",
+        "RFC 6840 4.1",
+        "the denial is from the wrong side of a zone cut",
+    )
     DENIAL_CHILD_SIDE = ("denial-child-side", "RFC 6840 4.4", "a DS record was denied by the child zone")
-    DENIAL_BELOW_CUT = ("denial-below-cut", "RFC 6840 4.1", "the denial is of a name below a delegation or DNAME")
+    DENIAL_BELOW_CUT = (
+        "denial-below-cut",
+        "RFC 6840 4.1",
+        "the denial is of a name below a delegation or DNAME",
+    )
     DENIAL_NOT_COVERED = ("denial-not-covered", "RFC 4035 5.4", "no NSEC record covers or matches the name")
     DENIAL_NAME_EXISTS = ("denial-name-exists", "RFC 4035 5.4", "the denial shows that the name exists")
     DENIAL_RCODE = ("denial-rcode", "RFC 4035 5.4", "the response code is not what the denial proves")
@@ -58,7 +74,11 @@ class Rule(Enum):
     ALIAS_LOOP = ("alias-loop", "RFC 1034 3.6.2", "the aliases lead in a circle")
     ALIAS_TOO_LONG = ("alias-too-long", "RFC 6672 2.2", "the DNAME makes a name that is too long")
     # Why data is insecure
-    DELEGATION_INSECURE = ("delegation-insecure", "RFC 4035 5.2", "the parent proves that there is no DS record")
+    DELEGATION_INSECURE = (
+        "delegation-insecure",
+        "RFC 4035 5.2",
+        "the parent proves that there is no DS record",
+    )
     OPT_OUT = ("nsec3-opt-out", "RFC 5155 9.2", "the name is in an opt-out span")
     ITERATIONS = ("nsec3-iterations", "RFC 9276 3.2", "the NSEC3 records ask for too many iterations")
     UNSUPPORTED = ("zone-unsupported", "RFC 4035 5.2", "no DS record has a supported algorithm and digest")

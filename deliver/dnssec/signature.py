@@ -1,6 +1,6 @@
-"""One RRset and its RRSIGs: the checks of RFC 4035 5.3.1, the signed data of 5.3.2, the verification of 5.3.3.
+"""One RRset and its RRSIGs: checks (RFC 4035 5.3.1), signed data (5.3.2), verification (5.3.3).
 
-Any one valid signature suffices (RFC 6840 5.11). A failure names the rule of the signature that came furthest.
+Any one valid signature suffices (RFC 6840 5.11). A failure names the rule of the one that came furthest.
 Tries are bounded: few keys of one tag, few failures per RRset and lookup (CVE-2023-50387).
 """
 
@@ -164,7 +164,7 @@ def signed_data(rrset: dns.rrset.RRset, rrsig: RRSIG) -> bytes:
 
 
 def label_count(name: dns.name.Name) -> int:
-    """The labels of an owner name as the Labels field counts them: no root, no leading `*` (RFC 4034 3.1.3)."""
+    """The labels of an owner name as RFC 4034 3.1.3 counts them: no root, no leading `*`."""
     count = len(name) - 1
     return count - 1 if name.is_wild() else count
 
@@ -214,4 +214,3 @@ def _further(before: Refusal, rule: Rule, rrset: dns.rrset.RRset) -> Refusal:
 
 def _about(rrset: dns.rrset.RRset) -> str:
     return f"{rrset.name} {dns.rdatatype.to_text(rrset.rdtype)}"
-

@@ -1,13 +1,12 @@
 """What an attempt is taken to have found out, whatever became of it. Pure.
 
-the attempt                              a recipient's outcome
----------------------------------------  -----------------------------------------------------------
-any, and a positive reply was journalled Delivered: that reply is proof, whatever else was said
-returned a result with the recipient     the result's
-returned a result without the recipient  Deferred LOCAL (a bug, logged by the caller)
-raised                                   Deferred LOCAL, in doubt: where it stood is not known
-was cancelled without a result           Deferred LOCAL, in doubt: the same
-was never called                         Deferred LOCAL
+the attempt                               a recipient's outcome
+----------------------------------------  ---------------------------------------------------------
+any, and a positive reply was journalled  Delivered: that reply is proof, whatever else was said
+says what it knows about the recipient    that, also after an exception or a cancellation
+says nothing about the recipient          Deferred LOCAL (a bug)
+cannot say anything                       Deferred LOCAL, in doubt: where it stood is not known
+was never begun                           Deferred LOCAL
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from deliver.smtp.reply import EnhancedCode, Reply
 
 SYSTEM: Final = EnhancedCode(4, 3, 0)  # other mail system status, RFC 3463 3.4
 NOT_STARTED: Final = "the attempt was not started because the relay is stopping"
-CANCELLED: Final = "the attempt was interrupted because the relay is stopping"
 UNEXPECTED: Final = "the attempt failed in an unexpected way"
 NO_CONTENT: Final = "the content of the message cannot be read at the moment"
 NOT_REPORTED: Final = "the attempt ended without a result for this recipient"
@@ -45,9 +43,9 @@ def conclude(
     return AttemptResult(tuple(outcomes), result.trace)
 
 
-def interrupted(recipients: tuple[Recipient, ...], *, started: bool, why: str = CANCELLED) -> AttemptResult:
+def interrupted(recipients: tuple[Recipient, ...], *, started: bool) -> AttemptResult:
     """For an attempt that left no result; in doubt if it had started."""
-    said = why if started else NOT_STARTED
+    said = UNEXPECTED if started else NOT_STARTED
     outcome = Deferred(said, Blame.LOCAL, enhanced=SYSTEM, in_doubt=started)
     trace = Trace()
     trace.add(Finding(Stage.OUTCOME, "interrupted", said, Verdict.REFUSED))

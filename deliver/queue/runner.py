@@ -223,7 +223,7 @@ class Runner:
             return attempt.result()
         except Exception:
             log.exception("%s: attempt %d has no result", claim.envelope.id, claim.number)
-            return conclusion.interrupted(claim.recipients, started=True, why=conclusion.UNEXPECTED)
+            return conclusion.interrupted(claim.recipients, started=True)
 
     async def _finish(self, claim: Claim, result: AttemptResult) -> None:
         settled: Settled | None = None

@@ -2,13 +2,16 @@
 
 `Found`, `NoData` and `NxDomain` carry whether DNSSEC vouches for them. `Bogus` (validation failed) and
 `Unreachable` (no answer, SERVFAIL, indeterminate) are failures: they defer, they are never an absence
-(RFC 7672 2.1.2). Names are lower-case A-labels without the final dot; the root is the empty string.
+(RFC 7672 2.1.2). `evidence` is what a validator went by; it is no part of an answer's identity. Names are
+lower-case A-labels without the final dot; the root is the empty string.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from deliver.report.trace import Finding
 
 
 class RecordType(StrEnum):
@@ -83,6 +86,7 @@ class Found:
     secure: bool
     ttl: int
     aliases: tuple[str, ...] = ()
+    evidence: tuple[Finding, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class NoData:
     secure: bool
     ttl: int = 0
     aliases: tuple[str, ...] = ()
+    evidence: tuple[Finding, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,7 @@ class NxDomain:
     secure: bool
     ttl: int = 0
     aliases: tuple[str, ...] = ()
+    evidence: tuple[Finding, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,7 @@ class Bogus:
     """DNSSEC validation failed; `why` is the resolver's or validator's explanation."""
 
     why: str
+    evidence: tuple[Finding, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,7 @@ class Unreachable:
     """No usable answer: timeout, SERVFAIL, malformed or indeterminate."""
 
     why: str
+    evidence: tuple[Finding, ...] = field(default=(), compare=False, repr=False)
 
 
 Answer = Found | NoData | NxDomain | Bogus | Unreachable

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 import trio
 
@@ -61,6 +62,8 @@ class CachingResolver:
     def _keep(self, query: Query, answer: Answer) -> None:
         if not isinstance(answer, Found | NoData | NxDomain) or answer.ttl <= 0:
             return
-        self._kept[query] = (self._now() + min(answer.ttl, self._max_ttl), answer)
+        # Evidence is large and was told to whoever asked first.
+        kept = replace(answer, evidence=())
+        self._kept[query] = (self._now() + min(answer.ttl, self._max_ttl), kept)
         while len(self._kept) > self._entries:
             self._kept.popitem(last=False)

@@ -31,7 +31,8 @@ _SETTINGS = """\
 state_dir = {state}
 
 [dns]
-resolvers = [{resolver}]  # the miniature Internet's own; it validates
+resolvers = [{resolver}]  # the miniature Internet's own
+trust_anchors = {anchors}  # and its root's key
 
 [delivery]
 helo = "relay.demo.test"
@@ -66,7 +67,10 @@ class RelayProcess:
         self._process: subprocess.Popen[str] | None = None
         self._reader = threading.Thread(target=self._read_log, name="relay-log", daemon=True)
         text = _SETTINGS.format(
-            state=json.dumps(str(self.state)), resolver=json.dumps(world.resolver.endpoint), port=world.port
+            state=json.dumps(str(self.state)),
+            resolver=json.dumps(world.resolver.endpoint),
+            anchors=json.dumps(str(world.write_trust_anchor(directory))),
+            port=world.port,
         )
         self.config.write_text(text + settings)
 

@@ -8,6 +8,7 @@ takes. `trouble` makes it misbehave for a name. Every question that arrives is k
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -25,6 +26,7 @@ import trio
 from tests.internet.recursion import Resolution, resolve
 from tests.internet.zones import Internet, Status
 
+Lookup = Callable[[dns.name.Name, dns.rdatatype.RdataType], Resolution]
 _NO_EDNS_LIMIT = 512  # octets, RFC 1035 2.3.4
 _TCP_IDLE = 10  # seconds
 _BIND_ATTEMPTS = 20
@@ -70,11 +72,15 @@ class Question:
 
 
 class Resolver:
-    """Serves `internet`, which may be replaced while it runs. `udp_limit`: octets of its largest UDP answer."""
+    """Serves `internet`, which may be replaced while it runs. `udp_limit`: octets of its largest UDP answer.
 
-    def __init__(self, internet: Internet, *, udp_limit: int = 1232) -> None:
+    `lookup` answers instead of the zones of `internet`, for zones that were made elsewhere.
+    """
+
+    def __init__(self, internet: Internet, *, udp_limit: int = 1232, lookup: Lookup | None = None) -> None:
         self.internet = internet
         self.udp_limit = udp_limit
+        self._lookup = lookup
         self.questions: list[Question] = []
         self.address = ""
         self.port = 0
@@ -162,7 +168,10 @@ class Resolver:
         trouble = self._next_trouble(query)
         if trouble.delay:
             await trio.sleep(trouble.delay)
-        return _answer(self.internet, query, trouble.fault, self._limit(query, transport))
+        return _answer(self._resolve, query, trouble.fault, self._limit(query, transport))
+
+    def _resolve(self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> Resolution:
+        return self._lookup(name, rdtype) if self._lookup else resolve(self.internet, name, rdtype)
 
     def _limit(self, query: dns.message.Message, transport: str) -> int | None:
         if transport == "tcp":
@@ -183,7 +192,7 @@ class Resolver:
 
 
 def _answer(
-    internet: Internet, query: dns.message.Message, fault: Fault | None, limit: int | None
+    lookup: Lookup, query: dns.message.Message, fault: Fault | None, limit: int | None
 ) -> bytes | None:
     match fault:
         case Fault.SILENCE:
@@ -197,7 +206,7 @@ def _answer(
         case Fault.TRUNCATED if limit is not None:
             return _truncated(query).to_wire()
     question = query.question[0]
-    response = _message(query, resolve(internet, question.name, question.rdtype))
+    response = _message(query, lookup(question.name, question.rdtype))
     if fault is Fault.WRONG_ID:
         response.id ^= 0x5555
     if fault is Fault.UNSIGNED:

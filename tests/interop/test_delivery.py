@@ -76,7 +76,10 @@ def send(nsd: Factory[NsdConfig, Nsd], unbound: Factory[UnboundConfig, Unbound],
             stubs=tuple((name, authoritative.address, authoritative.port) for name in zones),
             anchors=tuple(line for line in internet.trust_anchor_text.splitlines() if " DS " in line),
         )
+        anchors = tmp_path / "root.key"
+        anchors.write_text(internet.trust_anchor_text)
         settings = (
+            f"dns.trust_anchors={anchors}",
             f'dns.resolvers=["{resolver.address}:{resolver.port}"]',
             f"state_dir={tmp_path}/state",
             f"delivery.port={port}",
@@ -179,15 +182,26 @@ def test_a_server_without_starttls_gets_nothing(
 
 
 @pytest.mark.parametrize(
-    ("security", "why"), [(Security.BOGUS, "DNSSEC_BOGUS"), (Security.EXPIRED, "SIGNATURE_EXPIRED")]
+    ("mode", "security", "why"),
+    [
+        ("trust-ad", Security.BOGUS, "DNSSEC_BOGUS"),
+        ("trust-ad", Security.EXPIRED, "SIGNATURE_EXPIRED"),
+        ("validate", Security.BOGUS, "does not verify"),
+        ("validate", Security.EXPIRED, "has expired"),
+    ],
 )
-def test_what_unbound_finds_bogus_waits(
-    real_exim: Callable[[Credentials], Exim], send: Send, security: Security, why: str
+def test_what_is_bogus_waits(
+    real_exim: Callable[[Credentials], Exim], send: Send, mode: str, security: Security, why: str
 ) -> None:
-    name = f"{security.name.lower()}.test"
+    name = f"{mode}-{security.name.lower()}.test"
     own = credentials("exim.test")
     server = real_exim(own)
-    sent = send([domain(name, server, own.tlsa(3, 1, 1), security=security)], server.port, f"one@{name}")
+    sent = send(
+        [domain(name, server, own.tlsa(3, 1, 1), security=security)],
+        server.port,
+        f"one@{name}",
+        options=[f"dns.dnssec={mode}"],
+    )
     assert sent.status == 75
     assert "mx-lookup-failed" in sent.codes
     assert why in sent.results[0]["reasons"][-1]["text"]

@@ -31,6 +31,7 @@ class Relay:
         self.directory = directory
         self.options = [
             f'dns.resolvers=["{world.resolver.endpoint}"]',
+            f"dns.trust_anchors={world.write_trust_anchor(directory.parent)}",
             f"state_dir={directory}",
             f"delivery.port={world.port}",
             "delivery.helo=relay.sender.test",

@@ -35,11 +35,18 @@ async def world() -> AsyncIterator[World]:
         yield world
 
 
+def dns(world: World, tmp_path: Path, mode: Any = "validate") -> Dns:
+    anchors = str(world.write_trust_anchor(tmp_path))
+    return Dns(
+        dnssec=mode, resolvers=(world.resolver.endpoint,), trust_anchors=anchors, timeout=2, attempts=1
+    )
+
+
 def agent(world: World, tmp_path: Path, **sections: Any) -> Agent:
     settings = Settings(
         state_dir=str(tmp_path),
         **{
-            "dns": Dns(resolvers=(world.resolver.endpoint,), timeout=2, attempts=1),
+            "dns": dns(world, tmp_path),
             "tls": Tls(trust_store=str(world.write_trust_store(tmp_path))),
             "delivery": Delivery(port=world.port, helo="relay.example.org"),
             **sections,
@@ -93,11 +100,13 @@ DELIVERED = [
 ]
 
 
+@pytest.mark.parametrize("mode", ["validate", "trust-ad"])
 @pytest.mark.parametrize(("domain", "verified_by", "code"), DELIVERED)
 async def test_what_must_arrive_arrives(
-    world: World, tmp_path: Path, domain: str, verified_by: str | None, code: str
+    world: World, tmp_path: Path, domain: str, verified_by: str | None, code: str, mode: str
 ) -> None:
-    result = await deliver(agent(world, tmp_path), f"a@{domain}")
+    ours = agent(world, tmp_path, dns=dns(world, tmp_path, mode))
+    result = await deliver(ours, f"a@{domain}")
     ((_, outcome),) = result.outcomes
     assert isinstance(outcome, Delivered)
     assert (outcome.contact.tls.verified_by if outcome.contact.tls else None) == verified_by
@@ -121,11 +130,13 @@ DEFERRED = [
 ]
 
 
+@pytest.mark.parametrize("mode", ["validate", "trust-ad"])
 @pytest.mark.parametrize(("domain", "blame", "code", "enhanced"), DEFERRED)
 async def test_what_must_not_arrive_waits_and_says_why(
-    world: World, tmp_path: Path, domain: str, blame: Blame, code: str, enhanced: str
+    world: World, tmp_path: Path, domain: str, blame: Blame, code: str, enhanced: str, mode: str
 ) -> None:
-    result = await deliver(agent(world, tmp_path), f"a@{domain}")
+    ours = agent(world, tmp_path, dns=dns(world, tmp_path, mode))
+    result = await deliver(ours, f"a@{domain}")
     ((_, outcome),) = result.outcomes
     assert isinstance(outcome, Deferred)
     assert (outcome.blame, str(outcome.enhanced), outcome.in_doubt) == (blame, enhanced, False)
@@ -145,11 +156,13 @@ FAILED = [
 ]
 
 
+@pytest.mark.parametrize("mode", ["validate", "trust-ad"])
 @pytest.mark.parametrize(("domain", "enhanced"), FAILED)
 async def test_what_cannot_be_delivered_fails(
-    world: World, tmp_path: Path, domain: str, enhanced: str
+    world: World, tmp_path: Path, domain: str, enhanced: str, mode: str
 ) -> None:
-    result = await deliver(agent(world, tmp_path), f"a@{domain}")
+    ours = agent(world, tmp_path, dns=dns(world, tmp_path, mode))
+    result = await deliver(ours, f"a@{domain}")
     ((_, outcome),) = result.outcomes
     assert isinstance(outcome, Failed)
     assert str(outcome.enhanced) == enhanced

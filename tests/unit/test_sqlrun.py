@@ -158,23 +158,35 @@ async def test_a_waiting_write_is_withdrawn_and_the_others_go_on(runner):
     assert await runner.read(numbers) == [2]
 
 
-async def test_leadership_is_handed_over_when_the_next_leader_is_cancelled(runner):
-    """The first waiting write is told to lead and cancelled in the same moment."""
+async def test_leadership_is_handed_over_when_the_next_leader_is_cancelled(tmp_path, monkeypatch):
+    """The first waiting write is cancelled, and told to lead before it has noticed."""
+    runner = SqlRunner(Database(tmp_path / "a.db"))
+    await runner.write(create)
     scopes = [trio.CancelScope() for _ in range(3)]
 
     async def write(x: int) -> None:
         with scopes[x]:
             await runner.write(put(x))
 
-    def slow(conn: Connection) -> None:
-        trio.from_thread.run_sync(scopes[0].cancel)
+    queued = trio.Event()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(runner.write, slow)
-        await trio.testing.wait_all_tasks_blocked(0)
-        for x in range(3):
-            nursery.start_soon(write, x)
-    assert await runner.read(numbers) in ([1, 2], [0, 1, 2])
+    async def in_this_task(work, *args, limiter=None):
+        await queued.wait()
+        work(*args)
+        scopes[0].cancel()
+
+    with monkeypatch.context() as patched, trio.fail_after(5):
+        patched.setattr(trio.to_thread, "run_sync", in_this_task)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(runner.write, put(9))
+            await trio.testing.wait_all_tasks_blocked()
+            for x in range(3):
+                nursery.start_soon(write, x)
+                await trio.testing.wait_all_tasks_blocked()
+            queued.set()
+    assert await runner.read(numbers) == [1, 2, 9]
+    assert scopes[0].cancelled_caught
+    await runner.aclose()
 
 
 async def test_claims_are_not_fsynced_and_a_durable_neighbour_makes_the_batch_durable(runner):
@@ -243,7 +255,7 @@ def test_a_transaction_that_was_lost_fails_every_write_of_the_batch(tmp_path):
     batch = [Write(put(1), True), Write(lose, True), Write(put(2), True)]
     database.run_batch(batch)
     for write in batch:
-        with pytest.raises(StorageError):
+        with pytest.raises(StorageError, match="disk is full"):
             write.result()
     assert database.run_read(numbers) == []
     database.close()

@@ -20,6 +20,7 @@ def live() -> Iterator[LiveInternet]:
 def explain(live: LiveInternet, tmp_path: Path, *words: str, options: tuple[str, ...] = ()) -> Result:
     settings = [
         f'dns.resolvers=["{live.world.resolver.endpoint}"]',
+        f"dns.trust_anchors={live.world.write_trust_anchor(tmp_path)}",
         f"state_dir={tmp_path}",
         f"delivery.port={live.world.port}",
         *options,

@@ -24,6 +24,7 @@ def live() -> Iterator[LiveInternet]:
 def send(live: LiveInternet, tmp_path: Path, *words: str, text: bytes = TEXT) -> Result:
     options = [
         f'dns.resolvers=["{live.world.resolver.endpoint}"]',
+        f"dns.trust_anchors={live.world.write_trust_anchor(tmp_path)}",
         f"state_dir={tmp_path}/state",
         f"delivery.port={live.world.port}",
         "delivery.helo=relay.example.org",
@@ -116,9 +117,3 @@ def test_events_and_hints_are_kept_for_later(live: LiveInternet, tmp_path: Path)
     assert "msg:delivery" in tail
     hints = runner.invoke(outrider, [*state, "hints", "list", "--json"]).stdout
     assert "mx.dane-ee.test" in hints
-
-
-def test_the_validate_mode_is_a_configuration_error_for_now(live: LiveInternet, tmp_path: Path) -> None:
-    ran = CliRunner().invoke(outrider, ["-o", "dns.dnssec=validate", "send", "a@dane-ee.test"], input=TEXT)
-    assert ran.exit_code == 78
-    assert "dns.dnssec" in ran.stderr

@@ -3,19 +3,8 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
-
-import pytest
 
 from deliver.report.log import MAX_VALUE, configure, say
-
-
-@pytest.fixture(autouse=True)
-def untouched() -> Iterator[None]:
-    root = logging.getLogger("outrider")
-    kept = (root.handlers[:], root.level, root.propagate)
-    yield
-    root.handlers[:], root.level, root.propagate = kept
 
 
 def logged(form: str, **facts: object) -> str:

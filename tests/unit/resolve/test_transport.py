@@ -104,7 +104,12 @@ def test_resolver_addresses_are_read() -> None:
 
 
 def test_an_ad_bit_from_afar_is_not_trusted_unasked() -> None:
+    afar = ("192.0.2.53",)
     with pytest.raises(ConfigurationError, match=r"192\.0\.2\.53"):
-        resolver_addresses(Dns(resolvers=("192.0.2.53",)))
-    allowed = resolver_addresses(Dns(resolvers=("192.0.2.53",), trust_remote_ad=True))
-    assert allowed == resolver_addresses(Dns(resolvers=("192.0.2.53",), dnssec="off"))
+        resolver_addresses(Dns(dnssec="trust-ad", resolvers=afar))
+    for settings in (
+        Dns(dnssec="trust-ad", resolvers=afar, trust_remote_ad=True),
+        Dns(dnssec="off", resolvers=afar),
+        Dns(dnssec="validate", resolvers=afar),
+    ):
+        assert resolver_addresses(settings) == (ResolverAddress("192.0.2.53", 53),)

@@ -1,0 +1,479 @@
+"""RRsets, denials and zones of one lookup, held against the chain of trust (RFC 4035 5).
+
+Signer-driven: the signer that an RRSIG names proposes the zone; DS and DNSKEY records decide whether that is
+so. Where no signature is valid the walk goes from the trust anchor down, name by name (`enclosing`): only a
+proved insecure delegation makes data insecure, never a missing signature. Recursion is always towards shorter
+names. What cannot be proved is raised as `Unproved`; a bound that is reached as `Exhausted`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import dns.name
+import dns.rdatatype
+import dns.rrset
+from dns.rdtypes.ANY.DS import DS
+from dns.rdtypes.ANY.RRSIG import RRSIG
+
+from deliver.dnssec import proof
+from deliver.dnssec.algorithm import Policy
+from deliver.dnssec.alias import alias_at
+from deliver.dnssec.anchors import Anchor, TrustAnchors, ancestors
+from deliver.dnssec.budget import Budget, Limits
+from deliver.dnssec.denial import Denied
+from deliver.dnssec.evidence import Part, Security, Step
+from deliver.dnssec.keys import (
+    InsecureZone,
+    KeyCache,
+    NoCut,
+    SecureZone,
+    ZoneState,
+    usable_anchor,
+    vouched_keys,
+)
+from deliver.dnssec.reading import Reading, read
+from deliver.dnssec.rule import Refusal, Rule
+from deliver.dnssec.signature import Verified, verify_rrset
+from deliver.dnssec.verdict import Ask, Failure, Reply
+
+T = TypeVar("T")
+Work = Generator[tuple[Ask, ...], tuple[Reply, ...], T]
+
+NO_EXPIRY = 3600  # seconds; of what configuration alone decides
+
+
+class Unproved(Exception):
+    """Bogus or Indeterminate, with the step that failed."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__(str(step))
+        self.step = step
+
+
+@dataclass(frozen=True, slots=True)
+class Authentic:
+    """An RRset with a valid signature of a secure zone."""
+
+    zone: SecureZone
+    verified: Verified
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """An absence that the records of a secure zone prove; `ttl` in seconds."""
+
+    zone: SecureZone
+    denied: Denied
+    ttl: int
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class _SignedDelegation:
+    parent: SecureZone
+    ds: tuple[DS, ...]
+    expires: int
+    step: Step
+
+
+class Validator:
+    """The state of one lookup: replies, zone states and the budget. `now` in epoch seconds."""
+
+    def __init__(
+        self, anchors: TrustAnchors, cache: KeyCache, *, now: int, limits: Limits, policy: Policy
+    ) -> None:
+        self.anchors = anchors
+        self.now = now
+        self.policy = policy
+        self.budget = Budget(limits)
+        self._cache = cache
+        self._replies: dict[Ask, Reply] = {}
+        self._states: dict[dns.name.Name, ZoneState] = {}
+        self._failed: dict[dns.name.Name, Unproved] = {}
+
+    # Replies
+
+    def fetch(self, asks: Iterable[Ask]) -> Work[None]:
+        """Have the replies to these questions at hand. Raises Exhausted."""
+        missing = tuple(dict.fromkeys(ask for ask in asks if ask not in self._replies))
+        if missing:
+            self.budget.ask(len(missing))
+            replies = yield missing
+            self._replies.update(zip(missing, replies, strict=True))
+
+    def reading(self, ask: Ask, part: Part) -> Work[Reading]:
+        """The reply to `ask`, read. Raises Unproved (indeterminate) and Exhausted."""
+        yield from self.fetch((ask,))
+        found = read(ask, self._replies[ask], self.budget.limits)
+        if isinstance(found, Failure):
+            refusal = Refusal(Rule.NO_REPLY, f"{ask}: {found.why}")
+            raise self.unproved(part, ask.name, ask.rdtype, refusal, security=Security.INDETERMINATE)
+        return found
+
+    # RRsets and denials
+
+    def authenticate(
+        self, rrset: dns.rrset.RRset, signatures: Sequence[RRSIG], part: Part
+    ) -> Work[Authentic | InsecureZone]:
+        """The zone that signed the RRset, or the proof that it is insecure. Raises Unproved, Exhausted."""
+        scope = _scope(rrset.name, rrset.rdtype)
+        insecure = self._insecure(scope)
+        if insecure is not None:
+            return insecure
+        refusal = Refusal(Rule.SIGNER if signatures else Rule.SIGNATURE_MISSING, _about(rrset))
+        tried, pending = False, None
+        for signer in self._signers(scope, signatures):
+            try:
+                state = yield from self._proposed(signer)
+            except Unproved as unproved:
+                pending = pending or unproved
+                continue
+            match state:
+                case InsecureZone():
+                    return state
+                case NoCut():
+                    refusal = refusal if tried else Refusal(Rule.NO_CUT, f"{_about(rrset)}, signer {signer}")
+                case SecureZone():
+                    result = self.verify(rrset, signatures, state)
+                    if isinstance(result, Verified):
+                        return Authentic(state, result)
+                    refusal, tried = result, True
+        failure = self.unproved(part, rrset.name, rrset.rdtype, refusal)
+        return (yield from self._insecure_or(scope, failure if tried else pending, failure))
+
+    def deny(
+        self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType, reading: Reading, part: Part
+    ) -> Work[Proved | InsecureZone]:
+        """What the denial in a reply proves, or the proof that it is insecure. Raises Unproved, Exhausted."""
+        scope = _scope(name, rdtype)
+        insecure = self._insecure(scope)
+        if insecure is not None:
+            return insecure
+        rrsets = reading.denials()
+        about = f"{name} {dns.rdatatype.to_text(rdtype)}"
+        if len(rrsets) > self.budget.limits.denials:
+            raise self.unproved(part, name, rdtype, Refusal(Rule.TOO_MANY_RECORDS, about))
+        signatures = [rrsig for rrset in rrsets for rrsig in reading.authority.over(rrset)]
+        refusal = Refusal(Rule.DENIAL_MISSING, about)
+        if rrsets and not signatures:
+            refusal = Refusal(Rule.SIGNATURE_MISSING, _about(rrsets[0]))
+        elif any(rrsig.signer == name for rrsig in signatures) and scope != name:
+            refusal = Refusal(Rule.DENIAL_CHILD_SIDE, about)
+        elif signatures:
+            refusal = Refusal(Rule.SIGNER, about)
+        tried, pending = False, None
+        for signer in self._signers(scope, signatures):
+            try:
+                state = yield from self._proposed(signer)
+            except Unproved as unproved:
+                pending = pending or unproved
+                continue
+            match state:
+                case InsecureZone():
+                    return state
+                case NoCut():
+                    refusal = refusal if tried else Refusal(Rule.NO_CUT, f"{about}, signer {signer}")
+                case SecureZone():
+                    valid, fault = self.valid_denials(reading, state)
+                    denied = proof.prove(
+                        name, rdtype, state.name, valid.rrsets, self.budget, reading.nxdomain
+                    )
+                    if isinstance(denied, Denied):
+                        return self._proved(name, rdtype, state, denied, valid, part)
+                    refusal, tried = fault or denied, True
+        failure = self.unproved(part, name, rdtype, refusal)
+        return (yield from self._insecure_or(scope, failure if tried else pending, failure))
+
+    def verify(
+        self, rrset: dns.rrset.RRset, signatures: Sequence[RRSIG], zone: SecureZone
+    ) -> Verified | Refusal:
+        """Whether `zone` signed the RRset. Raises Exhausted."""
+        own = [rrsig for rrsig in signatures if rrsig.signer == zone.name]
+        return verify_rrset(
+            rrset, own, zone.name, zone.keys, now=self.now, policy=self.policy, budget=self.budget
+        )
+
+    def valid_denials(self, reading: Reading, zone: SecureZone) -> tuple[proof.Valid, Refusal | None]:
+        """The NSEC and NSEC3 RRsets that `zone` signed, and why the first of the others is not valid."""
+        rrsets, marks, ttl = [], [], NO_EXPIRY * 24
+        fault: Refusal | None = None
+        for rrset in reading.denials():
+            signatures = reading.authority.over(rrset)
+            if signatures and not any(rrsig.signer == zone.name for rrsig in signatures):
+                continue  # of another zone that the answer passed through
+            result = self.verify(rrset, signatures, zone)
+            if isinstance(result, Refusal):
+                fault = fault or result
+                continue
+            rrsets.append(rrset)
+            marks.append(result.mark)
+            ttl = min(ttl, result.ttl)
+        return proof.Valid(tuple(rrsets), tuple(marks), ttl), fault
+
+    def unproved(
+        self,
+        part: Part,
+        owner: dns.name.Name,
+        rdtype: dns.rdatatype.RdataType,
+        refusal: Refusal,
+        *,
+        security: Security = Security.BOGUS,
+    ) -> Unproved:
+        """The error for a step that failed."""
+        zone = owner if part in (Part.DNSKEY, Part.ANCHOR) else _scope(owner, rdtype)
+        step = Step(part, str(zone), str(owner), dns.rdatatype.to_text(rdtype), security, refusal=refusal)
+        return Unproved(step)
+
+    # Zones
+
+    def known(self, name: dns.name.Name) -> ZoneState | None:
+        """What this lookup or the cache knows about `name`."""
+        return self._states.get(name) or self._cache.get(name, self.now)
+
+    def enclosing(self, name: dns.name.Name) -> Work[SecureZone | InsecureZone]:
+        """The zone that holds `name`, by the walk from the anchor down. Raises Unproved, Exhausted."""
+        insecure = self._insecure(name)
+        if insecure is not None:
+            return insecure
+        anchor = self.anchors.closest(name)
+        assert anchor is not None  # else insecure
+        state = yield from self._state_of(anchor.name)
+        if not isinstance(state, SecureZone):
+            return self._insecure(anchor.name) or self._config(anchor.name, Rule.NO_ANCHOR, "")
+        deepest, path = state, _path(anchor.name, name)
+        for place in range(len(path) - 1, -1, -1):
+            found = self.known(path[place])
+            if isinstance(found, SecureZone):
+                deepest, path = found, path[place + 1 :]
+                break
+        unknown = [below for below in path if self.known(below) is None]
+        yield from self.fetch(
+            Ask(below, dns.rdatatype.DS) for below in unknown[: self.budget.limits.parallel]
+        )
+        for below in path:
+            state = yield from self._state_of(below)
+            match state:
+                case InsecureZone():
+                    return state
+                case SecureZone():
+                    deepest = state
+                case NoCut(nothing_below=True):
+                    break
+        return deepest
+
+    def _insecure_or(
+        self, scope: dns.name.Name, better: Unproved | None, failure: Unproved
+    ) -> Work[InsecureZone]:
+        """The insecure delegation above `scope`; without one the failure stands. Raises Unproved."""
+        try:
+            state = yield from self.enclosing(scope)
+        except Unproved as unproved:
+            raise (better or unproved) from None
+        if isinstance(state, InsecureZone):
+            return state
+        raise better or failure
+
+    def _proposed(self, signer: dns.name.Name) -> Work[ZoneState]:
+        """The state of a zone that a signature names; its chain is asked for at once."""
+        if self.known(signer) is None and signer not in self._failed:
+            yield from self.fetch(self.chain_asks(ancestors(signer), signer))
+        return (yield from self._state_of(signer))
+
+    def chain_asks(self, names: Iterable[dns.name.Name], of: dns.name.Name) -> tuple[Ask, ...]:
+        """DS and DNSKEY of `names`, deepest first, up to the nearest known zone or the anchor of `of`."""
+        anchor = self.anchors.closest(of)
+        asks: list[Ask] = []
+        for count, name in enumerate(names):
+            state = self.known(name)
+            if anchor is None or count >= self.budget.limits.parallel or isinstance(state, SecureZone):
+                break
+            if name == anchor.name:
+                asks.append(Ask(name, dns.rdatatype.DNSKEY))
+                break
+            if state is None:
+                asks += (Ask(name, dns.rdatatype.DS), Ask(name, dns.rdatatype.DNSKEY))
+        return tuple(asks)
+
+    def _insecure(self, name: dns.name.Name) -> InsecureZone | None:
+        """Whether `name` is known to be insecure without asking."""
+        anchor = self.anchors.closest(name)
+        negative = self.anchors.suspended(name, self.now)
+        if negative is not None:
+            left = NO_EXPIRY if negative.until is None else int(negative.until) - self.now
+            return self._config(negative.name, Rule.NEGATIVE_ANCHOR, negative.reason, left)
+        if anchor is None:
+            return self._config(name, Rule.NO_ANCHOR, "")
+        for above in ancestors(name):
+            state = self.known(above)
+            if isinstance(state, InsecureZone):
+                return state
+            if isinstance(state, SecureZone) or above == anchor.name:
+                return None
+        return None
+
+    def _config(self, name: dns.name.Name, rule: Rule, why: str, left: int = NO_EXPIRY) -> InsecureZone:
+        refusal = Refusal(rule, f"{name}, {why}" if why else str(name))
+        step = Step(Part.ANCHOR, str(name), str(name), "DNSKEY", Security.INSECURE, refusal=refusal)
+        return InsecureZone(name, refusal, self.now + left, (step,))
+
+    def _state_of(self, zone: dns.name.Name) -> Work[ZoneState]:
+        """What `zone` is, `zone` being at or below its anchor. Raises Unproved, Exhausted."""
+        state = self.known(zone)
+        if state is not None:
+            return state
+        failed = self._failed.get(zone)
+        if failed is not None:
+            raise failed
+        insecure = self._insecure(zone)
+        if insecure is not None:
+            return insecure
+        self.budget.zone()
+        try:
+            state = yield from self._establish(zone)
+        except Unproved as unproved:
+            self._failed[zone] = unproved
+            raise
+        self._states[zone] = state
+        self._cache.put(state, self.now)
+        return state
+
+    def _establish(self, zone: dns.name.Name) -> Work[ZoneState]:
+        anchor = self.anchors.closest(zone)
+        if anchor is not None and anchor.name == zone:
+            if not usable_anchor(anchor, self.policy):
+                return self._config(zone, Rule.UNSUPPORTED, "")
+            return (yield from self._keys(zone, Part.ANCHOR, anchor, (), self.now + NO_EXPIRY * 24))
+        found = yield from self._delegation(zone)
+        if not isinstance(found, _SignedDelegation):
+            return found
+        chain = (*found.parent.chain, found.step)
+        if not self.policy.usable(found.ds):
+            refusal = Refusal(Rule.UNSUPPORTED, str(zone))
+            return InsecureZone(zone, refusal, found.expires, (*chain, _no_ds(found.parent, zone, refusal)))
+        keys_from = Anchor(zone, ds=found.ds)
+        return (yield from self._keys(zone, Part.DNSKEY, keys_from, chain, found.expires))
+
+    def _keys(
+        self, zone: dns.name.Name, part: Part, source: Anchor, chain: tuple[Step, ...], expires: int
+    ) -> Work[SecureZone]:
+        reading = yield from self.reading(Ask(zone, dns.rdatatype.DNSKEY), part)
+        dnskeys = reading.answer.get(zone, dns.rdatatype.DNSKEY)
+        if dnskeys is None:
+            raise self.unproved(part, zone, dns.rdatatype.DNSKEY, Refusal(Rule.DNSKEY_MISSING, str(zone)))
+        vouched = vouched_keys(
+            dnskeys,
+            reading.answer.over(dnskeys),
+            ds=source.ds,
+            anchor_keys=source.keys,
+            now=self.now,
+            policy=self.policy,
+            budget=self.budget,
+        )
+        if isinstance(vouched, Refusal):
+            if part is Part.ANCHOR and vouched.rule is Rule.DS_MISMATCH:
+                vouched = Refusal(Rule.ANCHOR_MISMATCH, str(zone))
+            raise self.unproved(part, zone, dns.rdatatype.DNSKEY, vouched)
+        step = Step(
+            part,
+            str(zone),
+            str(zone),
+            "DNSKEY",
+            Security.SECURE,
+            marks=(vouched.verified.mark,),
+            keys=tuple((key.tag, key.algorithm) for key in vouched.entry),
+            ttl=vouched.verified.ttl,
+        )
+        expires = min(expires, self.now + vouched.verified.ttl)
+        return SecureZone(zone, vouched.keys, expires, (*chain, step))
+
+    def _delegation(self, zone: dns.name.Name) -> Work[_SignedDelegation | InsecureZone | NoCut]:
+        """What the parent says about a zone at this name."""
+        reading = yield from self.reading(Ask(zone, dns.rdatatype.DS), Part.DS)
+        rrset = reading.answer.get(zone, dns.rdatatype.DS)
+        if rrset is not None:
+            if len(rrset) > self.budget.limits.ds_per_zone:
+                refusal = Refusal(Rule.TOO_MANY_RECORDS, _about(rrset))
+                raise self.unproved(Part.DS, zone, dns.rdatatype.DS, refusal)
+            found = yield from self.authenticate(rrset, reading.answer.over(rrset), Part.DS)
+            if isinstance(found, InsecureZone):
+                return found
+            records = tuple(rdata for rdata in rrset if isinstance(rdata, DS))
+            step = Step(
+                Part.DS,
+                str(found.zone.name),
+                str(zone),
+                "DS",
+                Security.SECURE,
+                marks=(found.verified.mark,),
+                keys=tuple((ds.key_tag, int(ds.algorithm)) for ds in records),
+                ttl=found.verified.ttl,
+            )
+            return _SignedDelegation(found.zone, records, self.now + found.verified.ttl, step)
+        alias = alias_at(reading.answer, zone)
+        if isinstance(alias, Refusal):
+            raise self.unproved(Part.DS, zone, dns.rdatatype.DS, alias)
+        if alias is not None:
+            found = yield from self.authenticate(alias.rrset, alias.signatures, Part.ALIAS)
+            if isinstance(found, InsecureZone):
+                return found
+            return NoCut(zone, self.now + found.verified.ttl)
+        denied = yield from self.deny(zone, dns.rdatatype.DS, reading, Part.NO_DS)
+        if isinstance(denied, InsecureZone):
+            return denied
+        expires = self.now + denied.ttl
+        if denied.denied.delegation or denied.denied.insecure is not None:
+            refusal = Refusal(denied.denied.insecure or Rule.DELEGATION_INSECURE, str(zone))
+            return InsecureZone(zone, refusal, expires, (*denied.zone.chain, denied.step))
+        return NoCut(zone, expires, denied.denied.nothing_below)
+
+    def _proved(
+        self,
+        name: dns.name.Name,
+        rdtype: dns.rdatatype.RdataType,
+        zone: SecureZone,
+        denied: Denied,
+        valid: proof.Valid,
+        part: Part,
+    ) -> Proved:
+        insecure = denied.insecure is not None or denied.delegation
+        rule = denied.insecure or (Rule.DELEGATION_INSECURE if denied.delegation else None)
+        step = Step(
+            part,
+            str(zone.name),
+            str(name),
+            dns.rdatatype.to_text(rdtype),
+            Security.INSECURE if insecure else Security.SECURE,
+            marks=valid.marks,
+            refusal=Refusal(rule, str(name)) if rule is not None else None,
+            ttl=valid.ttl,
+        )
+        return Proved(zone, denied, valid.ttl, step)
+
+    def _signers(self, scope: dns.name.Name, signatures: Sequence[RRSIG]) -> list[dns.name.Name]:
+        """The zones that signatures name and that can hold `scope`, deepest first; none above its anchor."""
+        anchor = self.anchors.closest(scope)
+        top = anchor.name if anchor is not None else dns.name.root
+        found = {rrsig.signer for rrsig in signatures if scope.is_subdomain(rrsig.signer)}
+        signers = sorted((name for name in found if name.is_subdomain(top)), key=len, reverse=True)
+        return signers[: self.budget.limits.signers]
+
+
+def _scope(name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> dns.name.Name:
+    """The name whose zone holds these records: for DS that of the parent (RFC 4035 3.1.4.1)."""
+    return name.parent() if rdtype == dns.rdatatype.DS and name != dns.name.root else name
+
+
+def _path(top: dns.name.Name, name: dns.name.Name) -> list[dns.name.Name]:
+    """The names below `top` down to `name`."""
+    return [above for above in ancestors(name) if len(above) > len(top)][::-1]
+
+
+def _no_ds(parent: SecureZone, zone: dns.name.Name, refusal: Refusal) -> Step:
+    return Step(Part.NO_DS, str(parent.name), str(zone), "DS", Security.INSECURE, refusal=refusal)
+
+
+def _about(rrset: dns.rrset.RRset) -> str:
+    return f"{rrset.name} {dns.rdatatype.to_text(rrset.rdtype)}"
