@@ -125,9 +125,10 @@ def prove(name: dns.name.Name, rdtype: dns.rdatatype.RdataType, links: HashedLin
     if gap is None:
         return Refusal(Rule.NSEC3_NEXT_CLOSER, str(name))
     insecure = Rule.OPT_OUT if gap.opt_out else None  # RFC 5155 9.2: an unsigned delegation may be there
-    if rdtype == dns.rdatatype.DS and gap.opt_out:
-        return Denied(Absence.NODATA, delegation=True, insecure=Rule.OPT_OUT)  # RFC 5155 8.6
     wildcard = dns.name.Name((b"*", *encloser.labels))
+    if rdtype == dns.rdatatype.DS and gap.opt_out:  # RFC 5155 8.6
+        absence = Absence.NODATA if links.cover(wildcard) is None else Absence.NXDOMAIN
+        return Denied(absence, delegation=True, insecure=Rule.OPT_OUT)
     at_wildcard = links.match(wildcard)
     if at_wildcard is not None:
         denied = wildcard_matched(wildcard, rdtype, at_wildcard.types)

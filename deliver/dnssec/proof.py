@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import dns.name
 import dns.rdatatype
@@ -38,7 +38,7 @@ def prove(
 ) -> Denied | Refusal:
     """What RRsets of `zone` prove; `nxdomain`: the response code claims that the name does not exist.
 
-    For DS the code does not matter. Else NXDOMAIN has to be proved (an outright NODATA proof corrects it, an
+    For DS the code does not decide. Else NXDOMAIN has to be proved (an outright NODATA proof corrects it, an
     opt-out span does not), and NODATA must not be an NXDOMAIN. Raises Exhausted.
     """
     links, hashed = _links(zone, rrsets), _hashed(rrsets)
@@ -53,8 +53,10 @@ def prove(
                 return Denied(absence, insecure=Rule.ITERATIONS)
             return gathered
         denied = nsec3.prove(name, rdtype, gathered)
-    if isinstance(denied, Refusal) or rdtype == dns.rdatatype.DS:
+    if isinstance(denied, Refusal):
         return denied
+    if rdtype == dns.rdatatype.DS:
+        return denied if nxdomain or denied.insecure is None else replace(denied, absence=Absence.NODATA)
     return _as_claimed(name, denied, nxdomain)
 
 

@@ -1,4 +1,4 @@
-"""The rules by which data is refused or insecure, each with a stable code and the RFC section that states it."""
+"""The rules by which data is refused or insecure, each with a stable code and the RFC section behind it."""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ from deliver.dnssec.verdict import Ask, Failure, Reply
 T = TypeVar("T")
 Work = Generator[tuple[Ask, ...], tuple[Reply, ...], T]
 
+_PROVED_CUTS = frozenset({Rule.DELEGATION_INSECURE, Rule.UNSUPPORTED})
 NO_EXPIRY = 3600  # seconds; of what configuration alone decides
 
 
@@ -116,10 +117,17 @@ class Validator:
     # RRsets and denials
 
     def authenticate(
-        self, rrset: dns.rrset.RRset, signatures: Sequence[RRSIG], part: Part
+        self,
+        rrset: dns.rrset.RRset,
+        signatures: Sequence[RRSIG],
+        part: Part,
+        scope: dns.name.Name | None = None,
     ) -> Work[Authentic | InsecureZone]:
-        """The zone that signed the RRset, or the proof that it is insecure. Raises Unproved, Exhausted."""
-        scope = _scope(rrset.name, rrset.rdtype)
+        """The zone that signed the RRset, or the proof that it is insecure. Raises Unproved, Exhausted.
+
+        `scope`: a name of the zone that holds the RRset, where it is not the owner's own.
+        """
+        scope = scope or _scope(rrset.name, rrset.rdtype)
         insecure = self._insecure(scope)
         if insecure is not None:
             return insecure
@@ -138,9 +146,13 @@ class Validator:
                     refusal = refusal if tried else Refusal(Rule.NO_CUT, f"{_about(rrset)}, signer {signer}")
                 case SecureZone():
                     result = self.verify(rrset, signatures, state)
+                    tried = True
                     if isinstance(result, Verified):
-                        return Authentic(state, result)
-                    refusal, tried = result, True
+                        cut = yield from self._cut_between(signer, scope)
+                        if cut is None:
+                            return Authentic(state, result)
+                        result = Refusal(Rule.SIGNER, f"{_about(rrset)}, signer {signer}, zone {cut}")
+                    refusal = result
         failure = self.unproved(part, rrset.name, rrset.rdtype, refusal)
         return (yield from self._insecure_or(scope, failure if tried else pending, failure))
 
@@ -282,6 +294,24 @@ class Validator:
             yield from self.fetch(self.chain_asks(ancestors(signer), signer))
         return (yield from self._state_of(signer))
 
+    def _cut_between(self, signer: dns.name.Name, scope: dns.name.Name) -> Work[dns.name.Name | None]:
+        """A zone cut below `signer` and above `scope`, so that `signer` does not hold it (RFC 4035 5.3.1).
+
+        Only what is at hand is looked at: a parent that signs for its child could as well replace its keys.
+        """
+        for name in _path(signer, scope):
+            state = self.known(name)
+            if state is None and Ask(name, dns.rdatatype.DS) in self._replies:
+                try:
+                    state = yield from self._state_of(name)
+                except Unproved:
+                    continue
+            if isinstance(state, SecureZone):
+                return name
+            if isinstance(state, InsecureZone) and state.refusal.rule in _PROVED_CUTS:
+                return name
+        return None
+
     def chain_asks(self, names: Iterable[dns.name.Name], of: dns.name.Name) -> tuple[Ask, ...]:
         """DS and DNSKEY of `names`, deepest first, up to the nearest known zone or the anchor of `of`."""
         anchor = self.anchors.closest(of)
@@ -337,7 +367,8 @@ class Validator:
             self._failed[zone] = unproved
             raise
         self._states[zone] = state
-        self._cache.put(state, self.now)
+        if not isinstance(state, InsecureZone) or state.refusal.rule is not Rule.ITERATIONS:
+            self._cache.put(state, self.now)  # an unproved cut must not weaken later lookups
         return state
 
     def _establish(self, zone: dns.name.Name) -> Work[ZoneState]:
@@ -415,8 +446,8 @@ class Validator:
         alias = alias_at(reading.answer, zone)
         if isinstance(alias, Refusal):
             raise self.unproved(Part.DS, zone, dns.rdatatype.DS, alias)
-        if alias is not None:
-            found = yield from self.authenticate(alias.rrset, alias.signatures, Part.ALIAS)
+        if alias is not None and zone != dns.name.root:
+            found = yield from self.authenticate(alias.rrset, alias.signatures, Part.ALIAS, zone.parent())
             if isinstance(found, InsecureZone):
                 return found
             return NoCut(zone, self.now + found.verified.ttl)

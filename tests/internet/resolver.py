@@ -46,6 +46,8 @@ class Fault(StrEnum):
         "unsigned"  # signatures and denials removed, AD clear: a resolver without DNSSEC, or an attacker
     )
     AUTHENTIC = "authentic"  # AD set, whatever the truth
+    CREDULOUS = "credulous"  # whatever the zones hold, AD set: it believes what it is told
+    NO_AD = "no-ad"  # the right answer, AD clear: a resolver that does not validate
 
 
 @dataclass(slots=True)
@@ -101,7 +103,7 @@ class Resolver:
         times: int | None = None,
     ) -> None:
         """From now on misbehave for questions about `name`, of one type or (None) of all."""
-        self._troubles[name.removesuffix(".").lower(), rdtype] = Trouble(fault, delay, times)
+        self._troubles[name.removesuffix(".").lower() or ".", rdtype] = Trouble(fault, delay, times)
 
     def untroubled(self) -> None:
         """Forget all trouble."""
@@ -206,22 +208,27 @@ def _answer(
         case Fault.TRUNCATED if limit is not None:
             return _truncated(query).to_wire()
     question = query.question[0]
-    response = _message(query, lookup(question.name, question.rdtype))
+    if fault is Fault.CREDULOUS:
+        query.flags |= dns.flags.CD
+    response = message(query, lookup(question.name, question.rdtype))
     if fault is Fault.WRONG_ID:
         response.id ^= 0x5555
     if fault is Fault.UNSIGNED:
         response.flags &= ~dns.flags.AD
         response.answer = [rrset for rrset in response.answer if rrset.rdtype not in _PROOF_TYPES]
         response.authority = [rrset for rrset in response.authority if rrset.rdtype not in _PROOF_TYPES]
-    if fault is Fault.AUTHENTIC:
+    if fault in (Fault.AUTHENTIC, Fault.CREDULOUS):
         response.flags |= dns.flags.AD
+    elif fault is Fault.NO_AD:
+        response.flags &= ~dns.flags.AD
     try:
         return response.to_wire(max_size=limit or 65535)
     except dns.exception.TooBig:
         return _truncated(query).to_wire()
 
 
-def _message(query: dns.message.Message, resolution: Resolution) -> dns.message.Message:
+def message(query: dns.message.Message, resolution: Resolution) -> dns.message.Message:
+    """The response to `query` that says `resolution`."""
     dnssec_ok = bool(query.ednsflags & dns.flags.DO)
     if resolution.status is Status.BOGUS and not query.flags & dns.flags.CD:
         assert resolution.why is not None

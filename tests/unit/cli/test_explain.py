@@ -92,3 +92,37 @@ def test_nothing_is_connected(live: LiveInternet, tmp_path: Path) -> None:
     before = sum(len(server.connections) for server in live.world.servers.values())
     explain(live, tmp_path, "dane-ee.test")
     assert sum(len(server.connections) for server in live.world.servers.values()) == before
+
+
+def test_every_lookup_shows_its_chain(live: LiveInternet, tmp_path: Path) -> None:
+    read = json.loads(explain(live, tmp_path, "dane-ee.test", "--json").stdout)
+    mx = read["lookups"][0]
+    assert (mx["name"], mx["type"], mx["result"]) == ("dane-ee.test", "MX", "secure, 1 record")
+    steps = [step["text"] for step in mx["evidence"]]
+    assert steps[0].startswith("anchor .")
+    assert steps[-1].startswith("answer dane-ee.test. MX")
+    text = explain(live, tmp_path, "bogus.test").stdout
+    assert "bogus.test MX: bogus: " in text
+    assert "RFC 4035 5.3.3" in text
+
+
+def test_resolvers_are_examined(live: LiveInternet, tmp_path: Path) -> None:
+    ran = explain(live, tmp_path, "--resolver", "--json", options=("dns.probe_bogus=['bogus.test']",))
+    assert ran.exit_code == 0
+    read = json.loads(ran.stdout)
+    assert (read["dnssec"], read["fit"]) == ("validate", True)
+    (found,) = read["resolvers"]
+    assert (found["state"], found["fit"]) == ("validating", True)
+    assert "validating, fit for dns.dnssec = validate" in explain(live, tmp_path, "--resolver").stdout
+
+
+def test_a_dead_resolver_is_unfit(live: LiveInternet, tmp_path: Path) -> None:
+    dead = ("dns.resolvers=['127.0.0.1:9']", "dns.timeout=200ms", "dns.attempts=1")
+    ran = explain(live, tmp_path, "--resolver", options=dead)
+    assert ran.exit_code == 75
+    assert "dead, NOT FIT" in ran.stdout
+
+
+def test_a_domain_or_the_resolvers(live: LiveInternet, tmp_path: Path) -> None:
+    assert explain(live, tmp_path).exit_code == 64
+    assert explain(live, tmp_path, "--resolver", "x.test").exit_code == 64
