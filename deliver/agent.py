@@ -6,7 +6,7 @@ The composition root (`deliver.service`) builds it once; functions take from it 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from deliver.net.clock import Clock
@@ -14,6 +14,7 @@ from deliver.net.dial import Dialer
 from deliver.resolve.resolver import Resolver
 from deliver.settings import Settings
 from deliver.tls.pkix import TrustStore
+from events.port import EventGate, OpenGate
 from hints.port import Hints
 
 
@@ -22,7 +23,8 @@ class Agent:
     """`trust` gives the trust store of `tls.trust_store` (None: the system's), loaded once each.
 
     `helo` is our name in EHLO. `own_names` and `own_sockets` (address, port) are how we recognise
-    ourselves among mail exchangers. `learner` says who writes hints: "relay" or "send".
+    ourselves among mail exchangers. `learner` says who writes hints: "relay" or "send". `gate` may refuse
+    a connection, a session or a certificate.
     """
 
     settings: Settings
@@ -36,3 +38,4 @@ class Agent:
     learner: str
     own_names: frozenset[str] = frozenset()
     own_sockets: frozenset[tuple[str, int]] = frozenset()
+    gate: EventGate = field(default_factory=OpenGate)

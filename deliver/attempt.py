@@ -16,6 +16,7 @@ import trio
 
 from deliver.agent import Agent
 from deliver.candidates import Candidate, find_candidates, refusal_finding, would_loop
+from deliver.demands import demands_of
 from deliver.errors import Blame
 from deliver.message import Content, Envelope, Recipient
 from deliver.net.wire import Journal
@@ -26,8 +27,8 @@ from deliver.report.trace import Finding, Stage, Trace
 from deliver.resolve.mx import HostPlan, MxPlan, NoHost
 from deliver.session import Target, Unusable, open_session
 from deliver.settings import Destination
+from deliver.smtp.batch import Batch
 from deliver.smtp.reply import EnhancedCode
-from deliver.smtp.transaction import Transaction
 from deliver.tls.policy import Refuse, TlsPolicy, decide, in_clear_text
 
 LOOKUPS = 5  # hosts looked up at a time
@@ -57,7 +58,7 @@ class Attempt:
         self._settled: dict[int, Outcome] = {}
         self._latest: dict[int, Outcome] = {}
         self._refusals: list[NoHost] = []
-        self._transaction: Transaction | None = None
+        self._batch: Batch | None = None
         self._contacts = 0
         self._gave_up: str | None = None
         self.trace = Trace()
@@ -73,8 +74,8 @@ class Attempt:
 
     def result(self) -> AttemptResult:
         """One outcome per recipient, whatever has happened so far. Call it once."""
-        if self._transaction is not None:
-            self._fold(self._transaction)
+        if self._batch is not None:
+            self._fold(self._batch)
         for ordinal, recipient in self._open.items():
             self._settled[ordinal] = self._latest.get(ordinal) or self._without_contact()
             self._testimony.settled(recipient, self._settled[ordinal])
@@ -121,7 +122,7 @@ class Attempt:
             self._testimony.no_route(host)
             self._refusals.append(host)
             return
-        policy = decide(destination.tls.level, plan, host)
+        policy = decide(destination.tls.level, plan, host, demands_of(destination.tls))
         if isinstance(policy, Refuse):
             self.trace.add(policy.finding)
             self._testimony.refused(target.host, port, policy.finding)
@@ -174,17 +175,29 @@ class Attempt:
             self._note_for_all(unusable.outcome, target.host)
 
     async def _contact(self, destination: Destination, target: Target, policy: TlsPolicy) -> None:
-        async with open_session(self._agent, destination, target, policy, self._testimony) as session:
-            recipients = tuple(self._open.values())
-            transaction = self._transaction = session.transaction(self._envelope, recipients)
-            await session.transact(transaction, self._content, self._journal)
-        self._fold(transaction)
+        """One session, or several where a server limits its length (RFC 9422 4.1)."""
+        recipients = tuple(self._open.values())
+        while recipients:
+            recipients = await self._one_session(destination, target, policy, recipients)
 
-    def _fold(self, transaction: Transaction) -> None:
-        """Take over what a transaction found out; those whom another host may help stay open."""
-        self._transaction = None
-        self.trace.extend(transaction.findings())
-        for recipient, outcome in transaction.outcomes():
+    async def _one_session(
+        self, destination: Destination, target: Target, policy: TlsPolicy, recipients: tuple[Recipient, ...]
+    ) -> tuple[Recipient, ...]:
+        """Deliver; returns those to whom another session with the same server may deliver."""
+        async with open_session(self._agent, destination, target, policy, self._testimony) as session:
+            batch = self._batch = session.batch(self._envelope, recipients)
+            await session.transact(batch, self._content, self._journal)
+        self._fold(batch)
+        return batch.unoffered if batch.progress else ()
+
+    def _fold(self, batch: Batch) -> None:
+        """Take over what a session's transactions found out; those whom another host may help stay open."""
+        self._batch = None
+        self.trace.extend(batch.findings())
+        for recipient, outcome in batch.outcomes():
+            if batch.progress and recipient in batch.unoffered:
+                self._latest[recipient.ordinal] = outcome
+                continue
             self._testimony.tried(recipient, outcome)
             if next_step(outcome) is Step.STOP:
                 self._settle(recipient, outcome)

@@ -17,6 +17,8 @@ import trio
 
 from deliver.agent import Agent
 from deliver.candidates import Candidate, find_candidates
+from deliver.contact import Contacted, contact
+from deliver.demands import demands_of
 from deliver.relay.route import Reject, choose, finding
 from deliver.report.trace import Finding
 from deliver.resolve.answer import Answer, Bogus, Found, NoData, NxDomain, Query, Unreachable
@@ -87,6 +89,7 @@ class HostExplained:
     policy: str
     missing: str | None
     findings: tuple[Finding, ...]
+    contacts: tuple[Contacted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ class Explanation:
                     "policy": host.policy,
                     "missing_for_dane": host.missing,
                     "findings": [found.as_dict() for found in host.findings],
+                    "contacts": [each.as_dict() for each in host.contacts],
                 }
                 for host in self.hosts
             ],
@@ -131,14 +135,18 @@ class Explanation:
         }
 
 
-async def explain(agent: Agent, domain: str) -> Explanation:
-    """Look everything up and decide, for `domain` in lower-case A-labels. Raises ConfigurationError."""
+async def explain(agent: Agent, domain: str, *, connect: bool = False) -> Explanation:
+    """Look everything up and decide, for `domain` in lower-case A-labels. Raises ConfigurationError.
+
+    `connect`: contact the hosts too, up to the judgement on TLS (`deliver.contact`); then the verdict is
+    `ready` only if one accepts.
+    """
     recording = Recording(agent.resolver)
-    found = await _explain(replace(agent, resolver=recording), domain)
+    found = await _explain(replace(agent, resolver=recording), domain, connect)
     return replace(found, lookups=tuple(recording.lookups))
 
 
-async def _explain(agent: Agent, domain: str) -> Explanation:
+async def _explain(agent: Agent, domain: str, connect: bool) -> Explanation:
     route = choose(agent.settings.route, domain)
     first = finding(route, domain)
     if isinstance(route, Reject):
@@ -154,7 +162,13 @@ async def _explain(agent: Agent, domain: str) -> Explanation:
         for candidate in candidates:
             nursery.start_soon(candidate.look_up, limit)
     hosts = tuple(_explain_host(candidate, plan) for candidate in candidates)
-    return Explanation(domain, _verdict(hosts, candidates), findings, hosts)
+    verdict = _verdict(hosts, candidates)
+    if connect:
+        contacts = [await contact(agent, domain, plan, candidate) for candidate in candidates]
+        hosts = tuple(replace(host, contacts=each) for host, each in zip(hosts, contacts, strict=True))
+        if verdict == READY and not any(one.accepted for each in contacts for one in each):
+            verdict = DEFERRED
+    return Explanation(domain, verdict, findings, hosts)
 
 
 def _explain_host(candidate: Candidate, plan: MxPlan) -> HostExplained:
@@ -163,7 +177,8 @@ def _explain_host(candidate: Candidate, plan: MxPlan) -> HostExplained:
     place = (candidate.target.host, candidate.port, candidate.target.preference)
     if isinstance(host, NoHost):
         return HostExplained(*place, (), False, "unusable", host.why, findings)
-    policy = decide(candidate.destination.tls.level, plan, host)
+    tls = candidate.destination.tls
+    policy = decide(tls.level, plan, host, demands_of(tls))
     missing = _missing(plan, host, candidate.port)
     if isinstance(policy, Refuse):
         return HostExplained(*place, host.addresses, False, "refused", missing, (*findings, policy.finding))

@@ -17,7 +17,7 @@ from deliver.attempt import Attempt
 from deliver.errors import MessageError
 from deliver.message import Envelope, Mailbox, Recipient
 from deliver.net.clock import WallClock
-from deliver.outbox import ship_now
+from deliver.outbox import event_gate, ship_now
 from deliver.outcome import Outcome
 from deliver.queue.content import InlineContent
 from deliver.relay.identity import MessageIds
@@ -86,7 +86,8 @@ async def _deliver(
         MessageIds(clock.now, rng)(), sender, recipients, text.content.size, text.eight_bit, clock.now()
     )
     hints = open_hints(settings, clock)
-    agent = build_agent(settings, hints=hints, clock=clock, rng=rng, learner="send")
+    gate = event_gate(settings)
+    agent = build_agent(settings, hints=hints, clock=clock, rng=rng, learner="send", gate=gate)
     by_domain: dict[str, list[Recipient]] = {}
     for recipient in recipients:
         by_domain.setdefault(recipient.mailbox.domain, []).append(recipient)
@@ -107,6 +108,7 @@ async def _deliver(
     await ship_now(
         settings, clock, envelope.id, tuple(event for result in ended for event in result.trace.events)
     )
+    await gate.aclose()
     await hints.aclose()
     by_ordinal = {
         recipient.ordinal: (recipient, outcome, result.trace)

@@ -30,12 +30,12 @@ from deliver.identity import host_name
 from deliver.message import Content
 from deliver.net.clock import Clock, WallClock
 from deliver.net.dial import TcpDialer
-from deliver.outbox import event_actions
+from deliver.outbox import event_actions, event_gate
 from deliver.queue.intake import QueueIntake
 from deliver.queue.notice import Notifier
 from deliver.queue.runner import JournalReply, Runner
 from deliver.queue.shard import Shard, open_shard
-from deliver.queue.store import Append, Claim
+from deliver.queue.store import Claim
 from deliver.relay.identity import MessageIds
 from deliver.relay.listener import Listener, open_listeners
 from deliver.report.log import say
@@ -46,8 +46,9 @@ from deliver.resolve.transport import AdResolver, Recursor, resolver_addresses
 from deliver.resolve.validating import ValidatingResolver
 from deliver.settings import Settings, overridden
 from deliver.tls.pkix import TrustStore
-from events import outbox
 from events.actions import matcher
+from events.backlog import Backlog
+from events.port import EventGate, OpenGate
 from events.shipper import Shipper
 from hints.memory import MemoryHints
 from hints.port import Hints
@@ -130,6 +131,7 @@ def build_agent(
     rng: Random,
     learner: str,
     own_sockets: frozenset[tuple[str, int]] = frozenset(),
+    gate: EventGate | None = None,
 ) -> Agent:
     """Everything that a delivery takes from outside. Raises ConfigurationError for unusable resolvers."""
     resolver = CachingResolver(
@@ -152,6 +154,7 @@ def build_agent(
         learner=learner,
         own_names=frozenset(name for name in names if name),
         own_sockets=own_sockets,
+        gate=gate or OpenGate(),
     )
 
 
@@ -159,15 +162,15 @@ async def run_relay(settings: Settings) -> None:
     """Accept, queue and deliver until SIGTERM or SIGINT. Raises ConfigurationError or StorageError."""
     clock = WallClock()
     actions = event_actions(settings)
-    append = partial(outbox.append, wanted=matcher(actions))
+    backlog = Backlog(settings.events.backlog, matcher(actions))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         sockets = await open_listeners(settings.relay.listen)
         try:
             async with open_shard(
-                settings.path(settings.queue.directory), SHARD, clock.now(), append=append
+                settings.path(settings.queue.directory), SHARD, clock.now(), append=backlog.append
             ) as shard:
                 relay = Relay(
-                    settings, clock, shard, append, Shipper(shard.sql, actions, clock=clock.now), sockets
+                    settings, clock, shard, backlog, Shipper(shard.sql, actions, clock=clock.now), sockets
                 )
                 await relay.run(signals)
         finally:
@@ -183,16 +186,18 @@ class Relay:
         settings: Settings,
         clock: WallClock,
         shard: Shard,
-        append: Append,
+        backlog: Backlog,
         shipper: Shipper,
         sockets: Sequence[trio.SocketListener],
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._shipper = shipper
+        self._count_backlog = partial(backlog.watch, shard.sql)
         self._sockets = sockets
         rng = SystemRandom()
         self._hints = open_hints(settings, clock)
+        self._gate = event_gate(settings)
         places = [listener.socket.getsockname() for listener in sockets]
         self._agent = build_agent(
             settings,
@@ -201,6 +206,7 @@ class Relay:
             rng=rng,
             learner="relay",
             own_sockets=frozenset((place[0], place[1]) for place in places),
+            gate=self._gate,
         )
         hostname = settings.relay.hostname or self._agent.helo
         ids = MessageIds(clock.now, rng)
@@ -212,16 +218,17 @@ class Relay:
             clock=clock,
             rng=rng,
             notifier=Notifier(hostname, ids, rng),
-            append=append,
+            append=backlog.append,
             settled=shipper.poke,
         )
         intake = QueueIntake(
             shard,
-            append,
+            backlog.append,
             self._accepted,
             inline_limit=settings.queue.inline_limit,
             max_size=settings.relay.max_message_size,
             min_free=settings.queue.min_free_disk,
+            room=lambda: not backlog.full,
         )
         self._listener = Listener(settings.relay, hostname, intake, clock, ids, settings.route)
 
@@ -229,6 +236,7 @@ class Relay:
         """Until the first signal and the end of what was under way; a second signal cuts that short."""
         async with trio.open_nursery() as testimony:
             testimony.start_soon(self._shipper.run)
+            testimony.start_soon(self._count_backlog)
             testimony.start_soon(self._see_the_doctor)
             testimony.start_soon(self._keep_time)
             if isinstance(self._hints, SqlHints):
@@ -244,6 +252,7 @@ class Relay:
             with trio.move_on_after(LAST_EVENTS):
                 await self._shipper.ship_once()
             testimony.cancel_scope.cancel()
+        await self._gate.aclose()
         await self._shipper.aclose()
         await self._hints.aclose()
         say(_log, logging.INFO, "stopped")

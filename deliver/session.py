@@ -20,9 +20,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import trio
+from OpenSSL import SSL
 
 from deliver.agent import Agent
-from deliver.errors import Blame, PeerError
+from deliver.demands import context_of, lists_of
+from deliver.errors import Blame, ConfigurationError, PeerError
 from deliver.message import Content, Envelope, Recipient
 from deliver.net.dial import ConnectFailed
 from deliver.net.tlsstream import TlsStream
@@ -31,14 +33,17 @@ from deliver.outcome import Contact, Deferred, Phase, TlsFacts
 from deliver.report.testimony import Connection, Testimony
 from deliver.report.trace import MAX_TEXT, Finding, Stage, Trace, Verdict
 from deliver.settings import Destination
+from deliver.smtp.batch import Batch
 from deliver.smtp.reply import EnhancedCode, Reply
 from deliver.smtp.transaction import Transaction
-from deliver.tls.context import context_for
+from deliver.tls.crl import RevocationLists
 from deliver.tls.engine import TlsEngine, TlsError
 from deliver.tls.judge import judge
 from deliver.tls.pkix import TrustStore
 from deliver.tls.policy import Authentication, TlsPolicy
 from deliver.tls.verdict import Handshake
+from events.catalogue import Event
+from events.port import Refuse
 from hints.records import EhloAnswer, EhloPhase, LevelSeen, Note, Reachability
 
 CLOSING = 421  # RFC 5321 3.8: the server ends the session, whatever was asked
@@ -57,6 +62,9 @@ _STAGES = {
     "starttls-missing": Stage.TLS,
     "starttls-refused": Stage.TLS,
 }
+
+
+_VETO_STAGES = {"tcp:connect": Stage.CONNECT, "tls:cert": Stage.TLS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +116,31 @@ class Session:
         self._wire: Wire | None = None
         self.contact = Contact(target.host, target.address, target.port)
 
-    def transaction(self, envelope: Envelope, recipients: tuple[Recipient, ...]) -> Transaction:
-        """A transaction with this server, not begun."""
-        smtp = self._destination.smtp
-        return Transaction(
-            envelope,
-            recipients,
-            self._open_wire.capabilities,
-            self.contact,
-            pipelining=smtp.pipelining,
-            pass_8bit=smtp.pass_8bit,
-        )
+    def batch(self, envelope: Envelope, recipients: tuple[Recipient, ...]) -> Batch:
+        """The transactions of one message with this server, none of them begun."""
+        capabilities, smtp = self._open_wire.capabilities, self._destination.smtp
 
-    async def transact(self, transaction: Transaction, content: Content, journal: Journal) -> None:
-        """Carry it out; whatever happens is in `transaction.outcomes()`."""
-        await self._open_wire.transact(transaction, content, journal)
+        def begin(these: tuple[Recipient, ...], chunking: bool) -> Transaction:
+            return Transaction(
+                envelope,
+                these,
+                capabilities,
+                self.contact,
+                pipelining=smtp.pipelining,
+                pass_8bit=smtp.pass_8bit,
+                chunking=chunking and smtp.chunking,
+                prdr=smtp.prdr,
+            )
+
+        return Batch(begin, recipients, capabilities.limits, self.contact)
+
+    async def transact(self, batch: Batch, content: Content, journal: Journal) -> None:
+        """Carry them out, one behind the other; whatever happens is in `batch.outcomes()`."""
+        wire = self._open_wire
+        while (transaction := batch.following()) is not None:
+            await wire.transact(transaction, content, journal)
+            if not wire.reusable:
+                break
 
     async def open(self) -> None:
         """All the steps of the table above. Raises Unusable."""
@@ -139,6 +157,8 @@ class Session:
         """Say QUIT where that makes sense, close, and tell it. Bounded, also in a cancelled scope."""
         if self._wire is None:
             return
+        if why is None:  # else the last finding is the reason
+            self._trace.add(self._wire.ledger.finding(self._target.host))
         with trio.CancelScope(shield=True):
             await self._wire.close()
         self._events.closed(self.contact, why)
@@ -150,6 +170,7 @@ class Session:
 
     async def _dial(self) -> None:
         delivery, timeouts = self._destination.delivery, self._destination.smtp.timeouts
+        await self._ask_gate(self._events.connecting(), Phase.CONNECT)
         source = delivery.source_ipv6 if ":" in self._target.address else delivery.source_ipv4
         try:
             connection = await self._agent.dialer.dial(
@@ -161,15 +182,30 @@ class Session:
             self._note(Reachability(*self._target.place, failed.happened), "connect failed")
             raise self._unusable(why, Phase.CONNECT, NO_ANSWER) from failed
         self._wire = Wire(connection.stream, timeouts)
+        self._wire.ledger.flight()  # the TCP handshake
         self._events.connected(connection.local_address, connection.local_port)
         self._add("connected", f"Connected to {self._target}", Verdict.OK)
         self._note(Reachability(*self._target.place, None), "connected")
 
     async def _greet(self) -> None:
         reply = await self._answer(self._open_wire.greeting(), Phase.BANNER)
-        self._events.greeted(reply)
+        greeted = self._events.greeted(reply)
         if not reply.positive:
             raise self._unusable(f"{self._target} refuses the connection: {reply}", Phase.BANNER, reply=reply)
+        await self._ask_gate(greeted, Phase.BANNER)
+
+    async def _ask_gate(self, event: Event, phase: Phase, stream: TlsStream | None = None) -> None:
+        """Let an event action refuse what it announces. Raises Unusable; `stream`: not to be used then."""
+        said = await self._agent.gate.consult(event)
+        if not isinstance(said, Refuse):
+            return
+        if stream is not None:
+            await stream.discard()
+            self._events.rejected(said.text)
+        why = f"an event action refuses {event.name} for {self._target}: {said.text}"
+        stage = _VETO_STAGES.get(event.name, Stage.SMTP)
+        self._trace.add(Finding(stage, "event-veto", why, Verdict.REFUSED))
+        raise self._unusable(why, phase, NO_SECURITY, blame=Blame.POLICY)
 
     async def _ehlo(self, phase: EhloPhase) -> None:
         wire = self._open_wire
@@ -206,14 +242,18 @@ class Session:
         return False
 
     async def _start_tls(self) -> None:
-        wire, tls = self._open_wire, self._destination.tls
-        engine = TlsEngine(context_for(self._policy, tls.min_version), _server_name(self._policy.sni))
+        wire = self._open_wire
+        context, trusted, lists = self._tls_material()
+        engine = TlsEngine(context, _server_name(self._policy.sni), request_staple=self._policy.request_ocsp)
         stream = TlsStream(wire.stream, engine)
         wire.stream = stream
         handshake = await self._handshake(stream)
-        self._events.shook_hands(handshake)
-        verdict = judge(self._policy, handshake, self._agent.clock.now(), self._trust_store())
+        for presented in self._events.shook_hands(handshake):
+            await self._ask_gate(presented, Phase.TLS, stream)
+        verdict = judge(self._policy, handshake, self._agent.clock.now(), trusted, lists)
         self._trace.extend(verdict.findings)
+        if self._policy.request_ocsp:
+            self._events.staple(verdict.ocsp)
         if not verdict.ok:
             await stream.discard()
             refusals = [found.text for found in verdict.findings if found.verdict is Verdict.REFUSED]
@@ -227,10 +267,12 @@ class Session:
             group=handshake.group,
             resumed=handshake.resumed,
             verified_by=verdict.verified_by,
+            ocsp=verdict.ocsp,
         )
         self.contact = replace(self.contact, tls=facts)
         self._events.judged(facts)
         wire.starttls_done(stream)
+        wire.ledger.flight(1 if handshake.version == "TLSv1.3" else 2)  # RFC 8446 2, RFC 5246 7.3
         reached = "encrypt" if facts.verified_by == "none" else facts.verified_by
         self._note(LevelSeen(self._domain, self._target.host, reached), "TLS judged")
 
@@ -247,10 +289,20 @@ class Session:
         self._add("tls-failed", why, Verdict.REFUSED)
         raise self._unusable(why, Phase.TLS, NO_SECURITY, blame=Blame.POLICY, tls_failed=True)
 
+    def _tls_material(self) -> tuple[SSL.Context, TrustStore, RevocationLists]:
+        """What the settings say in files. Raises Unusable: mail waits until they can be read."""
+        settings, tls = self._agent.settings, self._destination.tls
+        try:
+            context = context_of(settings, tls, self._policy)
+            return context, self._trust_store(), lists_of(settings, tls)
+        except ConfigurationError as error:
+            raise self._unusable(str(error), Phase.TLS, NO_SECURITY, blame=Blame.LOCAL) from error
+
     def _trust_store(self) -> TrustStore:
         if self._policy.authentication is not Authentication.PKIX:
             return TrustStore.empty()
-        return self._agent.trust(self._destination.tls.trust_store)
+        store = self._destination.tls.trust_store
+        return self._agent.trust(None if store is None else str(self._agent.settings.path(store)))
 
     def _no_tls(self, why: str) -> Unusable:
         rfc = "RFC 7672 2.2" if self._policy.authentication is Authentication.DANE else None

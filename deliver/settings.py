@@ -40,6 +40,8 @@ ListenEndpoint = Annotated[str, Meta(extra={"kind": "listen endpoint"})]  # port
 Network = Annotated[str, Meta(extra={"kind": "network"})]
 Ipv4Address = Annotated[str, Meta(extra={"kind": "ipv4 address"})]
 Ipv6Address = Annotated[str, Meta(extra={"kind": "ipv6 address"})]
+CipherList = Annotated[str, Meta(extra={"kind": "cipher list"})]
+GroupList = Annotated[str, Meta(extra={"kind": "group list"})]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 
@@ -68,7 +70,7 @@ class Dns(Section, frozen=True):
     trust_remote_ad: bool = False
     trust_anchors: FilePath | None = None
     negative_trust_anchor: tuple[NegativeTrustAnchor, ...] = ()
-    sha1: bool = False  # believe signatures and digests with SHA-1 (RFC 9905)
+    sha1: bool = False  # believe signatures made with SHA-1 (RFC 9905)
     probe_secure: tuple[HostName, ...] = ()  # names that `explain --resolver` expects to be secure
     probe_bogus: tuple[HostName, ...] = ()  # and those it expects to be bogus
     timeout: Duration = Duration(3)
@@ -84,6 +86,16 @@ class Tls(Section, frozen=True):
     trust_store: FilePath | None = None  # PEM file; none: the system's
     min_version: Literal["1.2", "1.3"] = "1.2"
     clear_text_fallback: bool = True  # only where the policy does not require TLS
+    verify_names: tuple[HostName, ...] = ()  # reference identifiers beside the host's name, for PKIX
+    request_ocsp: bool = True  # not where only DANE-EE counts
+    require_ocsp: bool = False  # TLS required, authenticated, and refused without a good staple
+    ocsp_skew: Duration = Duration(5 * MINUTE)
+    crl: FilePath | None = None  # PEM file of revocation lists
+    require_crl: bool = False  # TLS required, authenticated, with a list of every issuer of a path
+    ciphers: CipherList = ""  # of TLS 1.2; none: OpenSSL's
+    groups: GroupList = ""  # none: OpenSSL's, X25519MLKEM768 first
+    client_certificate: FilePath | None = None  # PEM file
+    client_key_file: SecretFile | None = None
 
 
 class Timeouts(Section, frozen=True):
@@ -106,6 +118,8 @@ class Smtp(Section, frozen=True):
 
     pipelining: bool = True
     pass_8bit: bool = False
+    chunking: bool = True  # RFC 3030
+    prdr: bool = True  # draft-hall-prdr-00
     timeouts: Timeouts = Timeouts()
 
 
@@ -159,13 +173,26 @@ class Hints(Section, frozen=True):
 
 
 class EventAction(Section, frozen=True):
-    """One SQL statement to run when an event happens."""
+    """SQL statements to run when an event happens, in one transaction; or, with `veto`, before it does."""
 
     name: str
     events: tuple[str, ...]  # names, `*` as wildcard: "msg:*"
     database: DatabaseUrl  # an SQLAlchemy URL
-    sql: str
+    sql: str | tuple[str, ...]
     password_file: SecretFile | None = None
+    when: str | None = None  # a comparison on fields, see `events.condition`
+    veto: bool = False
+    deadline: Duration = Duration(2)  # of a veto
+    on_error: Literal["allow", "defer"] = "defer"  # of a veto
+
+
+class EventFile(Section, frozen=True):
+    """A file that gets one line of JSON per event."""
+
+    name: str
+    events: tuple[str, ...]
+    path: FilePath
+    when: str | None = None
 
 
 class Events(Section, frozen=True):
@@ -174,7 +201,9 @@ class Events(Section, frozen=True):
     # "default" fills the ready-made table in `database`; "none" leaves it to the actions.
     schema_name: Literal["default", "none"] = msgspec.field(default="default", name="schema")
     database: DatabaseUrl = "sqlite:///events.db"  # relative to state_dir
+    backlog: Count = 1_000_000  # events that may wait for databases
     action: tuple[EventAction, ...] = ()
+    file: tuple[EventFile, ...] = ()
 
 
 class Log(Section, frozen=True):

@@ -1,30 +1,34 @@
-"""Event actions: which events go into which database, with which statement; everything checked at load time.
+"""Event actions: which events go where, with which statements; everything checked at load time.
 
-An action is an event pattern and an SQL statement with named parameters (`:host_address`), whose values are
+An action is an event pattern and SQL statements with named parameters (`:host_address`), whose values are
 always bound, never put into the text. A pattern that matches nothing and a parameter that none of the matched
 events carries are errors before the first mail, with the near spelling. A parameter that only some of the
-matched events carry is NULL for the others.
+matched events carry is NULL for the others. The statements of an action share one transaction.
 
-The ready-made action fills the table `event_log` (`events.log`) and needs no SQL.
+An action with a `Veto` is asked before the fact (`events.gate`) and told nothing afterwards. The ready-made
+action fills the tables of `events.tables` and needs no SQL; a `FileAction` appends JSON Lines to a file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from sqlalchemy import Float, Integer, Text, TextClause, bindparam, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.types import TypeEngine
 
-from events.catalogue import EVENTS, FIELDS, match, nearest, parameters_of
+from events.catalogue import EVENTS, FIELDS, Event, match, nearest, parameters_of
+from events.condition import Condition, parse_condition
 from events.fields import Kind, Scalar
 from events.outbox import DEFAULT_ACTION, Matcher, Pending
 
 MAX_SQL: Final = 20_000  # characters of a statement
+MAX_STATEMENTS: Final = 20  # of one action
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 _CAST = re.compile(r"(?<![:\w\\]):(\w+)::")
 _TYPES: Final[dict[Kind, type[TypeEngine[Any]]]] = {
@@ -36,8 +40,28 @@ _TYPES: Final[dict[Kind, type[TypeEngine[Any]]]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Statement:
+    """One SQL statement and the names of its parameters."""
+
+    text: TextClause
+    parameters: tuple[str, ...]
+
+    def values(self, known: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """The bound values; NULL where the event has no such field."""
+        return {name: known.get(name) for name in self.parameters}
+
+
+@dataclass(frozen=True, slots=True)
+class Veto:
+    """The action decides before the fact; `deadline` in seconds, `on_error`: what holds without an answer."""
+
+    deadline: float = 2.0
+    on_error: Literal["allow", "defer"] = "defer"
+
+
+@dataclass(frozen=True, slots=True)
 class EventAction:
-    """One checked action. `events` are full names; `statement` None means the table `event_log`.
+    """One checked action. `events` are full names; no `statements` means the ready-made tables.
 
     `database` may hold a password: it is kept out of the repr; `where` is the same for people to read.
     """
@@ -45,42 +69,90 @@ class EventAction:
     name: str
     events: frozenset[str]
     database: URL = field(repr=False)
-    statement: TextClause | None = field(default=None, repr=False)
-    parameters: tuple[str, ...] = ()
+    statements: tuple[Statement, ...] = field(default=(), repr=False)
+    when: Condition | None = None
+    veto: Veto | None = None
 
     @property
     def where(self) -> str:
         """The database's URL with the password masked."""
         return self.database.render_as_string(hide_password=True)
 
-    def values(self, pending: Pending) -> dict[str, Scalar]:
-        """The bound values of the statement for one event; NULL where the event has no such field."""
-        known = facts(pending)
-        return {name: known.get(name) for name in self.parameters}
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The fields that the statements ask for."""
+        return tuple(dict.fromkeys(name for one in self.statements for name in one.parameters))
+
+
+@dataclass(frozen=True, slots=True)
+class FileAction:
+    """Appends each event as one line of JSON to a file."""
+
+    name: str
+    events: frozenset[str]
+    path: Path
+    when: Condition | None = None
+
+    @property
+    def where(self) -> str:
+        """The file, for people to read."""
+        return str(self.path)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """A file takes all fields."""
+        return ()
+
+
+Action = EventAction | FileAction
 
 
 def parse_action(
-    name: str, events: Sequence[str], database: str, sql: str, *, password: str | None = None
+    name: str,
+    events: Sequence[str],
+    database: str,
+    sql: str | Sequence[str],
+    *,
+    password: str | None = None,
+    when: str | None = None,
+    veto: Veto | None = None,
 ) -> EventAction:
     """Check one action of the settings. Raises ValueError that says what is wrong, and the near spelling.
 
     `events` are names or patterns with `*`; `password` goes into the URL of `database`.
     """
-    if not _NAME.match(name) or name == DEFAULT_ACTION:
-        raise ValueError(
-            f"{name!r} cannot be the name of an action: use up to 64 letters, digits, '.', '_', '-', "
-            f"and not {DEFAULT_ACTION!r}"
-        )
-    if not events:
-        raise ValueError("no event is named; '*' means all")
-    names = frozenset(one for pattern in events for one in match(pattern))
-    statement, parameters = _statement(sql, names)
-    return EventAction(name, names, database_url(database, password), statement, parameters)
+    names = _names(name, events)
+    if veto is not None:
+        _check_veto(names)
+    texts = (sql,) if isinstance(sql, str) else tuple(sql)
+    if not 1 <= len(texts) <= MAX_STATEMENTS:
+        raise ValueError(f"an action has between 1 and {MAX_STATEMENTS} SQL statements")
+    allowed = parameters_of(names)
+    statements = tuple(_statement(one, allowed) for one in texts)
+    condition = None if when is None else parse_condition(when, allowed)
+    return EventAction(name, names, database_url(database, password), statements, condition, veto)
+
+
+def parse_file(name: str, events: Sequence[str], path: Path, when: str | None = None) -> FileAction:
+    """Check one file of the settings. Raises ValueError."""
+    names = _names(name, events)
+    condition = None if when is None else parse_condition(when, parameters_of(names))
+    return FileAction(name, names, path, condition)
 
 
 def ready_made(database: str, *, password: str | None = None) -> EventAction:
-    """The action that keeps every event in the table `event_log`. Raises ValueError for a bad URL."""
+    """The action that files every event in the ready-made tables. Raises ValueError for a bad URL."""
     return EventAction(DEFAULT_ACTION, frozenset(EVENTS), database_url(database, password))
+
+
+def told(actions: Sequence[Action]) -> tuple[Action, ...]:
+    """The actions that are told of events through the outbox."""
+    return tuple(one for one in actions if isinstance(one, FileAction) or one.veto is None)
+
+
+def asked(actions: Sequence[Action]) -> tuple[EventAction, ...]:
+    """The actions that are asked before the fact."""
+    return tuple(one for one in actions if isinstance(one, EventAction) and one.veto is not None)
 
 
 def database_url(database: str, password: str | None = None) -> URL:
@@ -98,38 +170,64 @@ def database_url(database: str, password: str | None = None) -> URL:
     return url if password is None else url.set(password=password)
 
 
-def matcher(actions: Sequence[EventAction]) -> Matcher:
-    """For `events.outbox`: the names of the actions that want an event."""
-    table = {name: tuple(action.name for action in actions if name in action.events) for name in EVENTS}
-    return lambda name: table.get(name, ())
+def matcher(actions: Sequence[Action]) -> Matcher:
+    """For `events.outbox`: the names of the actions that are to be told of an event."""
+    table = {name: tuple(one for one in told(actions) if name in one.events) for name in EVENTS}
+
+    def wanted(event: Event) -> tuple[str, ...]:
+        return tuple(one.name for one in table.get(event.name, ()) if applies(one, event))
+
+    return wanted
+
+
+def applies(action: Action, event: Event) -> bool:
+    """Whether the action's condition is true of the event; without a condition it is."""
+    return action.when is None or action.when.holds(_known(event))
 
 
 def facts(pending: Pending) -> dict[str, Scalar]:
     """Everything that is known of an event, by field name."""
-    event = pending.event
-    known = dict(event.fields)
+    known = _known(pending.event)
     if pending.message_id is not None:
         known.setdefault("message_id", pending.message_id)
-    known["event_name"] = event.name
     known["event_id"] = pending.id
-    known["event_at"] = event.at
-    known["event_time"] = event.time
     return known
 
 
-def _statement(sql: str, names: frozenset[str]) -> tuple[TextClause, tuple[str, ...]]:
+def _known(event: Event) -> dict[str, Scalar]:
+    return {**event.fields, "event_name": event.name, "event_at": event.at, "event_time": event.time}
+
+
+def _names(name: str, events: Sequence[str]) -> frozenset[str]:
+    if not _NAME.match(name) or name == DEFAULT_ACTION:
+        raise ValueError(
+            f"{name!r} cannot be the name of an action: use up to 64 letters, digits, '.', '_', '-', "
+            f"and not {DEFAULT_ACTION!r}"
+        )
+    if not events:
+        raise ValueError("no event is named; '*' means all")
+    return frozenset(one for pattern in events for one in match(pattern))
+
+
+def _check_veto(names: frozenset[str]) -> None:
+    late = sorted(name for name in names if not EVENTS[name].veto)
+    if late:
+        early = ", ".join(name for name, kind in EVENTS.items() if kind.veto)
+        raise ValueError(f"{late[0]} tells what has happened and cannot be refused; veto works for {early}")
+
+
+def _statement(sql: str, allowed: Sequence[str]) -> Statement:
     if not sql.strip() or len(sql) > MAX_SQL or "\0" in sql:
         raise ValueError(f"the SQL statement must have between 1 and {MAX_SQL} characters")
     if cast := _CAST.search(sql):  # SQLAlchemy would take it for text, not for a parameter
         raise ValueError(f"{cast[0]}… is ambiguous: write CAST(:{cast[1]} AS …)")
     statement = text(sql)
     named = tuple(statement.compile().params)
-    allowed = parameters_of(names)
     for parameter in named:
         if parameter not in allowed:
             raise ValueError(_unknown(parameter, allowed))
     typed = (bindparam(parameter, type_=_TYPES[FIELDS[parameter].kind]) for parameter in named)
-    return statement.bindparams(*typed), named
+    return Statement(statement.bindparams(*typed), named)
 
 
 def _unknown(parameter: str, allowed: Sequence[str]) -> str:

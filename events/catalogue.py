@@ -201,8 +201,15 @@ _TYPES: tuple[EventType, ...] = (
         "tls:cert",
         "Before a certificate of the presented chain is accepted, once per certificate.",
         "depth in the chain, 0 is the server's own",
-        *(_WAY, _HOST, _TLS, ("tls_depth",)),
+        *(_WAY, _HOST, _TLS, ("tls_depth", "tls_cert_issuer", "tls_cert_expires_at")),
         veto=True,
+    ),
+    _type(
+        "ocsp:result",
+        "An OCSP staple was asked for and the handshake was judged.",
+        "none, good, revoked, unknown or invalid",
+        *(_WAY, _HOST, _TLS),
+        exim=False,
     ),
     _type(
         "tls:level",

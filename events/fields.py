@@ -92,6 +92,8 @@ _OWN: tuple[Field, ...] = (
     _ours("tls_required", "1 when the policy forbade clear text, else 0", Kind.INTEGER),
     _ours("tls_verified_by", "what authenticated the server: dane-ee, dane-ta, pkix or none"),
     _ours("tls_group", "key agreement, such as X25519MLKEM768"),
+    _ours("tls_cert_issuer", "issuer of the certificate, RFC 4514"),
+    _ours("tls_cert_expires_at", "when the certificate expires, seconds since the epoch", Kind.REAL),
     _ours("tls_depth", "depth of a certificate in the chain, 0 is the server's own", Kind.INTEGER),
     _ours("attempt", "number of the delivery attempt, from 1", Kind.INTEGER),
     _ours("attempt_id", "id of the delivery attempt; the same for all its events"),

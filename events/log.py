@@ -30,6 +30,7 @@ from events.actions import facts
 from events.catalogue import FIELDS
 from events.fields import Kind, Scalar
 from events.outbox import Pending
+from events.tables import MYSQL, cut
 
 metadata = MetaData()
 
@@ -61,16 +62,18 @@ event_log = Table(
     Index("event_log_message", "message_id"),
     Index("event_log_domain", "domain", "at"),
     sqlite_autoincrement=True,
+    **MYSQL,
 )
 
 
-def record(conn: Connection, batch: Sequence[Pending]) -> None:
-    """Insert the events that are not there yet, in order. Creates nothing, commits nothing."""
+def record(conn: Connection, batch: Sequence[Pending]) -> tuple[Pending, ...]:
+    """Insert the events that are not there yet, in order, and return them. Commits nothing."""
     ids = [one.id for one in batch]
     there = set(conn.execute(select(event_log.c.id).where(event_log.c.id.in_(ids))).scalars())
-    fresh = [_row(one) for one in batch if one.id not in there]
+    fresh = tuple(one for one in batch if one.id not in there)
     if fresh:
-        conn.execute(insert(event_log), fresh)
+        conn.execute(insert(event_log), [_row(one) for one in fresh])
+    return fresh
 
 
 def _row(pending: Pending) -> dict[str, Scalar]:
@@ -80,6 +83,6 @@ def _row(pending: Pending) -> dict[str, Scalar]:
         "at": pending.event.at,
         "time": pending.event.time,
         "name": pending.event.name,
-        **{name: known.get(name) for name in _COPIED},
+        **{name: cut(event_log.c[name], known.get(name)) for name in _COPIED},
         "fields": json.dumps(dict(pending.event.fields), ensure_ascii=False, separators=(",", ":")),
     }

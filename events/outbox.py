@@ -76,11 +76,11 @@ event_pending = Table(
     Index("event_pending_message", "action", "message_id", "seq"),
 )
 
-# Names of the actions that want an event of this name.
-Matcher = Callable[[str], Sequence[str]]
+# Names of the actions that want this event.
+Matcher = Callable[[Event], Sequence[str]]
 
 
-def for_default_table(name: str) -> tuple[str, ...]:
+def for_default_table(event: Event) -> tuple[str, ...]:
     """The matcher of an installation without actions of its own: the ready-made table takes everything."""
     return (DEFAULT_ACTION,)
 
@@ -113,6 +113,19 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Dead:
+    """An event that an action's database refused for good, or that waited too long; `at` epoch seconds."""
+
+    action: str
+    id: str
+    message_id: str | None
+    name: str
+    at: float
+    tries: int
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Outbox:
     """`append` with the matcher and the source of ids that the composition root chose."""
 
@@ -136,23 +149,31 @@ def append(
 
     Raises only what the database raises: an event outside the catalogue must not undo the settling of mail.
     """
-    for event in events:
-        actions = tuple(dict.fromkeys(wanted(event.name)))
-        if not actions:
-            continue
-        row = {
+    kept = [(event, tuple(dict.fromkeys(wanted(event)))) for event in events]
+    rows = [
+        {
             "id": new_id(),
             "message_id": message_id,
             "name": event.name,
             "at": event.at,
             "body": event.encode(),
         }
-        key = conn.execute(insert(event_outbox), row).inserted_primary_key
-        assert key is not None
-        conn.execute(
-            insert(event_pending),
-            [{"action": action, "seq": key[0], "message_id": message_id} for action in actions],
-        )
+        for event, actions in kept
+        if actions
+    ]
+    if not rows:
+        return
+    # one statement for all: most of the cost of an event is that of its statements
+    numbered = insert(event_outbox).returning(event_outbox.c.seq, sort_by_parameter_order=True)
+    seqs = conn.execute(numbered, rows).scalars().all()
+    conn.execute(
+        insert(event_pending),
+        [
+            {"action": action, "seq": seq, "message_id": message_id}
+            for seq, actions in zip(seqs, (actions for _, actions in kept if actions), strict=True)
+            for action in actions
+        ],
+    )
 
 
 def pending(conn: Connection, action: str, limit: int, *, now: float) -> tuple[Pending, ...]:
@@ -239,6 +260,22 @@ def revive(conn: Connection, action: str) -> int:
         .where(event_pending.c.action == action, event_pending.c.dead == 1)
         .values(dead=0, tries=0, not_before=0.0)
     ).rowcount
+
+
+def dead(conn: Connection, action: str | None = None) -> tuple[Dead, ...]:
+    """The events that were given up, of one action or of all, oldest first."""
+    query = (
+        select(event_pending, event_outbox.c.id, event_outbox.c.name, event_outbox.c.at)
+        .join(event_outbox, event_outbox.c.seq == event_pending.c.seq)
+        .where(event_pending.c.dead == 1)
+        .order_by(event_pending.c.action, event_pending.c.seq)
+    )
+    if action is not None:
+        query = query.where(event_pending.c.action == action)
+    return tuple(
+        Dead(row.action, row.id, row.message_id, row.name, row.at, row.tries, row.last_error)
+        for row in conn.execute(query)
+    )
 
 
 def prune(conn: Connection, *, now: float, actions: Sequence[str]) -> int:

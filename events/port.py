@@ -1,14 +1,18 @@
-"""How events reach the database that holds their outbox: the owner of that database runs our functions.
+"""What events and deliveries ask of each other.
 
-The queue's database belongs to the queue; its runner decides about threads, transactions and group commit.
+`SqlRunner`: the owner of the database that holds the outbox runs our functions; it decides about threads,
+transactions and group commit. `EventGate`: a delivery asks before it does what an action may refuse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
+
+from events.catalogue import Event
 
 T = TypeVar("T")
 
@@ -20,6 +24,34 @@ class SqlRunner(Protocol):
         """Run in a read transaction. Raises what `fn` or the database raises."""
         ...
 
-    async def write(self, fn: Callable[[Connection], T]) -> T:
-        """Run in a write transaction; returns after the commit."""
+    async def write(self, fn: Callable[[Connection], T], *, durable: bool = True) -> T:
+        """Run in a write transaction; returns after the commit, safe from power failures if `durable`."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """No action objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """An action objects; `text` says why: one bounded, printable line."""
+
+    text: str
+
+
+class EventGate(Protocol):
+    """Asked before the fact that an event of the catalogue with `veto` announces."""
+
+    async def consult(self, event: Event) -> Allow | Refuse:
+        """What the actions say, within their deadlines. Raises nothing."""
+        ...
+
+
+class OpenGate:
+    """The gate of an installation without veto actions."""
+
+    async def consult(self, event: Event) -> Allow | Refuse:
+        """Allow."""
+        return Allow()

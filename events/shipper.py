@@ -20,12 +20,13 @@ import trio
 from sqlalchemy import Connection
 
 from events import outbox
-from events.actions import EventAction
+from events.actions import Action, told
 from events.port import SqlRunner
 from events.sql import Databases, Shipment, Unavailable
 
 BATCH = 200  # events in one transaction of the other database
 POLL = 60.0  # seconds
+LINGER = 0.2  # seconds after a poke, so that a busy time makes few large transactions
 PRUNE_EVERY = 3600.0  # seconds
 
 _log = logging.getLogger("outrider.events")
@@ -49,7 +50,7 @@ class Shipper:
     def __init__(
         self,
         runner: SqlRunner,
-        actions: Sequence[EventAction],
+        actions: Sequence[Action],
         *,
         clock: Callable[[], float],
         databases: Databases | None = None,
@@ -57,7 +58,7 @@ class Shipper:
         self._runner = runner
         self._clock = clock
         self._databases = databases or Databases()
-        self._pumps = tuple(_Pump(runner, action, self._databases, clock) for action in actions)
+        self._pumps = tuple(_Pump(runner, action, self._databases, clock) for action in told(actions))
 
     def poke(self) -> None:
         """Something was appended: look now. Cheap; call it after the commit."""
@@ -110,7 +111,7 @@ class _Pump:
     """Ships for one action."""
 
     def __init__(
-        self, runner: SqlRunner, action: EventAction, databases: Databases, clock: Callable[[], float]
+        self, runner: SqlRunner, action: Action, databases: Databases, clock: Callable[[], float]
     ) -> None:
         self.action = action
         self.poked = trio.Event()
@@ -125,8 +126,10 @@ class _Pump:
         while True:
             self.poked = trio.Event()
             try:
-                while await self.ship_batch() is not None:
+                while (shipment := await self.ship_batch()) is not None:
                     self._recovered()
+                    if len(shipment.done) + len(shipment.refused) < BATCH:
+                        break  # what was appended meanwhile has poked
                 wait = await self._until_due()
                 self._recovered()
             except Exception as error:  # the outbox or the other database: testimony waits, mail does not
@@ -135,6 +138,7 @@ class _Pump:
                 continue
             with trio.move_on_after(wait):
                 await self.poked.wait()
+                await trio.sleep(LINGER)
 
     async def ship_batch(self) -> Shipment | None:
         """Ship one batch and acknowledge it; None when nothing is due. Raises Unavailable."""
@@ -145,7 +149,8 @@ class _Pump:
         shipment = await trio.to_thread.run_sync(
             self._databases.ship, self.action, batch, limiter=self._limiter, abandon_on_cancel=True
         )
-        dead = await self._runner.write(partial(_settle, action=name, shipment=shipment, now=self._clock()))
+        settle = partial(_settle, action=name, shipment=shipment, now=self._clock())
+        dead = await self._runner.write(settle, durable=False)  # lost in a crash: told again, the id tells
         for refusal in shipment.refused:
             if not refusal.held:
                 _log.warning(

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Select, create_engine, inspect, select
+from sqlalchemy import Connection, Select, create_engine, inspect, select, text
 from sqlalchemy.engine import URL
 
 from events.fields import Scalar
 from events.log import event_log
+from events.views import View
 
 MAX_ROWS = 10_000
 
@@ -50,8 +51,8 @@ class Line:
 
 
 @contextmanager
-def opened(url: URL) -> Iterator[Connection]:
-    """A connection for reading the log in `url`. Raises NoLog when there is none, and database errors."""
+def opened(url: URL, table: str = event_log.name) -> Iterator[Connection]:
+    """A connection for reading `table` in `url`. Raises NoLog when there is none, and database errors."""
     if url.get_backend_name() == "sqlite" and url.database:
         path = Path(url.database).absolute()
         if not path.exists():
@@ -63,8 +64,8 @@ def opened(url: URL) -> Iterator[Connection]:
         with engine.connect() as conn:
             if url.get_backend_name() == "sqlite":
                 conn.exec_driver_sql("PRAGMA query_only=ON")
-            if not inspect(conn).has_table(event_log.name):
-                raise NoLog(f"there is no table {event_log.name}: no event was recorded yet")
+            if not inspect(conn).has_table(table):
+                raise NoLog(f"there is no table {table}: no event was recorded yet")
             yield conn
     finally:
         engine.dispose()
@@ -82,6 +83,13 @@ def after(conn: Connection, seq: int, wanted: Filter = ANY) -> tuple[Line, ...]:
     lines = tuple(_line(row._asdict()) for row in conn.execute(query))
     conn.rollback()  # ends the snapshot, so that the next call sees what arrived since
     return lines
+
+
+def answer(conn: Connection, view: View, count: int) -> tuple[dict[str, Scalar], ...]:
+    """The first `count` rows (at most `MAX_ROWS`) of a documented view, in its own order."""
+    query = f"SELECT * FROM {view.table} ORDER BY {view.order} LIMIT :count"  # noqa: S608 (ours alone)
+    rows = conn.execute(text(query), {"count": max(0, min(count, MAX_ROWS))})
+    return tuple(dict(row) for row in rows.mappings())
 
 
 def _filtered(wanted: Filter) -> Select[Any]:

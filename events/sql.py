@@ -23,8 +23,9 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError, StatementError
 
-from events import log
-from events.actions import EventAction
+from events import filing, jsonlines
+from events.actions import Action, EventAction, FileAction, facts
+from events.migrations import NewerSchema, migrate
 from events.outbox import MAX_ERROR, Pending
 
 BUSY_MS = 5000  # a SQLite target may be held by another program for a moment
@@ -63,9 +64,12 @@ class Databases:
         self._ready: set[URL] = set()
         self._lock = Lock()
 
-    def ship(self, action: EventAction, batch: Sequence[Pending]) -> Shipment:
+    def ship(self, action: Action, batch: Sequence[Pending]) -> Shipment:
         """Run the action for a batch in one transaction. Raises Unavailable."""
         try:
+            if isinstance(action, FileAction):
+                jsonlines.append(action.path, batch)
+                return Shipment(tuple(batch))
             engine = self._engine(action)
             try:
                 with engine.begin() as conn:
@@ -73,7 +77,7 @@ class Databases:
                 return Shipment(tuple(batch))
             except _EVENTS_FAULT:
                 return _one_by_one(engine, action, batch)
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, OSError, NewerSchema) as error:
             raise Unavailable(reason(error)) from error
 
     def close(self) -> None:
@@ -89,8 +93,9 @@ class Databases:
             engine = self._engines.get(action.database)
             if engine is None:
                 engine = self._engines[action.database] = open_engine(action.database)
-            if action.statement is None and action.database not in self._ready:
-                log.metadata.create_all(engine)
+            if not action.statements and action.database not in self._ready:
+                with engine.begin() as conn:
+                    migrate(conn)
                 self._ready.add(action.database)
             return engine
 
@@ -98,7 +103,7 @@ class Databases:
 def open_engine(url: URL) -> Engine:
     """An engine; SQLite files are created with mode 0600, in WAL mode. Raises OSError."""
     if url.get_backend_name() != "sqlite":
-        timeout = {"connect_timeout": CONNECT_SECONDS} if url.get_backend_name() in _TIMED else {}
+        timeout = {"connect_timeout": CONNECT_SECONDS} if url.get_backend_name() in TIMED else {}
         return create_engine(url, pool_size=1, pool_pre_ping=True, hide_parameters=True, connect_args=timeout)
     if url.database and not url.database.startswith((":memory:", "file:")):
         _create_private(Path(url.database))
@@ -108,7 +113,7 @@ def open_engine(url: URL) -> Engine:
     return engine
 
 
-_TIMED = ("postgresql", "mysql", "mariadb")
+TIMED = ("postgresql", "mysql", "mariadb")
 
 
 def reason(error: Exception) -> str:
@@ -118,11 +123,13 @@ def reason(error: Exception) -> str:
 
 
 def _run(conn: Connection, action: EventAction, batch: Sequence[Pending]) -> None:
-    if action.statement is None:
-        log.record(conn, batch)
+    if not action.statements:
+        filing.file(conn, batch)
         return
     for one in batch:  # not executemany: statements that return rows, such as SELECT f(…), are allowed
-        conn.execute(action.statement, action.values(one))
+        known = facts(one)
+        for statement in action.statements:
+            conn.execute(statement.text, statement.values(known))
 
 
 def _one_by_one(engine: Engine, action: EventAction, batch: Sequence[Pending]) -> Shipment:

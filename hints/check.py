@@ -13,7 +13,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from hints.records import EhloAnswer, EhloPhase, LevelSeen, Note, Reachability
+from hints.prune import MAX_EVIDENCE, TLS_SESSION
+from hints.records import (
+    EhloAnswer,
+    EhloPhase,
+    Feature,
+    LevelSeen,
+    Note,
+    Reachability,
+    SessionKey,
+    TlsSession,
+    Word,
+)
 
 MAX_KEYWORDS = 64
 MAX_KEYWORD = 512  # characters of an EHLO line; RFC 5321 4.5.3.1.5 allows 510 and CRLF
@@ -22,6 +33,12 @@ MAX_ERROR = 500
 MAX_SOURCE = 32
 MAX_REASON = 200
 MAX_COUNT = 2**31 - 1
+MAX_KEY_TEXT = 128
+MAX_SESSION = 16_384  # octets of DER
+MAX_CHAIN = 16
+MAX_CERTIFICATES = 98_304  # octets of chain and staple together
+MAX_SEALED = 131_072
+SESSION_VERSIONS = ("TLSv1.2", "TLSv1.3")
 MAX_TIME = 253_402_300_799.0  # seconds since the epoch, the end of the year 9999
 _MOMENTS = ("first_seen", "last_seen", "expires")
 LEVELS = ("none", "encrypt", "pkix", "dane-ta", "dane-ee")
@@ -46,6 +63,68 @@ def accept(note: Note) -> Note | None:
             if domain is None or host is None or note.level not in LEVELS:
                 return None
             return replace(note, domain=domain, host=host)
+        case Feature():
+            host = _host(note.host)
+            if host is None or not (
+                is_address(note.address) and is_port(note.port) and note.word in tuple(Word)
+            ):
+                return None
+            return replace(note, host=host)
+
+
+def accept_key(key: SessionKey) -> SessionKey | None:
+    """The key with names in lower case; None when it cannot be one."""
+    host, sni, greeted_as = _host(key.host), _host(key.sni), key.greeted_as.lower()
+    texts = (key.level, key.client_certificate, key.minimum_version)
+    if host is None or sni is None or not is_port(key.port) or not is_text(greeted_as, MAX_HOST):
+        return None
+    if not all(is_text(text, MAX_KEY_TEXT) for text in texts):
+        return None
+    return replace(key, host=host, sni=sni, greeted_as=greeted_as)
+
+
+def accept_session(session: TlsSession) -> TlsSession | None:
+    """The session within the limits, its life shortened to a day; None when it cannot be kept."""
+    key = accept_key(session.key)
+    certificates = (*session.chain, session.staple or b"")
+    if key is None or not session.session or not session.chain or len(session.chain) > MAX_CHAIN:
+        return None
+    if len(session.session) > MAX_SESSION or sum(len(one) for one in certificates) > MAX_CERTIFICATES:
+        return None
+    if not (is_text(session.verified_by, MAX_KEY_TEXT) and session.version in SESSION_VERSIONS):
+        return None
+    if not (is_time(session.saved_at) and is_time(session.expires)):
+        return None
+    expires = min(session.expires, session.saved_at + TLS_SESSION)
+    return replace(session, key=key, expires=expires) if expires > session.saved_at else None
+
+
+def is_session(row: Mapping[str, Any]) -> bool:
+    """Whether the readable columns of a row of tls_session can be believed."""
+    texts = (row["level"], row["client_certificate"], row["minimum_version"], row["ticket"])
+    return (
+        _host(row["host"]) == row["host"]
+        and _host(row["sni"]) == row["sni"]
+        and is_port(row["port"])
+        and is_text(row["greeted_as"], MAX_HOST)
+        and all(is_text(text, MAX_KEY_TEXT) for text in texts)
+        and row["version"] in SESSION_VERSIONS
+        and row["saved_at"] is not None
+        and is_time(row["saved_at"])
+    )
+
+
+def is_feature(row: Mapping[str, Any]) -> bool:
+    """Whether a row of feature can be believed."""
+    return (
+        _host(row["host"]) == row["host"]
+        and is_address(row["address"])
+        and is_port(row["port"])
+        and row["word"] in tuple(Word)
+        and all(_is_count(row[name]) and row[name] <= MAX_EVIDENCE for name in ("worked", "failed"))
+        and is_time(row["last_worked"])
+        and is_time(row["last_failed"])
+    )
 
 
 def clean(value: str, limit: int) -> str:
@@ -95,7 +174,12 @@ def is_reachability(row: Mapping[str, Any]) -> bool:
 def is_level_seen(row: Mapping[str, Any]) -> bool:
     """Whether a row of level_seen can be believed."""
     return (
-        _host(row["domain"]) == row["domain"] and _host(row["host"]) == row["host"] and row["level"] in LEVELS
+        _host(row["domain"]) == row["domain"]
+        and _host(row["host"]) == row["host"]
+        and row["level"] in LEVELS
+        and row["best"] in LEVELS
+        and row["best_at"] is not None
+        and is_time(row["best_at"])
     )
 
 
@@ -121,6 +205,11 @@ def is_time(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return math.isfinite(value) and 0 <= value <= MAX_TIME
+
+
+def lenient_text(octets: bytes) -> str:
+    """Text that is no UTF-8 is a value that makes no sense, not an error: it stays unprintable."""
+    return octets.decode("utf-8", "surrogateescape")
 
 
 def _is_integer(value: object) -> bool:

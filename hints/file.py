@@ -3,7 +3,8 @@
     the file is                                     what happens
     ----------------------------------------------  ------------------------------------------------------
     missing, empty                                  made, mode 0600, WAL
-    ours, of another version                        renamed to …version-N-TIME, a new one is made
+    ours, of an earlier version                     its tables are changed in place
+    ours, of a later version                        renamed to …version-N-TIME, a new one is made
     damaged, or no database                         renamed to …corrupt-TIME, a new one is made
     a healthy database of something else            left alone; Unavailable
     locked, read-only, on a full disk               left alone; Unavailable, try again later
@@ -19,24 +20,47 @@ import logging
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Integer,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.exc import DBAPIError
 
-from hints.check import is_origin, is_reachability, read_ehlo
-from hints.port import AddressView
-from hints.records import EhloAnswer
+from hints import sessions
+from hints.check import is_feature, is_level_seen, is_origin, is_reachability, read_ehlo
+from hints.engine import Damaged, Unavailable, code_of, make_engine, translated, translated_damage
+from hints.kinds import MIGRATIONS, views
+from hints.memory import faded
+from hints.port import AddressView, FeatureView
+from hints.prune import LEVEL_SEEN
+from hints.records import EhloAnswer, SessionKey, TlsSession, Word
+from hints.seal import Sealer
 from hints.tables import (
     APPLICATION,
     KINDS,
     VERSION,
     Stamped,
     ehlo_answer,
+    feature,
+    level_seen,
     metadata,
     reachability,
     row_of,
@@ -44,28 +68,21 @@ from hints.tables import (
     upsert,
 )
 
+__all__ = ["HintsFile", "Unavailable"]
+
 T = TypeVar("T")
 
 WRITE_BUSY_MS = 2000
 READ_BUSY_MS = 40  # below the patience of a look
 SET_ASIDE_KEPT = 3  # older ones are deleted, or a bad disk would fill itself
-MIN_PAGES = 64
 LOCK_TRIES = 40
 LOCK_PAUSE = 0.05  # seconds between tries
+PRUNED_AT_ONCE = 500  # rows in one transaction, so that no other writer waits for long
+PRUNED_BY_A_WRITE = 10_000
+PRUNE_PAUSE = 0.01  # seconds between two of them: a writer that waits asks again within 10 ms at first
 FREED_WHEN_FULL = 4  # a full file loses this part of each kind, the least recently seen
 
-# SQLITE_ERROR: our statements are fixed, so that it means missing tables or columns.
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
-
 _log = logging.getLogger("outrider.hints")
-
-
-class Unavailable(Exception):
-    """The file cannot be used now; the text says why."""
-
-
-class Damaged(Exception):
-    """The file is no database, or its tables are not what its version says."""
 
 
 class HintsFile:
@@ -76,18 +93,42 @@ class HintsFile:
         self.invalid = 0  # rows that were not believed
         self._max_size = max_size
         self._lock = RLock()
-        self._engines: tuple[Engine, Engine] | None = None
+        self._engines: tuple[Engine, Engine, Engine] | None = None
         self._inode = 0
 
     def read(self, host: str, addresses: Sequence[str], port: int, now: float) -> tuple[AddressView, ...]:
         """One view per address; expired rows count as unknown."""
         return self._guarded(lambda: self._views(host, addresses, port, now), now)
 
+    def best_level(self, domain: str, host: str, now: float) -> str | None:
+        """The best level of the last 90 days."""
+        return self._guarded(lambda: self._best(domain, host, now), now)
+
     def write(
-        self, batch: Sequence[Stamped], uses: Mapping[tuple[str, str, int], int], now: float, *, prune: bool
-    ) -> None:
-        """Store notes, count consultations by (host, address, port), and delete what expired if `prune`."""
-        self._guarded(lambda: self._store(batch, uses, now, prune), now)
+        self,
+        batch: Sequence[Stamped],
+        uses: Mapping[tuple[str, str, int], int],
+        now: float,
+        *,
+        prune: bool,
+        tickets: sessions.Changes | None = None,
+    ) -> bool:
+        """Store notes and sessions, count consultations by (host, address, port); `prune` some that expired.
+
+        False when there is more to prune.
+        """
+        self._guarded(lambda: self._store(batch, uses, now, tickets), now)
+        return not prune or self.prune(now, most=PRUNED_BY_A_WRITE).total() < PRUNED_BY_A_WRITE
+
+    def prune(self, now: float, *, most: int | None = None) -> Counter[str]:
+        """Delete what is past its time, in small transactions; the number of rows by kind."""
+        return self._guarded(lambda: self._prune(now, most), now)
+
+    def claim(
+        self, key: SessionKey, now: float, sealer: Sealer, given_up: Callable[[], bool]
+    ) -> TlsSession | None:
+        """A session of this key; one of TLS 1.3 is deleted, unless `given_up` says that nobody waits."""
+        return self._guarded(lambda: self._claim(key, now, sealer, given_up), now)
 
     def close(self) -> None:
         """Close all connections."""
@@ -99,26 +140,70 @@ class HintsFile:
     def _guarded(self, work: Callable[[], T], now: float) -> T:
         """Run; on a damaged file set it aside and run once more."""
         try:
-            with _translated():
+            with translated():
                 return work()
         except Damaged as damage:
-            with _translated_damage(), self._lock:
+            with translated_damage(), self._lock:
                 self.close()
                 self._replace_if_damaged(str(damage), now)
                 return work()
 
     def _views(self, host: str, addresses: Sequence[str], port: int, now: float) -> tuple[AddressView, ...]:
-        _, reader = self._open(now)
+        reader = self._open(now)[1]
         with reader.connect() as conn:
-            reached = self._believed(conn, _fresh_reachability(host, addresses, port, now))
-            answers = self._believed(conn, _fresh_answers(addresses, port, now))
-        views = {row["address"]: row for row in reached if self._valid(is_reachability(row))}
+            reached = self._believed(conn, _fresh(reachability, host, addresses, port, now))
+            answers = self._believed(conn, _fresh(ehlo_answer, None, addresses, port, now))
+            uses = self._believed(conn, _fresh(feature, host, addresses, port, now))
+        known = {row["address"]: row for row in reached if self._valid(is_reachability(row))}
         ehlo: dict[str, list[EhloAnswer]] = {}
         for row in answers:
             answer = read_ehlo(row)
             if self._valid(answer is not None) and answer is not None:
                 ehlo.setdefault(answer.address, []).append(answer)
-        return tuple(_view(one, views.get(one), ehlo.get(one, [])) for one in addresses)
+        features: dict[str, list[FeatureView]] = {}
+        for row in uses:
+            if self._valid(is_feature(row)):
+                features.setdefault(row["address"], []).append(faded(_feature(row), now))
+        return tuple(
+            _view(one, known.get(one), ehlo.get(one, ()), features.get(one, ())) for one in addresses
+        )
+
+    def _best(self, domain: str, host: str, now: float) -> str | None:
+        query = select(level_seen).where(
+            level_seen.c.domain == domain,
+            level_seen.c.host == host,
+            level_seen.c.expires > now,
+            level_seen.c.best_at > now - LEVEL_SEEN,
+        )
+        with self._open(now)[1].connect() as conn:
+            rows = [row for row in self._believed(conn, query) if self._valid(is_level_seen(row))]
+        return str(rows[0]["best"]) if rows else None
+
+    def _claim(
+        self, key: SessionKey, now: float, sealer: Sealer, given_up: Callable[[], bool]
+    ) -> TlsSession | None:
+        _, reader, claimer = self._open(now)
+        with reader.connect() as conn:
+            kept = sessions.reusable(conn, key, now)
+            if kept is None and not sessions.has_ticket(conn, key, now):
+                return None
+        if kept is not None:
+            session = sessions.opened(kept, sealer)
+            if self._valid(session is not None):
+                return session
+            with claimer.begin() as conn:
+                sessions.drop(conn, kept)
+            return None
+        with claimer.connect() as conn, conn.begin() as transaction:
+            for _ in range(sessions.MAX_TICKETS):
+                row = sessions.take(conn, key, now)
+                session = None if row is None else sessions.opened(row, sealer)
+                if row is None or self._valid(session is not None):
+                    break
+            if given_up():
+                transaction.rollback()
+                return None
+        return session
 
     def _believed(self, conn: Connection, query: Select[Any]) -> list[Mapping[str, Any]]:
         rows = [row._asdict() for row in conn.execute(query)]
@@ -129,9 +214,13 @@ class HintsFile:
         return valid
 
     def _store(
-        self, batch: Sequence[Stamped], uses: Mapping[tuple[str, str, int], int], now: float, prune: bool
+        self,
+        batch: Sequence[Stamped],
+        uses: Mapping[tuple[str, str, int], int],
+        now: float,
+        tickets: sessions.Changes | None,
     ) -> None:
-        writer, _ = self._open(now)
+        writer = self._open(now)[0]
         try:
             with writer.begin() as conn:
                 for table in KINDS.values():
@@ -139,25 +228,39 @@ class HintsFile:
                     if rows:
                         conn.execute(upsert(table), rows)
                 _count_uses(conn, uses)
-                if prune:
-                    for table in KINDS.values():
-                        conn.execute(delete(table).where(table.c.expires <= now))
+                if tickets is not None:
+                    sessions.store(conn, tickets)
         except DBAPIError as error:
-            if _code(error.orig) == sqlite3.SQLITE_FULL:
+            if code_of(error.orig) == sqlite3.SQLITE_FULL:
                 _make_room(writer)
             raise
 
-    def _open(self, now: float) -> tuple[Engine, Engine]:
-        """The engines of writer and readers; made anew when the file was replaced by another process."""
+    def _prune(self, now: float, most: int | None) -> Counter[str]:
+        writer = self._open(now)[0]
+        deleted: Counter[str] = Counter()
+        for kind, table in KINDS.items():
+            doomed = select(_rowid(table)).where(table.c.expires <= now).limit(PRUNED_AT_ONCE)
+            while most is None or deleted.total() < most:
+                with writer.begin() as conn:
+                    count = conn.execute(delete(table).where(_rowid(table).in_(doomed))).rowcount
+                deleted[kind] += count
+                if count < PRUNED_AT_ONCE:
+                    break
+                time.sleep(PRUNE_PAUSE)
+        return deleted
+
+    def _open(self, now: float) -> tuple[Engine, Engine, Engine]:
+        """The engines of writer, readers, claimers; made anew when another process replaced the file."""
         with self._lock:
             if self._engines is not None and _inode(self.path) != self._inode:
                 self.close()
             if self._engines is None:
-                with _translated(), self._exclusively():
+                with translated(), self._exclusively():
                     self._prepare(now)
                 self._engines = (
-                    _engine(self.path, "BEGIN IMMEDIATE", WRITE_BUSY_MS, self._max_size),
-                    _engine(self.path, "BEGIN", READ_BUSY_MS, self._max_size),
+                    make_engine(self.path, "BEGIN IMMEDIATE", WRITE_BUSY_MS, self._max_size),
+                    make_engine(self.path, "BEGIN", READ_BUSY_MS, self._max_size),
+                    make_engine(self.path, "BEGIN IMMEDIATE", READ_BUSY_MS, self._max_size),
                 )
                 self._inode = _inode(self.path)
             return self._engines
@@ -168,14 +271,21 @@ class HintsFile:
         if self.path.stat().st_mode & 0o077:
             self.path.chmod(0o600)
         version = self._version()
-        if version not in (0, VERSION):
+        if version == VERSION:
+            return
+        if version != 0 and version not in MIGRATIONS:
             self._set_aside(f"version-{version}", f"it is of version {version}, this is {VERSION}", now)
             self._prepare(now)
             return
-        engine = _engine(self.path, "BEGIN IMMEDIATE", WRITE_BUSY_MS, self._max_size)
+        engine = make_engine(self.path, "BEGIN IMMEDIATE", WRITE_BUSY_MS, self._max_size)
         try:
             with engine.begin() as conn:
+                for step in range(version, VERSION) if version else ():
+                    for statement in MIGRATIONS[step]:
+                        conn.exec_driver_sql(statement)
                 metadata.create_all(conn)
+                for statement in views():
+                    conn.exec_driver_sql(statement)
                 conn.exec_driver_sql(f"PRAGMA application_id={APPLICATION}")
                 conn.exec_driver_sql(f"PRAGMA user_version={VERSION}")
         finally:
@@ -200,7 +310,7 @@ class HintsFile:
         """Set the file aside, unless another process has done so already."""
         with self._exclusively():
             try:
-                with _translated():
+                with translated():
                     self._check()
             except Damaged:
                 self._set_aside("corrupt", damage, now)
@@ -266,38 +376,53 @@ def _take(lock: int) -> None:
     raise Unavailable("another process is busy replacing it")
 
 
-def _fresh_reachability(host: str, addresses: Sequence[str], port: int, now: float) -> Select[Any]:
-    return select(reachability).where(
-        reachability.c.host == host,
-        reachability.c.address.in_(addresses),
-        reachability.c.port == port,
-        reachability.c.expires > now,
+def _fresh(table: Table, host: str | None, addresses: Sequence[str], port: int, now: float) -> Select[Any]:
+    """The rows about these addresses that are believed still, those of `host` where the table has hosts."""
+    conditions = [table.c.address.in_(addresses), table.c.port == port, table.c.expires > now]
+    if host is not None:
+        conditions.append(table.c.host == host)
+    return select(table).where(*conditions).order_by(*table.primary_key.columns)
+
+
+def _feature(row: Mapping[str, Any]) -> FeatureView:
+    return FeatureView(
+        Word(row["word"]), row["worked"], row["failed"], row["last_worked"], row["last_failed"]
     )
 
 
-def _fresh_answers(addresses: Sequence[str], port: int, now: float) -> Select[Any]:
-    return (
-        select(ehlo_answer)
-        .where(ehlo_answer.c.address.in_(addresses), ehlo_answer.c.port == port, ehlo_answer.c.expires > now)
-        .order_by(ehlo_answer.c.phase)
-    )
-
-
-def _view(address: str, row: Mapping[str, Any] | None, ehlo: Sequence[EhloAnswer]) -> AddressView:
+def _view(
+    address: str,
+    row: Mapping[str, Any] | None,
+    ehlo: Sequence[EhloAnswer],
+    features: Sequence[FeatureView],
+) -> AddressView:
+    known = AddressView(address, ehlo=tuple(ehlo), features=tuple(features))
     if row is None:
-        return AddressView(address, ehlo=tuple(ehlo))
-    return AddressView(
-        address, row["failures"], row["last_error"], row["last_failure"], row["last_success"], tuple(ehlo)
+        return known
+    return replace(
+        known,
+        failures=row["failures"],
+        last_error=row["last_error"],
+        last_failure=row["last_failure"],
+        last_success=row["last_success"],
     )
 
 
 def _count_uses(conn: Connection, uses: Mapping[tuple[str, str, int], int]) -> None:
-    for (host, address, port), count in uses.items():
-        for table in (reachability, ehlo_answer):
-            here = [table.c.address == address, table.c.port == port]
-            if table is reachability:
-                here.append(table.c.host == host)
-            conn.execute(update(table).where(*here).values(use_count=table.c.use_count + count))
+    rows = [
+        {"a_host": host, "an_address": address, "a_port": port, "more": count}
+        for (host, address, port), count in uses.items()
+    ]
+    for table in (reachability, ehlo_answer, feature) if rows else ():
+        here = [table.c.address == bindparam("an_address"), table.c.port == bindparam("a_port")]
+        if "host" in table.c:
+            here.append(table.c.host == bindparam("a_host"))
+        counted = update(table).where(*here).values(use_count=table.c.use_count + bindparam("more"))
+        conn.execute(counted, rows)
+
+
+def _rowid(table: Table) -> ColumnElement[int]:
+    return literal_column(f"{table.name}.rowid", Integer)
 
 
 def _make_room(writer: Engine) -> None:
@@ -309,57 +434,6 @@ def _make_room(writer: Engine) -> None:
             limit = conn.execute(part.offset(rows // FREED_WHEN_FULL).limit(1)).scalar_one_or_none()
             if limit is not None:
                 conn.execute(delete(table).where(table.c.last_seen <= limit))
-
-
-def _engine(path: Path, begin: str, busy_ms: int, max_size: int) -> Engine:
-    engine = create_engine(
-        f"sqlite:///{path}", hide_parameters=True, connect_args={"check_same_thread": False}
-    )
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # else the driver decides when transactions begin
-        connection.execute(f"PRAGMA busy_timeout={busy_ms}")
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        (page,) = connection.execute("PRAGMA page_size").fetchone()
-        connection.execute(f"PRAGMA max_page_count={max(MIN_PAGES, max_size // page)}")
-        connection.execute("PRAGMA journal_size_limit=1048576")
-
-    @event.listens_for(engine, "begin")
-    def start(conn: Connection) -> None:
-        conn.exec_driver_sql(begin)
-
-    return engine
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Errors of SQLite and of the file system as Damaged or Unavailable."""
-    try:
-        yield
-    except (DBAPIError, sqlite3.Error) as error:
-        origin = error.orig if isinstance(error, DBAPIError) else error
-        text = str(origin)
-        if _code(origin) in _DAMAGED:
-            raise Damaged(text) from error
-        raise Unavailable(text) from error
-    except OSError as error:
-        raise Unavailable(f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")) from error
-
-
-@contextmanager
-def _translated_damage() -> Iterator[None]:
-    """As `_translated`, where damage has been dealt with once already."""
-    try:
-        with _translated():
-            yield
-    except Damaged as damage:
-        raise Unavailable(f"damaged again: {damage}") from damage
-
-
-def _code(error: object) -> int:
-    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
 def _inode(path: Path) -> int:

@@ -6,9 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hints.records import EhloAnswer, Note
+from hints.records import EhloAnswer, Note, SessionKey, TlsSession, Word
 
 PATIENCE = 0.05  # seconds; a hint that is not there by then is a missing hint
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureView:
+    """How often a feature worked and failed; both counts weigh less the longer ago that was."""
+
+    word: Word
+    worked: int = 0
+    failed: int = 0
+    last_worked: float | None = None  # seconds since the epoch
+    last_failed: float | None = None
+
+    @property
+    def works(self) -> bool | None:
+        """The advice: True, False, or None where nothing is known or the last failure outlived the counts.
+
+        One failure outweighs all successes until it decayed or a success came after it.
+        """
+        if self.failed and (self.last_worked is None or (self.last_failed or 0.0) >= self.last_worked):
+            return False
+        return True if self.worked else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +42,11 @@ class AddressView:
     last_failure: float | None = None  # seconds since the epoch
     last_success: float | None = None
     ehlo: tuple[EhloAnswer, ...] = ()
+    features: tuple[FeatureView, ...] = ()  # by word
+
+    def works(self, word: Word) -> bool | None:
+        """Whether a feature works there; None where that is not known."""
+        return next((seen.works for seen in self.features if seen.word is word), None)
 
 
 class Hints(Protocol):
@@ -32,6 +58,28 @@ class Hints(Protocol):
 
     def note(self, note: Note, *, source: str, reason: str, now: float) -> None:
         """Remember; buffered, returns at once, never raises. `source`: who learned it, such as "relay"."""
+        ...
+
+    async def best_level(self, domain: str, host: str) -> str | None:
+        """The best level that deliveries to `host` for `domain` reached in the last 90 days, see `LevelSeen`.
+
+        To be asked before the level of the present delivery is noted; `hints.levels.dropped` compares.
+        """
+        ...
+
+    async def claim_session(self, key: SessionKey) -> TlsSession | None:
+        """A session for exactly this key, in time; None otherwise.
+
+        One of TLS 1.3 is handed out once, to one process. What it rests on is the caller's to judge again.
+        """
+        ...
+
+    def keep_session(self, session: TlsSession, *, source: str, reason: str, now: float) -> None:
+        """Remember a session, sealed; buffered, returns at once, never raises. Its life is a day at most."""
+        ...
+
+    def forget_sessions(self, key: SessionKey, *, now: float) -> None:
+        """Offer none that was saved under this key up to now; buffered, returns at once, never raises."""
         ...
 
     async def flush(self) -> None:

@@ -6,13 +6,15 @@ ehlo_answer     7 days                        servers are upgraded; a wrong one 
 reachability    1 day after a success,        addresses come and go; a failure is old news sooner
                 6 hours after a failure
 level_seen      90 days                       "was DANE ever in use there?" is a question of months
+feature         30 days                       its counts halve every 3 days
+tls_session     1 day after it was saved      servers change their keys daily, RFC 8446 allows 7 days
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from hints.records import EhloAnswer, LevelSeen, Note, Reachability
+from hints.records import EhloAnswer, Feature, LevelSeen, Note, Reachability
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -21,6 +23,10 @@ EHLO_ANSWER: Final = 7 * DAY
 REACHED: Final = 1 * DAY
 UNREACHED: Final = 6 * HOUR
 LEVEL_SEEN: Final = 90 * DAY
+FEATURE: Final = 30 * DAY
+TLS_SESSION: Final = 1 * DAY
+HALF_LIFE: Final = 3 * DAY  # of what is known about a feature
+MAX_EVIDENCE: Final = 64  # uses of a feature that are counted: six half-lives, and they are forgotten
 
 PRUNE_EVERY: Final = 1 * HOUR  # how often expired rows are deleted
 
@@ -36,6 +42,15 @@ def lifetime(note: Note) -> float:
             return UNREACHED
         case LevelSeen():
             return LEVEL_SEEN
+        case Feature():
+            return FEATURE
+
+
+def decayed(count: int, last: float | None, now: float) -> int:
+    """What a count of uses, the last one at `last`, still weighs: half after each half-life."""
+    if last is None:
+        return 0
+    return count >> min(int(max(0.0, now - last) // HALF_LIFE), 62)
 
 
 def expired(expires: float, now: float) -> bool:

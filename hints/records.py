@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -43,4 +43,68 @@ class LevelSeen:
     level: str
 
 
-Note = EhloAnswer | Reachability | LevelSeen
+class Word(StrEnum):
+    """What a server can do, or claims to."""
+
+    PIPELINING = "pipelining"
+    CHUNKING = "chunking"
+    PRDR = "prdr"
+    PIPECONNECT = "pipeconnect"
+    RESUMPTION = "resumption"
+    LARGE_HELLO = "large-hello"  # a ClientHello of more than one TCP segment
+    TLS13 = "tls13"
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One use of a feature towards host at address and port, and whether it worked."""
+
+    host: str
+    address: str
+    port: int
+    word: Word
+    worked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """Everything that must be the same before a TLS session may be offered.
+
+    `level`: of the policy it was made under. `client_certificate`: hexadecimal digest, "" without one.
+    `greeted_as`: the server's own name in its EHLO reply.
+    """
+
+    host: str
+    port: int
+    sni: str
+    level: str
+    client_certificate: str
+    minimum_version: str
+    greeted_as: str
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSession:
+    """A TLS session and the evidence it rests on: to be judged again before it is offered.
+
+    `session` (an SSL_SESSION in DER, with its secrets) and `chain` (certificates in DER, the server's first)
+    never appear in a printed form. `verified_by` and `version` are what the verdict said then. `saved_at`,
+    `expires`: seconds since the epoch. A session of TLS 1.3 is used once, RFC 8446 C.4.
+    """
+
+    key: SessionKey
+    session: bytes = field(repr=False)
+    chain: tuple[bytes, ...] = field(repr=False)
+    staple: bytes | None = field(repr=False)
+    verified_by: str
+    version: str
+    saved_at: float
+    expires: float
+
+    @property
+    def single_use(self) -> bool:
+        """Whether offering it twice would let an observer link the connections."""
+        return self.version != "TLSv1.2"
+
+
+Note = EhloAnswer | Reachability | LevelSeen | Feature

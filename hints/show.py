@@ -2,31 +2,40 @@
 
 Keys, as printed and as asked for:
 
-    ehlo           ADDRESS:PORT/PHASE     192.0.2.1:25/clear
-    reachability   HOST/ADDRESS:PORT      mx.example.org/192.0.2.1:25
-    level          DOMAIN/HOST            example.org/mx.example.org
+    ehlo           ADDRESS:PORT/PHASE          192.0.2.1:25/clear
+    reachability   HOST/ADDRESS:PORT           mx.example.org/192.0.2.1:25
+    level          DOMAIN/HOST                 example.org/mx.example.org
+    feature        HOST/ADDRESS:PORT/WORD      mx.example.org/192.0.2.1:25/chunking
+    session        HOST:PORT/LEVEL/TICKET      mx.example.org:25/dane-ee/reusable
 
 A host, an address or a domain alone means every row about it. Rows that make no sense are shown as such,
-without their content.
+without their content; what a session holds is never read. Plain sqlite3, because tools have to start fast.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, create_engine, or_, select
-from sqlalchemy.exc import DBAPIError
-
-from hints.check import is_level_seen, is_origin, is_reachability, read_ehlo
+from hints.check import (
+    is_feature,
+    is_level_seen,
+    is_origin,
+    is_reachability,
+    is_session,
+    lenient_text,
+    read_ehlo,
+)
+from hints.kinds import APPLICATION, KINDS, ORIGIN, VERSION, Kind
 from hints.prune import expired
-from hints.tables import APPLICATION, KINDS, VERSION, ehlo_answer, level_seen, reachability
 
-MAX_ROWS = 10_000  # of each kind
+MAX_ROWS = 10_000  # of each kind, in a list
+
+Conditions = tuple[str, tuple[object, ...]]  # SQL with bound parameters
 
 
 class Unreadable(Exception):
@@ -51,6 +60,12 @@ class Row:
     use_count: int
     expired: bool
     valid: bool = True
+    identity: tuple[Any, ...] = ()  # the primary key, as it is in the table
+
+    def document(self) -> dict[str, Any]:
+        """The row as JSON shows it."""
+        names = ("kind", "key", "values", *ORIGIN, "expired", "valid")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,29 +83,28 @@ def rows(path: Path, wanted: Filter, now: float) -> tuple[Row, ...]:
 
     `host` is a host name or an address. A kind without such a column has no rows that pass.
     """
-    with _opened(path) as conn:
-        if conn is None:
-            return ()
-        found = [
-            row
-            for kind, table in KINDS.items()
-            if wanted.kind in (None, kind)
-            for row in _select(conn, kind, table, _conditions(table, wanted), now)
-        ]
-    return tuple(row for row in found if wanted.expired is None or row.expired is wanted.expired)
+    return tuple(each(path, wanted, now, limit=MAX_ROWS))
+
+
+def each(path: Path, wanted: Filter, now: float, *, limit: int = -1) -> Iterator[Row]:
+    """As `rows`, one after the other, up to `limit` of each kind. Raises Unreadable."""
+    with opened(path) as conn:
+        for kind in KINDS.values() if conn is not None else ():
+            if conn is not None and wanted.kind in (None, kind.name):
+                yield from _select(conn, kind, conditions(kind, wanted, now), now, limit)
 
 
 def about(path: Path, key: str, now: float) -> tuple[Row, ...]:
     """The row of this key, or all rows about a host, an address or a domain. Raises Unreadable."""
-    with _opened(path) as conn:
+    name = key.rpartition(":")[0] if "/" in key else key
+    parts = {part.lower() for part in (key, *key.split("/"), *name.split("/"))}
+    with opened(path) as conn:
         if conn is None:
             return ()
-        name = key.rpartition(":")[0] if "/" in key else key
-        parts = {part.lower() for part in (key, *key.split("/"), *name.split("/"))}
         found = [
             row
-            for kind, table in KINDS.items()
-            for row in _select(conn, kind, table, _any_column(table, parts), now)
+            for kind in KINDS.values()
+            for row in _select(conn, kind, _any_column(kind, parts), now, MAX_ROWS)
         ]
     exact = tuple(row for row in found if row.key == key.lower())
     return exact or (() if "/" in key else tuple(found))
@@ -102,6 +116,10 @@ def key_of(kind: str, row: Mapping[str, Any]) -> str:
         return f"{_socket(row['address'], row['port'])}/{row['phase']}"
     if kind == "reachability":
         return f"{row['host']}/{_socket(row['address'], row['port'])}"
+    if kind == "feature":
+        return f"{row['host']}/{_socket(row['address'], row['port'])}/{row['word']}"
+    if kind == "session":
+        return f"{_socket(row['host'], row['port'])}/{row['level']}/{row['ticket']}"
     return f"{row['domain']}/{row['host']}"
 
 
@@ -109,21 +127,28 @@ def _socket(address: object, port: object) -> str:
     return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
 
 
-def _conditions(table: Table, wanted: Filter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
+def conditions(kind: Kind, wanted: Filter, now: float) -> Conditions:
+    """What passes the filter, as SQL; the names of columns are ours, all values are bound."""
+    terms: list[str] = []
+    values: list[object] = []
     if wanted.host is not None:
-        names = [table.c[name] for name in ("host", "address") if name in table.c]
-        conditions.append(or_(*(column == wanted.host.lower() for column in names)))
+        names = [name for name in ("host", "address") if name in kind.columns]
+        terms.append(f"({' OR '.join(f'{name} = ?' for name in names)})")
+        values += [wanted.host.lower()] * len(names)
     if wanted.domain is not None:
-        named = table.c.domain == wanted.domain.lower() if "domain" in table.c else table.c.source.is_(None)
-        conditions.append(named)
-    return conditions
+        terms.append("domain = ?" if "domain" in kind.columns else "? IS NULL")
+        values.append(wanted.domain.lower())
+    if wanted.expired is not None:
+        terms.append("expires <= ?" if wanted.expired else "(expires > ? OR expires IS NULL)")
+        values.append(now)
+    return " AND ".join(terms) or "1", tuple(values)
 
 
-def _any_column(table: Table, parts: set[str]) -> list[ColumnElement[bool]]:
-    bare = parts | {part.strip("[]") for part in parts} | {_address(part) for part in parts}
-    names = [table.c[name] for name in ("host", "address", "domain") if name in table.c]
-    return [or_(*(column.in_(sorted(bare)) for column in names))]
+def _any_column(kind: Kind, parts: set[str]) -> Conditions:
+    bare = sorted(parts | {part.strip("[]") for part in parts} | {_address(part) for part in parts})
+    names = [name for name in ("host", "address", "domain") if name in kind.columns]
+    marks = ", ".join("?" * len(bare))
+    return " OR ".join(f"{name} IN ({marks})" for name in names), (*bare,) * len(names)
 
 
 def _address(part: str) -> str:
@@ -136,66 +161,67 @@ def _address(part: str) -> str:
     )
 
 
-def _select(
-    conn: Connection, kind: str, table: Table, conditions: list[ColumnElement[bool]], now: float
-) -> Iterator[Row]:
-    query = select(table).where(*conditions).order_by(*table.primary_key.columns).limit(MAX_ROWS)
-    for found in conn.execute(query):
-        yield _row(kind, found._asdict(), now)
+def _select(conn: sqlite3.Connection, kind: Kind, where: Conditions, now: float, limit: int) -> Iterator[Row]:
+    columns, order = ", ".join(kind.columns), ", ".join(kind.key)
+    query = f"SELECT {columns} FROM {kind.table} WHERE {where[0]} ORDER BY {order} LIMIT ?"  # noqa: S608
+    for found in conn.execute(query, (*where[1], limit)):
+        yield _row(kind.name, dict(zip(kind.columns, found, strict=True)), now)
 
 
-_VALID = {
-    ehlo_answer.name: lambda row: read_ehlo(row) is not None,
-    reachability.name: is_reachability,
-    level_seen.name: is_level_seen,
+_VALID: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "ehlo": lambda row: read_ehlo(row) is not None,
+    "reachability": is_reachability,
+    "level": is_level_seen,
+    "feature": is_feature,
+    "session": is_session,
 }
-_ORIGIN = ("source", "reason", "first_seen", "last_seen", "expires", "use_count")
 
 
 def _row(kind: str, row: Mapping[str, Any], now: float) -> Row:
-    if not (is_origin(row) and _VALID[KINDS[kind].name](row)):
-        return Row(kind, key_of(kind, row)[:600], {}, "", "", 0.0, 0.0, 0.0, 0, expired=False, valid=False)
-    values = {name: value for name, value in row.items() if name not in _ORIGIN}
+    identity = tuple(row[name] for name in KINDS[kind].key)
+    if not (is_origin(row) and _VALID[kind](row)):
+        key = key_of(kind, row)[:600].encode("utf-8", "backslashreplace").decode()
+        return Row(kind, key, {}, "", "", 0.0, 0.0, 0.0, 0, False, valid=False, identity=identity)
+    values = {name: value for name, value in row.items() if name not in ORIGIN}
     if kind == "ehlo":
         answer = read_ehlo(row)
         assert answer is not None
         values["keywords"] = list(answer.keywords)
-    origin = {name: row[name] for name in _ORIGIN}
-    return Row(kind, key_of(kind, row), values, expired=expired(row["expires"], now), **origin)
+    origin = {name: row[name] for name in ORIGIN}
+    gone = expired(row["expires"], now)
+    return Row(kind, key_of(kind, row), values, expired=gone, identity=identity, **origin)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Connection | None]:
-    """A connection for reading; None when there is no file or nothing in it."""
+def opened(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection | None]:
+    """A connection in autocommit mode; None when there is no file or nothing in it. Raises Unreadable."""
     if not path.exists():
         yield None
         return
-    engine = _reader(path)
+    conn: sqlite3.Connection | None = None
     try:
-        with engine.connect() as conn:
-            yield conn if _is_ours(conn, path) else None
-    except DBAPIError as error:
-        raise Unreadable(f"{path}: {error.orig}") from error
+        # rw and not ro: a reader of a WAL file has to be able to make its -shm
+        uri = f"{path.absolute().as_uri()}?mode=rw"
+        conn = sqlite3.connect(uri, uri=True, timeout=2.0, isolation_level=None)
+        conn.text_factory = lenient_text
+        if not write:
+            conn.execute("PRAGMA query_only=ON")
+        yield conn if _is_ours(conn, path) else None
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: a name in a damaged schema
+        raise Unreadable(f"{path}: {error}") from error
     finally:
-        engine.dispose()
+        if conn is not None:
+            conn.close()
 
 
-def _is_ours(conn: Connection, path: Path) -> bool:
-    if not conn.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one():
+def _is_ours(conn: sqlite3.Connection, path: Path) -> bool:
+    if not conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         return False
-    if conn.exec_driver_sql("PRAGMA application_id").scalar_one() != APPLICATION:
+    if conn.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
         raise Unreadable(f"{path} is a database, but not one of hints")
-    version = conn.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if version != VERSION:
+    (version,) = conn.execute("PRAGMA user_version").fetchone()
+    if version < VERSION:
+        raise Unreadable(f"{path} is of version {version}; the next delivery brings it to version {VERSION}")
+    if version > VERSION:
         raise Unreadable(f"{path} is of version {version}, this program reads version {VERSION}")
     return True
-
-
-def _reader(path: Path) -> Engine:
-    def connect() -> sqlite3.Connection:
-        # rw and not ro: a reader of a WAL file has to be able to make its -shm; nothing is ever written
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=1.0)
-        connection.execute("PRAGMA query_only=ON")
-        return connection
-
-    return create_engine("sqlite://", creator=connect, hide_parameters=True)

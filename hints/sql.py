@@ -5,8 +5,12 @@ the delivery path. A look waits `PATIENCE` at most and then knows nothing; answe
 what this process noted but has not written yet is seen at once. When the file cannot be used, the reason is
 logged once, deliveries go on without hints, and it is tried again after `RETRY` seconds.
 
-Threads: one writer and two readers per file; a read that outlasts its patience is abandoned (it changes
-nothing), a write never is.
+Threads: one writer, two readers and two claimers per file; a read that outlasts its patience is abandoned (it
+changes nothing), a claim too (it gives the ticket back), a write never is.
+
+TLS sessions are sealed when they are written, with the key in `hints.key` beside the file (its suffix made
+.key). One that waits to be written is claimed from the buffer; one that is being written, from the file only:
+it is never in two places from which it could be handed out.
 """
 
 from __future__ import annotations
@@ -15,22 +19,27 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from pathlib import Path
+from threading import Event
 
 import trio
-from sqlalchemy.engine import make_url
 
 from hints import port as contract
-from hints.check import accept
-from hints.file import HintsFile, Unavailable
-from hints.memory import fold
+from hints import sessions
+from hints.check import accept, accept_key, accept_session
+from hints.engine import Busy, Unavailable
+from hints.file import HintsFile
+from hints.levels import dropped
+from hints.location import file_of
+from hints.memory import Best, added, best, current, fold
 from hints.port import AddressView
 from hints.prune import PRUNE_EVERY
-from hints.records import LevelSeen, Note, Reachability
+from hints.records import EhloAnswer, LevelSeen, Note, SessionKey, TlsSession
+from hints.seal import KeyUnusable, Sealer, load_key
 from hints.tables import Stamped
 
 MAX_BUFFER = 10_000  # notes; beyond that new ones are dropped
 MAX_CACHE = 10_000  # views
+MAX_SESSIONS = 1_000  # keys whose sessions wait to be written
 CACHE_SECONDS = 30.0  # other processes learn too
 MAX_ADDRESSES = 64  # of one look; further ones are unknown
 FLUSH_SECONDS = 5.0
@@ -41,6 +50,7 @@ MAX_SAID = 100  # different complaints in the log
 _log = logging.getLogger("outrider.hints")
 
 _Key = tuple[str, str, int]  # host, address, port
+_Waiting = dict[SessionKey, tuple[tuple[TlsSession, str, str], ...]]  # with source and reason
 
 
 class SqlHints:
@@ -55,7 +65,12 @@ class SqlHints:
         self._patience = patience
         self._writer = trio.CapacityLimiter(1)
         self._readers = trio.CapacityLimiter(2)
+        self._claimers = trio.CapacityLimiter(2)
         self._flushing = trio.Lock()
+        self._sealer: Sealer | None = None
+        self._sessions: _Waiting = {}
+        self._forgotten: dict[SessionKey, float] = {}
+        self._levels: dict[tuple[str, str], Best] = {}  # not written yet
         self._buffer: list[Stamped] = []
         self._unwritten: dict[tuple[str, int], list[Stamped]] = {}  # the same by address and port
         self._cache: OrderedDict[_Key, tuple[float, AddressView]] = OrderedDict()
@@ -91,8 +106,55 @@ class SqlHints:
             self.dropped += 1
             return
         self._buffer.append(Stamped(kept, source, reason, now))
-        if not isinstance(kept, LevelSeen):
-            self._unwritten.setdefault((kept.address, kept.port), []).append(self._buffer[-1])
+        self._remember_unwritten(self._buffer[-1])
+
+    async def best_level(self, domain: str, host: str) -> str | None:
+        """The best level of the last 90 days; None where nothing is known in time."""
+        domain, host, now = domain.lower(), host.lower(), self._clock()
+        known: str | None = None
+        if now >= self._not_before:
+            try:
+                with trio.move_on_after(self._patience):
+                    known = await trio.to_thread.run_sync(
+                        partial(self._file.best_level, domain, host, now),
+                        limiter=self._readers,
+                        abandon_on_cancel=True,
+                    )
+            except Exception as error:  # the contract: never an error
+                self._trouble(error, now)
+        noted = self._levels.get((domain, host))
+        return known if noted is None or dropped(known, noted.level) else noted.level
+
+    async def claim_session(self, key: SessionKey) -> TlsSession | None:
+        """A session of this key, in time; one of TLS 1.3 is handed out once."""
+        await trio.lowlevel.checkpoint()
+        asked, now = accept_key(key), self._clock()
+        if asked is None:
+            return None
+        waiting = self._sessions.get(asked, ())
+        found = current((one for one, _, _ in waiting), now)
+        if found:
+            if found[-1].single_use:
+                self._sessions[asked] = tuple(one for one in waiting if one[0] is not found[-1])
+            return found[-1]
+        if asked in self._forgotten or now < self._not_before:
+            return None
+        return await self._claim(asked, now)
+
+    def keep_session(self, session: TlsSession, *, source: str, reason: str, now: float) -> None:
+        """Remember, sealed; buffered, returns at once, never raises."""
+        kept = accept_session(session)
+        if kept is None or (kept.key not in self._sessions and len(self._sessions) >= MAX_SESSIONS):
+            self.dropped += 1
+            return
+        self._sessions[kept.key] = _added(self._sessions.get(kept.key, ()), (kept, source, reason))
+
+    def forget_sessions(self, key: SessionKey, *, now: float) -> None:
+        """Offer none that was saved up to now; buffered, returns at once, never raises."""
+        asked = accept_key(key)
+        if asked is not None:
+            self._sessions.pop(asked, None)
+            self._forgotten[asked] = now
 
     async def flush(self) -> None:
         """Write what is buffered. Failures are logged once, not raised."""
@@ -101,18 +163,27 @@ class SqlHints:
             if now < self._not_before:
                 return
             prune = now >= self._next_prune
-            if not (self._buffer or self._uses or prune):
+            if not (self._buffer or self._uses or self._sessions or self._forgotten or prune):
                 return
             batch, uses = tuple(self._buffer), dict(self._uses)
+            waiting, self._sessions = self._sessions, {}
+            forgotten = tuple(self._forgotten.items())
             try:
-                await trio.to_thread.run_sync(
-                    partial(self._file.write, batch, uses, now, prune=prune), limiter=self._writer
+                done = await trio.to_thread.run_sync(
+                    partial(self._write, batch, uses, now, waiting, forgotten, prune), limiter=self._writer
                 )
+            except trio.Cancelled:  # before the thread began
+                self._take_back(waiting)
+                raise
             except Exception as error:  # the contract: never an error
                 self._trouble(error, now)
+                self._take_back(waiting)
                 return
+            for key, until in forgotten:
+                if self._forgotten.get(key) == until:
+                    del self._forgotten[key]
             self._written(len(batch), uses)
-            self._next_prune = now + PRUNE_EVERY if prune else self._next_prune
+            self._next_prune = now + PRUNE_EVERY if prune and done else self._next_prune
             self._not_before = 0.0
 
     async def run(self) -> None:
@@ -126,6 +197,71 @@ class SqlHints:
         with trio.move_on_after(CLOSE_SECONDS, shield=True):
             await self.flush()
             await trio.to_thread.run_sync(self._file.close, limiter=self._writer)
+
+    def _write(
+        self,
+        batch: tuple[Stamped, ...],
+        uses: dict[_Key, int],
+        now: float,
+        waiting: _Waiting,
+        forgotten: tuple[tuple[SessionKey, float], ...],
+        prune: bool,
+    ) -> bool:
+        """In the writer's thread."""
+        sealer = self._opened_sealer() if any(waiting.values()) else None
+        rows = tuple(
+            sessions.row_of(session, sealer, source=source, reason=reason)
+            for several in (waiting.values() if sealer is not None else ())
+            for session, source, reason in several
+            if sealer is not None
+        )
+        changes = sessions.Changes(forgotten, rows)
+        return self._file.write(batch, uses, now, prune=prune, tickets=changes)
+
+    async def _claim(self, key: SessionKey, now: float) -> TlsSession | None:
+        given_up = Event()
+        invalid = self._file.invalid
+        try:
+            with trio.move_on_after(self._patience):
+                return await trio.to_thread.run_sync(
+                    partial(self._claim_from_file, key, now, given_up.is_set),
+                    limiter=self._claimers,
+                    abandon_on_cancel=True,
+                )
+        except Busy:
+            return None  # a missing hint, and no reason to leave the file alone
+        except Exception as error:  # the contract: never an error
+            self._trouble(error, now)
+        finally:
+            given_up.set()
+            if self._file.invalid > invalid:
+                self._say("some rows make no sense and are not believed")
+        return None
+
+    def _claim_from_file(
+        self, key: SessionKey, now: float, given_up: Callable[[], bool]
+    ) -> TlsSession | None:
+        """In a claimer's thread."""
+        sealer = self._opened_sealer()
+        return None if sealer is None else self._file.claim(key, now, sealer, given_up)
+
+    def _opened_sealer(self) -> Sealer | None:
+        if self._sealer is None:
+            try:
+                self._sealer = Sealer(load_key(self._file.path.with_suffix(".key")))
+            except KeyUnusable as error:
+                self._say(f"{error}; TLS sessions are not kept")
+        return self._sealer
+
+    def _take_back(self, waiting: _Waiting) -> None:
+        """What could not be written waits again, behind what came meanwhile, unless it was forgotten."""
+        for key, several in waiting.items():
+            forgotten = self._forgotten.get(key)
+            together: tuple[tuple[TlsSession, str, str], ...] = ()
+            for one in (*several, *self._sessions.get(key, ())):
+                if forgotten is None or one[0].saved_at > forgotten:
+                    together = _added(together, one)
+            self._sessions[key] = together
 
     async def _read(
         self, host: str, addresses: tuple[str, ...], port: int, now: float
@@ -162,9 +298,17 @@ class SqlHints:
         noted = (
             stamped
             for stamped in self._unwritten.get((view.address, port), ())
-            if not isinstance(stamped.note, Reachability) or stamped.note.host == host
+            if isinstance(stamped.note, EhloAnswer) or stamped.note.host == host
         )
         return reduce(lambda known, stamped: fold(known, stamped.note, stamped.at), noted, view)
+
+    def _remember_unwritten(self, stamped: Stamped) -> None:
+        note = stamped.note
+        if isinstance(note, LevelSeen):
+            pair = (note.domain, note.host)
+            self._levels[pair] = best(self._levels.get(pair), note.level, stamped.at)
+        else:
+            self._unwritten.setdefault((note.address, note.port), []).append(stamped)
 
     def _written(self, count: int, uses: dict[_Key, int]) -> None:
         """The first `count` notes are in the file now: what was read before is out of date."""
@@ -173,10 +317,9 @@ class SqlHints:
         self._uses = +self._uses  # drops the zeroes
         touched = {(one.note.address, one.note.port) for one in self._buffer[:count] if _has_address(one)}  # type: ignore[union-attr]
         del self._buffer[:count]
-        self._unwritten = {}
+        self._unwritten, self._levels = {}, {}
         for stamped in self._buffer:
-            if not isinstance(stamped.note, LevelSeen):
-                self._unwritten.setdefault((stamped.note.address, stamped.note.port), []).append(stamped)
+            self._remember_unwritten(stamped)
         for key in [key for key in self._cache if key[1:] in touched]:
             del self._cache[key]
 
@@ -191,16 +334,12 @@ class SqlHints:
             _log.warning("hints file %s: %s", self._file.path, text)
 
 
+def _added(
+    known: tuple[tuple[TlsSession, str, str], ...], one: tuple[TlsSession, str, str]
+) -> tuple[tuple[TlsSession, str, str], ...]:
+    kept = added(tuple(session for session, _, _ in known), one[0])
+    return tuple(each for each in (*known, one) if any(each[0] is session for session in kept))
+
+
 def _has_address(stamped: Stamped) -> bool:
     return not isinstance(stamped.note, LevelSeen)
-
-
-def file_of(url: str) -> Path:
-    """The path in `sqlite:///PATH`. Raises ValueError for anything else."""
-    try:
-        parsed = make_url(url)
-    except Exception:
-        raise ValueError(f"{url!r} is not an SQLAlchemy URL such as sqlite:///hints.db") from None
-    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
-        raise ValueError("hints are kept in a SQLite file: sqlite:///PATH, or in memory: memory")
-    return Path(parsed.database)

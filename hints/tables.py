@@ -11,15 +11,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Column, Float, Index, Integer, MetaData, Table, Text, case, func
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    case,
+    func,
+    or_,
+)
 from sqlalchemy.dialects.sqlite import Insert, insert
 
 from hints.check import MAX_REASON, MAX_SOURCE, clean
-from hints.prune import lifetime
-from hints.records import EhloAnswer, LevelSeen, Note, Reachability
+from hints.kinds import APPLICATION, VERSION
+from hints.levels import RANK
+from hints.prune import HALF_LIFE, LEVEL_SEEN, MAX_EVIDENCE, lifetime
+from hints.records import EhloAnswer, Feature, LevelSeen, Note, Reachability
 
-VERSION: Final = 1  # PRAGMA user_version
-APPLICATION: Final = 0x4F757448  # PRAGMA application_id, "OutH": a file without it is not ours to replace
+__all__ = ["APPLICATION", "KINDS", "VERSION", "Stamped", "metadata", "row_of", "table_of", "upsert"]
 
 metadata = MetaData()
 
@@ -59,6 +73,7 @@ reachability = Table(
     Column("last_success", Float),
     *_origin(),
     Index("reachability_expires", "expires"),
+    Index("reachability_address", "address"),
 )
 
 level_seen = Table(
@@ -66,15 +81,54 @@ level_seen = Table(
     metadata,
     Column("domain", Text, primary_key=True),
     Column("host", Text, primary_key=True),
-    Column("level", Text, nullable=False),
+    Column("level", Text, nullable=False),  # of the last delivery
+    Column("best", Text, nullable=False),  # of the last 90 days
+    Column("best_at", Float, nullable=False),
     *_origin(),
     Index("level_seen_expires", "expires"),
+    Index("level_seen_host", "host"),
+)
+
+feature = Table(
+    "feature",
+    metadata,
+    Column("host", Text, primary_key=True),
+    Column("address", Text, primary_key=True),
+    Column("port", Integer, primary_key=True),
+    Column("word", Text, primary_key=True),
+    Column("worked", Integer, nullable=False),  # as of last_worked; halves every three days since
+    Column("failed", Integer, nullable=False),  # as of last_failed; halves every three days since
+    Column("last_worked", Float),
+    Column("last_failed", Float),
+    *_origin(),
+    Index("feature_expires", "expires"),
+    Index("feature_address", "address"),
+)
+
+tls_session = Table(
+    "tls_session",
+    metadata,
+    Column("host", Text, primary_key=True),
+    Column("port", Integer, primary_key=True),
+    Column("sni", Text, primary_key=True),
+    Column("level", Text, primary_key=True),
+    Column("client_certificate", Text, primary_key=True),
+    Column("minimum_version", Text, primary_key=True),
+    Column("greeted_as", Text, primary_key=True),
+    Column("ticket", Text, primary_key=True),
+    Column("version", Text, nullable=False),
+    Column("saved_at", Float, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    *_origin(),
+    Index("tls_session_expires", "expires"),
 )
 
 KINDS: Final[Mapping[str, Table]] = {
     "ehlo": ehlo_answer,
     "reachability": reachability,
     "level": level_seen,
+    "feature": feature,
+    "session": tls_session,
 }
 
 
@@ -97,6 +151,8 @@ def table_of(note: Note) -> Table:
             return reachability
         case LevelSeen():
             return level_seen
+        case Feature():
+            return feature
 
 
 def row_of(stamped: Stamped) -> dict[str, Any]:
@@ -121,6 +177,11 @@ def row_of(stamped: Stamped) -> dict[str, Any]:
             row |= {"last_failure": at if failed else None, "last_success": None if failed else at}
         case LevelSeen():
             row |= {"domain": note.domain, "host": note.host, "level": note.level}
+            row |= {"best": note.level, "best_at": at}
+        case Feature():
+            row |= {"host": note.host, "address": note.address, "port": note.port, "word": note.word.value}
+            row |= {"worked": int(note.worked), "failed": int(not note.worked)}
+            row |= {"last_worked": at if note.worked else None, "last_failed": None if note.worked else at}
     return row
 
 
@@ -141,4 +202,24 @@ def upsert(table: Table) -> Insert:
             changed[name] = case((stale, new[name]), else_=func.coalesce(new[name], table.c[name]))
         again = case((new.last_error.is_(None), 0), else_=table.c.failures + 1)
         changed["failures"] = case((stale, new.failures), else_=again)
+    if table is feature:
+        for count, last in (("worked", "last_worked"), ("failed", "last_failed")):
+            more = case(
+                (new[last].is_(None), table.c[count]), else_=_one_more(table.c[count], table.c[last], new)
+            )
+            changed[count] = case((stale, new[count]), else_=more)
+            changed[last] = case((stale, new[last]), else_=func.coalesce(new[last], table.c[last]))
+    if table is level_seen:
+        rank = {word: RANK[word] for word in RANK}
+        best = case(rank, value=table.c.best, else_=-1)
+        kept = (best > case(rank, value=new.level, else_=-1)) & (table.c.best_at > new.best_at - LEVEL_SEEN)
+        changed["best"] = case((stale, new.level), (kept, table.c.best), else_=new.level)
+        changed["best_at"] = case((stale, new.best_at), (kept, table.c.best_at), else_=new.best_at)
     return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=changed)
+
+
+def _one_more(count: ColumnElement[int], last: ColumnElement[float], new: Any) -> ColumnElement[int]:
+    """The decayed count and one, in SQL; see `hints.prune.decayed`."""
+    halves = func.min(62, func.max(0, ((new.last_seen - last) / HALF_LIFE).cast(Integer)))
+    left = case((or_(last.is_(None), count < 0), 0), else_=count.bitwise_rshift(halves))
+    return func.min(MAX_EVIDENCE, left + 1)

@@ -19,6 +19,7 @@ Examples:
   outrider explain example.org
   outrider explain someone@example.org --json
   outrider -o tls.level=dane-only explain example.org
+  outrider explain example.org --connect
   outrider explain --resolver
 
 \b
@@ -29,10 +30,15 @@ Exit status: 0 a host can be used   75 mail would wait   69 mail would bounce
 @click.command("explain", epilog=EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--resolver", is_flag=True, help="Examine the resolvers of the settings instead of a domain.")
+@click.option(
+    "--connect", is_flag=True, help="Contact the hosts too: EHLO, STARTTLS, judge, QUIT; no mail is sent."
+)
 @click.argument("domain", metavar="DOMAIN", required=False)
 @click.pass_obj
-def explain(application: Application, as_json: bool, resolver: bool, domain: str | None) -> int:
-    """Look DOMAIN up as a delivery would and print every decision with its evidence; nothing is sent."""
+def explain(
+    application: Application, as_json: bool, resolver: bool, connect: bool, domain: str | None
+) -> int:
+    """Look DOMAIN up as a delivery would and print every decision with its evidence; no mail is sent."""
     import trio
 
     if resolver == (domain is not None):
@@ -48,7 +54,7 @@ def explain(application: Application, as_json: bool, resolver: bool, domain: str
     settings = application.settings
     configure("warning", settings.log.format)
     name = domain_name(domain.rpartition("@")[2])
-    found = trio.run(_explain, settings, name)
+    found = trio.run(_explain, settings, name, connect)
     if as_json:
         json_document(found.as_dict())
     else:
@@ -92,7 +98,7 @@ async def _examinations(settings: Settings) -> tuple[Examination, ...]:
     return await examine_resolvers(settings, WallClock())
 
 
-async def _explain(settings: Settings, name: str) -> Explanation:
+async def _explain(settings: Settings, name: str, connect: bool) -> Explanation:
     from random import SystemRandom
 
     from deliver.explanation import explain as explain_domain
@@ -103,7 +109,7 @@ async def _explain(settings: Settings, name: str) -> Explanation:
     clock = WallClock()
     hints = MemoryHints(clock=clock.now)
     agent = build_agent(settings, hints=hints, clock=clock, rng=SystemRandom(), learner="explain")
-    return await explain_domain(agent, name)
+    return await explain_domain(agent, name, connect=connect)
 
 
 def _show(found: Explanation) -> None:
@@ -118,6 +124,13 @@ def _show(found: Explanation) -> None:
         _show_findings(host.findings, "    ")
         if host.missing:
             click.echo(f"    missing for DANE: {printable(host.missing)}")
+        for each in host.contacts:
+            answer = "accepted" if each.accepted else printable(each.why)
+            click.secho(f"    {printable(each.host)} [{each.address}]:{each.port}: {answer}", bold=True)
+            if each.tls is not None:
+                facts = (each.tls.version, each.tls.cipher, each.tls.group or "", each.tls.verified_by)
+                click.echo(f"      {' '.join(facts)} ocsp={each.tls.ocsp}")
+            _show_findings(each.findings, "      ")
     click.echo()
     click.secho("  Lookups", bold=True)
     for lookup in found.lookups:

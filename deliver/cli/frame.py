@@ -42,6 +42,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "relay": ("deliver.cli.relay:relay", "Accept mail over SMTP, queue it and deliver it."),
     "send": ("deliver.cli.send:send", "Deliver one message now, from standard input or a file."),
     "explain": ("deliver.cli.explain:explain", "Say why mail to a domain would go the way it goes."),
+    "tlsa": ("deliver.cli.tlsa:tlsa", "Make TLSA records, or compare a host's with what it presents."),
+    "ocsp": ("deliver.cli.ocsp:ocsp", "Fetch the OCSP response that a server staples."),
     "queue": ("deliver.cli.queue:queue", "See what waits in the queue, and why."),
     "hints": ("deliver.cli.hints:hints", "See what was learned about other servers."),
     "events": ("deliver.cli.events:events", "See and check the events and their SQL actions."),

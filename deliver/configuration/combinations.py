@@ -7,6 +7,10 @@ trust-ad, a resolver that is not on loopback           refused  the AD bit can b
 tls.level = dane-only, dnssec off                      refused  nothing could ever be delivered
 tls.level = dane, dnssec off                           warned   DANE is never used
 relay.listen not on loopback, networks = everybody     refused  an open relay
+client_certificate without client_key_file, or the     refused  one without the other says nothing
+  other way round
+require_crl without crl, require_ocsp without          refused  nothing could ever be delivered
+  request_ocsp
 route: no domains; smarthost without or with two       refused  it says nothing, or two things
   destinations; mx or reject with hosts, mx or port
 rule without domains and hosts, or without any key     refused  the section itself is meant
@@ -22,7 +26,7 @@ from collections.abc import Iterator
 
 from deliver import endpoint
 from deliver.configuration.problem import KeyPath, Problem
-from deliver.settings import Route, Settings
+from deliver.settings import EventAction, EventFile, Route, Settings, Tls, overridden
 from deliver.tls.policy import Level
 
 
@@ -31,6 +35,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
     if not settings.state_dir.startswith("/"):
         yield Problem(("state_dir",), "it is not an absolute path", 'write "/var/lib/outrider"')
     yield from _dnssec(settings)
+    yield from _tls(settings)
     yield from _relay(settings)
     yield from _routes(settings)
     yield from _rules(settings)
@@ -80,6 +85,27 @@ def _dnssec(settings: Settings) -> Iterator[Problem]:
                     "dane-only needs DNSSEC, and dns.dnssec is off: nothing could be delivered",
                     'set dns.dnssec = "validate", or another level',
                 )
+
+
+def _tls(settings: Settings) -> Iterator[Problem]:
+    tables: list[tuple[KeyPath, Tls]] = [(("tls",), settings.tls)]
+    for index, rule in enumerate(settings.rule):
+        if rule.tls:
+            tables.append((("rule", index, "tls"), overridden(settings.tls, rule.tls)))
+    for path, tls in tables:
+        if (tls.client_certificate is None) != (tls.client_key_file is None):
+            there, missing = ("client_certificate", "client_key_file")
+            if tls.client_certificate is None:
+                there, missing = missing, there
+            yield Problem((*path, there), f"{missing} is not set", f"set {missing} too, or remove {there}")
+        if tls.require_crl and tls.crl is None:
+            yield Problem(
+                (*path, "require_crl"), "crl is not set: nothing could be delivered", "set crl to a PEM file"
+            )
+        if tls.require_ocsp and not tls.request_ocsp:
+            yield Problem(
+                (*path, "require_ocsp"), "request_ocsp is false: no staple would come", "remove request_ocsp"
+            )
 
 
 def _relay(settings: Settings) -> Iterator[Problem]:
@@ -140,10 +166,14 @@ def _rules(settings: Settings) -> Iterator[Problem]:
 
 
 def _events(settings: Settings) -> Iterator[Problem]:
-    count = Counter(action.name for action in settings.events.action)
+    events = settings.events
     seen: set[str] = set()
-    for index, action in enumerate(settings.events.action):
-        path: KeyPath = ("events", "action", index)
+    placed: list[tuple[KeyPath, EventAction | EventFile]] = [
+        *((("events", "action", index), action) for index, action in enumerate(events.action)),
+        *((("events", "file", index), file) for index, file in enumerate(events.file)),
+    ]
+    count = Counter(action.name for _, action in placed)
+    for path, action in placed:
         if action.name in seen:
             yield Problem(
                 (*path, "name"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deliver.configuration.problem import KeyPath, Problem
 from deliver.errors import ConfigurationError
-from deliver.settings import Settings
+from deliver.settings import Settings, as_mapping
 
 CREDENTIAL = "credential:"
 MAX_FILE = 4 * 1024 * 1024  # octets; the largest system trust stores have a fifth of it
@@ -39,11 +39,49 @@ def problems(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem
     for path, store in stores:
         if isinstance(store, str) and (fault := _trust_store_fault(settings.path(store))):
             yield Problem(path, fault, "give a file of CA certificates in PEM form, or remove the key")
+    for where, tls in _tls_tables(settings):
+        yield from _tls_file_faults(settings, where, tls, environ)
     for index, action in enumerate(settings.events.action):
         if action.password_file is not None:
             trouble = _secret_fault(settings, action.password_file, environ)
             if trouble:
                 yield Problem(("events", "action", index, "password_file"), *trouble)
+
+
+def _tls_tables(settings: Settings) -> Iterator[tuple[KeyPath, Mapping[str, object]]]:
+    yield ("tls",), as_mapping(settings.tls)
+    for index, rule in enumerate(settings.rule):
+        yield ("rule", index, "tls"), rule.tls
+
+
+def _tls_file_faults(
+    settings: Settings, where: KeyPath, tls: Mapping[str, object], environ: Mapping[str, str]
+) -> Iterator[Problem]:
+    lists, certificate, key = (tls.get(name) for name in ("crl", "client_certificate", "client_key_file"))
+    if isinstance(lists, str) and (fault := _lists_fault(settings.path(lists))):
+        yield Problem((*where, "crl"), fault, "give a file of X.509 CRLs in PEM form, or remove the key")
+    if isinstance(certificate, str) and (fault := _certificate_fault(settings.path(certificate))):
+        yield Problem((*where, "client_certificate"), fault, "give a certificate in PEM form")
+    if isinstance(key, str) and (trouble := _secret_fault(settings, key, environ)):
+        yield Problem((*where, "client_key_file"), *trouble)
+
+
+def _lists_fault(path: Path) -> str | None:
+    from deliver.tls import crl  # loads OpenSSL
+
+    try:
+        crl.load(str(path))
+    except ConfigurationError as error:
+        return error.happened if str(path) in error.happened else f"{path}: {error.happened}"
+    return None
+
+
+def _certificate_fault(path: Path) -> str | None:
+    try:
+        text = _read(path, MAX_FILE)
+    except ValueError as error:
+        return str(error)
+    return None if _CERTIFICATE.search(text) else f"{path} holds no PEM certificate"
 
 
 def read_secret(settings: Settings, value: str, environ: Mapping[str, str] = os.environ) -> str:
@@ -68,6 +106,16 @@ def read_secret(settings: Settings, value: str, environ: Mapping[str, str] = os.
     if not secret:
         raise ConfigurationError(attempted, f"{path} is empty", "write the secret on its first line")
     return secret
+
+
+def secret_path(settings: Settings, value: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the secret of a `*_file` key lies, for libraries that read it. Raises ConfigurationError."""
+    path = _secret_path(settings, value, environ)
+    if path is None:
+        raise ConfigurationError(
+            f"reading the secret {value}", "$CREDENTIALS_DIRECTORY is not set", "start the service by systemd"
+        )
+    return path
 
 
 def _secret_path(settings: Settings, value: str, environ: Mapping[str, str]) -> Path | None:

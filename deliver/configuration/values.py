@@ -28,7 +28,7 @@ from deliver.tls.policy import Level
 
 Fault = tuple[str, str]  # what is wrong, remedy
 
-MAY_BE_ZERO = frozenset({"cache_max_ttl", "lease_margin", "shutdown_grace", "quit"})
+MAY_BE_ZERO = frozenset({"ocsp_skew", "cache_max_ttl", "lease_margin", "shutdown_grace", "quit"})
 _CREDENTIAL = re.compile(r"credential:[A-Za-z0-9_.-]+\Z", re.ASCII)
 _PASSWORD_PARAMETERS = frozenset({"password", "passwd", "pwd", "passfile", "sslpassword"})
 
@@ -347,6 +347,30 @@ def _date(value: str) -> Fault | None:
     return None
 
 
+def _cipher_list(value: str) -> Fault | None:
+    from OpenSSL import SSL  # loaded only where a list is set
+
+    try:
+        if value:
+            SSL.Context(SSL.TLS_CLIENT_METHOD).set_cipher_list(value.encode())
+    except (SSL.Error, ValueError):
+        return f"OpenSSL knows no cipher in {value[:60]!r}", 'write for instance "HIGH:!kRSA"'
+    return None
+
+
+def _group_list(value: str) -> Fault | None:
+    from OpenSSL import SSL  # loaded only where a list is set
+
+    from deliver.tls.openssl import set_groups
+
+    if value and not set_groups(SSL.Context(SSL.TLS_CLIENT_METHOD), value):
+        return (
+            f"OpenSSL does not know the groups {value[:60]!r}",
+            'write for instance "X25519MLKEM768:X25519:P-256"',
+        )
+    return None
+
+
 KINDS: dict[str, Callable[[str], Fault | None]] = {
     "path": _path,
     "secret file": _secret_file,
@@ -354,6 +378,8 @@ KINDS: dict[str, Callable[[str], Fault | None]] = {
     "hints url": _hints_url,
     "host name": _host_name,
     "date": _date,
+    "cipher list": _cipher_list,
+    "group list": _group_list,
     "pattern": _pattern,
     "endpoint": _endpoint,
     "address endpoint": _address_endpoint,

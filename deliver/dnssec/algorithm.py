@@ -2,7 +2,8 @@
 
 RFC 3110, 5702, 6605 and 8080 for keys and signatures, RFC 4509 and 6605 for digests.
 
-SHA-1 (algorithms 5 and 7, digest 1) counts as unsupported unless the policy says otherwise (RFC 9905).
+Signatures with SHA-1 (algorithms 5 and 7) count as unsupported unless the policy says otherwise (RFC 9905).
+DS digests with SHA-1 still count for validation (RFC 9904 4), where there is no better one (RFC 4509 3).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Policy:
 
     def supports_digest(self, digest_type: int) -> bool:
         """Whether DS records of this digest type count."""
-        return digest_type in _DIGESTS and (self.sha1 or digest_type != _DIGEST_SHA1)
+        return digest_type in _DIGESTS
 
     def usable(self, records: tuple[DS, ...]) -> tuple[DS, ...]:
         """The DS records that count; SHA-1 digests do not where there is a better one (RFC 4509 3)."""

@@ -23,12 +23,13 @@ from deliver.dnssec.algorithm import Policy
 from deliver.dnssec.alias import AliasFound, alias_at, synthesised
 from deliver.dnssec.anchors import TrustAnchors, ancestors
 from deliver.dnssec.budget import Exhausted, Limits
+from deliver.dnssec.desk import Unproved, Work
 from deliver.dnssec.evidence import Part, Security, Step
 from deliver.dnssec.keys import InsecureZone, KeyCache, NoCut, SecureZone
 from deliver.dnssec.reading import Reading
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.signature import Verified
-from deliver.dnssec.validator import Authentic, Unproved, Validator, Work
+from deliver.dnssec.validator import Authentic, Validator
 from deliver.dnssec.verdict import Absence, Alias, AliasKind, Ask, Judged, Lookup
 
 GUESSED_ZONES = 3  # below the nearest known zone, from the top
@@ -57,7 +58,7 @@ def judge(
     try:
         return (yield from judgement.follow())
     except Unproved as unproved:
-        judgement.note(unproved.step)
+        judgement.note(*validator.chain_above(unproved.zone), unproved.step)
         security = unproved.step.security
         refusal = unproved.step.refusal or Refusal(Rule.UNUSABLE_REPLY)
     except Exhausted as exhausted:
@@ -90,7 +91,7 @@ class _Judgement:
         name, seen = ask.name, {ask.name}
         while True:
             rrset = reading.answer.get(name, ask.rdtype)
-            if rrset is None and name != ask.name and not reading.denies and not _leads_on(reading, name):
+            if rrset is None and name != ask.name and _ends_at(reading, name):
                 ask = Ask(name, ask.rdtype)  # the reply ends with an alias
                 reading = yield from self.validator.reading(ask, Part.ANSWER)
                 rrset = reading.answer.get(name, ask.rdtype)
@@ -291,5 +292,6 @@ class _Judgement:
         )
 
 
-def _leads_on(reading: Reading, name: dns.name.Name) -> bool:
-    return alias_at(reading.answer, name) is not None
+def _ends_at(reading: Reading, name: dns.name.Name) -> bool:
+    """Whether the reply says nothing about `name`: it neither leads on nor denies."""
+    return reading.soa(name) is None and alias_at(reading.answer, name) is None

@@ -64,11 +64,6 @@ class Reading:
         ]
         return max(found, key=lambda rrset: len(rrset.name), default=None)
 
-    @property
-    def denies(self) -> bool:
-        """Whether the authority section says anything about an absence."""
-        return any(rrset.rdtype in (*_DENIALS, dns.rdatatype.SOA) for rrset in self.authority.rrsets.values())
-
 
 def read(ask: Ask, reply: Reply, limits: Limits) -> Reading | Failure:
     """What may be used of the reply to `ask`."""

@@ -8,9 +8,8 @@ names. What cannot be proved is raised as `Unproved`; a bound that is reached as
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import dns.name
 import dns.rdatatype
@@ -22,8 +21,9 @@ from deliver.dnssec import proof
 from deliver.dnssec.algorithm import Policy
 from deliver.dnssec.alias import alias_at
 from deliver.dnssec.anchors import Anchor, TrustAnchors, ancestors
-from deliver.dnssec.budget import Budget, Limits
+from deliver.dnssec.budget import Limits
 from deliver.dnssec.denial import Denied
+from deliver.dnssec.desk import NO_EXPIRY, Desk, Unproved, Work, scope_of
 from deliver.dnssec.evidence import Part, Security, Step
 from deliver.dnssec.keys import (
     InsecureZone,
@@ -34,24 +34,13 @@ from deliver.dnssec.keys import (
     usable_anchor,
     vouched_keys,
 )
-from deliver.dnssec.reading import Reading, read
+from deliver.dnssec.reading import Reading
 from deliver.dnssec.rule import Refusal, Rule
-from deliver.dnssec.signature import Verified, verify_rrset
-from deliver.dnssec.verdict import Ask, Failure, Reply
-
-T = TypeVar("T")
-Work = Generator[tuple[Ask, ...], tuple[Reply, ...], T]
+from deliver.dnssec.signature import Verified
+from deliver.dnssec.verdict import Ask
 
 _PROVED_CUTS = frozenset({Rule.DELEGATION_INSECURE, Rule.UNSUPPORTED})
-NO_EXPIRY = 3600  # seconds; of what configuration alone decides
-
-
-class Unproved(Exception):
-    """Bogus or Indeterminate, with the step that failed."""
-
-    def __init__(self, step: Step) -> None:
-        super().__init__(str(step))
-        self.step = step
+_UNPROVED_CUTS = frozenset({Rule.OPT_OUT, Rule.ITERATIONS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,39 +69,14 @@ class _SignedDelegation:
     step: Step
 
 
-class Validator:
-    """The state of one lookup: replies, zone states and the budget. `now` in epoch seconds."""
+class Validator(Desk):
+    """One lookup's way from RRsets and denials to the trust anchor."""
 
     def __init__(
         self, anchors: TrustAnchors, cache: KeyCache, *, now: int, limits: Limits, policy: Policy
     ) -> None:
-        self.anchors = anchors
-        self.now = now
-        self.policy = policy
-        self.budget = Budget(limits)
-        self._cache = cache
-        self._replies: dict[Ask, Reply] = {}
-        self._states: dict[dns.name.Name, ZoneState] = {}
+        super().__init__(anchors, cache, now=now, limits=limits, policy=policy)
         self._failed: dict[dns.name.Name, Unproved] = {}
-
-    # Replies
-
-    def fetch(self, asks: Iterable[Ask]) -> Work[None]:
-        """Have the replies to these questions at hand. Raises Exhausted."""
-        missing = tuple(dict.fromkeys(ask for ask in asks if ask not in self._replies))
-        if missing:
-            self.budget.ask(len(missing))
-            replies = yield missing
-            self._replies.update(zip(missing, replies, strict=True))
-
-    def reading(self, ask: Ask, part: Part) -> Work[Reading]:
-        """The reply to `ask`, read. Raises Unproved (indeterminate) and Exhausted."""
-        yield from self.fetch((ask,))
-        found = read(ask, self._replies[ask], self.budget.limits)
-        if isinstance(found, Failure):
-            refusal = Refusal(Rule.NO_REPLY, f"{ask}: {found.why}")
-            raise self.unproved(part, ask.name, ask.rdtype, refusal, security=Security.INDETERMINATE)
-        return found
 
     # RRsets and denials
 
@@ -127,13 +91,13 @@ class Validator:
 
         `scope`: a name of the zone that holds the RRset, where it is not the owner's own.
         """
-        scope = scope or _scope(rrset.name, rrset.rdtype)
-        insecure = self._insecure(scope)
+        scope = scope or scope_of(rrset.name, rrset.rdtype)
+        insecure = self.insecure(scope)
         if insecure is not None:
             return insecure
         refusal = Refusal(Rule.SIGNER if signatures else Rule.SIGNATURE_MISSING, _about(rrset))
         tried, pending = False, None
-        for signer in self._signers(scope, signatures):
+        for signer in self.signers(scope, signatures):
             try:
                 state = yield from self._proposed(signer)
             except Unproved as unproved:
@@ -154,20 +118,18 @@ class Validator:
                         result = Refusal(Rule.SIGNER, f"{_about(rrset)}, signer {signer}, zone {cut}")
                     refusal = result
         failure = self.unproved(part, rrset.name, rrset.rdtype, refusal)
-        return (yield from self._insecure_or(scope, failure if tried else pending, failure))
+        return (yield from self._insecure_or(scope, failure, pending, tried))
 
     def deny(
         self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType, reading: Reading, part: Part
     ) -> Work[Proved | InsecureZone]:
         """What the denial in a reply proves, or the proof that it is insecure. Raises Unproved, Exhausted."""
-        scope = _scope(name, rdtype)
-        insecure = self._insecure(scope)
+        scope = scope_of(name, rdtype)
+        insecure = self.insecure(scope)
         if insecure is not None:
             return insecure
         rrsets = reading.denials()
         about = f"{name} {dns.rdatatype.to_text(rdtype)}"
-        if len(rrsets) > self.budget.limits.denials:
-            raise self.unproved(part, name, rdtype, Refusal(Rule.TOO_MANY_RECORDS, about))
         signatures = [rrsig for rrset in rrsets for rrsig in reading.authority.over(rrset)]
         refusal = Refusal(Rule.DENIAL_MISSING, about)
         if rrsets and not signatures:
@@ -177,7 +139,7 @@ class Validator:
         elif signatures:
             refusal = Refusal(Rule.SIGNER, about)
         tried, pending = False, None
-        for signer in self._signers(scope, signatures):
+        for signer in self.signers(scope, signatures):
             try:
                 state = yield from self._proposed(signer)
             except Unproved as unproved:
@@ -197,64 +159,20 @@ class Validator:
                         return self._proved(name, rdtype, state, denied, valid, part)
                     refusal, tried = fault or denied, True
         failure = self.unproved(part, name, rdtype, refusal)
-        return (yield from self._insecure_or(scope, failure if tried else pending, failure))
-
-    def verify(
-        self, rrset: dns.rrset.RRset, signatures: Sequence[RRSIG], zone: SecureZone
-    ) -> Verified | Refusal:
-        """Whether `zone` signed the RRset. Raises Exhausted."""
-        own = [rrsig for rrsig in signatures if rrsig.signer == zone.name]
-        return verify_rrset(
-            rrset, own, zone.name, zone.keys, now=self.now, policy=self.policy, budget=self.budget
-        )
-
-    def valid_denials(self, reading: Reading, zone: SecureZone) -> tuple[proof.Valid, Refusal | None]:
-        """The NSEC and NSEC3 RRsets that `zone` signed, and why the first of the others is not valid."""
-        rrsets, marks, ttl = [], [], NO_EXPIRY * 24
-        fault: Refusal | None = None
-        for rrset in reading.denials():
-            signatures = reading.authority.over(rrset)
-            if signatures and not any(rrsig.signer == zone.name for rrsig in signatures):
-                continue  # of another zone that the answer passed through
-            result = self.verify(rrset, signatures, zone)
-            if isinstance(result, Refusal):
-                fault = fault or result
-                continue
-            rrsets.append(rrset)
-            marks.append(result.mark)
-            ttl = min(ttl, result.ttl)
-        return proof.Valid(tuple(rrsets), tuple(marks), ttl), fault
-
-    def unproved(
-        self,
-        part: Part,
-        owner: dns.name.Name,
-        rdtype: dns.rdatatype.RdataType,
-        refusal: Refusal,
-        *,
-        security: Security = Security.BOGUS,
-    ) -> Unproved:
-        """The error for a step that failed."""
-        zone = owner if part in (Part.DNSKEY, Part.ANCHOR) else _scope(owner, rdtype)
-        step = Step(part, str(zone), str(owner), dns.rdatatype.to_text(rdtype), security, refusal=refusal)
-        return Unproved(step)
+        return (yield from self._insecure_or(scope, failure, pending, tried))
 
     # Zones
 
-    def known(self, name: dns.name.Name) -> ZoneState | None:
-        """What this lookup or the cache knows about `name`."""
-        return self._states.get(name) or self._cache.get(name, self.now)
-
     def enclosing(self, name: dns.name.Name) -> Work[SecureZone | InsecureZone]:
         """The zone that holds `name`, by the walk from the anchor down. Raises Unproved, Exhausted."""
-        insecure = self._insecure(name)
+        insecure = self.insecure(name)
         if insecure is not None:
             return insecure
         anchor = self.anchors.closest(name)
         assert anchor is not None  # else insecure
         state = yield from self._state_of(anchor.name)
         if not isinstance(state, SecureZone):
-            return self._insecure(anchor.name) or self._config(anchor.name, Rule.NO_ANCHOR, "")
+            return self.insecure(anchor.name) or self.by_configuration(anchor.name, Rule.NO_ANCHOR, "")
         deepest, path = state, _path(anchor.name, name)
         for place in range(len(path) - 1, -1, -1):
             found = self.known(path[place])
@@ -277,14 +195,19 @@ class Validator:
         return deepest
 
     def _insecure_or(
-        self, scope: dns.name.Name, better: Unproved | None, failure: Unproved
+        self, scope: dns.name.Name, failure: Unproved, pending: Unproved | None, tried: bool
     ) -> Work[InsecureZone]:
-        """The insecure delegation above `scope`; without one the failure stands. Raises Unproved."""
+        """The insecure delegation above `scope`; without one the failure stands. Raises Unproved.
+
+        `pending`: why the keys of a signer could not be had. `tried`: records of a secure zone were at hand
+        and did not hold; then an opt-out span or too many iterations excuse nothing, a proved cut does.
+        """
+        better = failure if tried else pending
         try:
             state = yield from self.enclosing(scope)
         except Unproved as unproved:
             raise (better or unproved) from None
-        if isinstance(state, InsecureZone):
+        if isinstance(state, InsecureZone) and not (tried and state.refusal.rule in _UNPROVED_CUTS):
             return state
         raise better or failure
 
@@ -301,7 +224,7 @@ class Validator:
         """
         for name in _path(signer, scope):
             state = self.known(name)
-            if state is None and Ask(name, dns.rdatatype.DS) in self._replies:
+            if state is None and Ask(name, dns.rdatatype.DS) in self.replies:
                 try:
                     state = yield from self._state_of(name)
                 except Unproved:
@@ -327,28 +250,6 @@ class Validator:
                 asks += (Ask(name, dns.rdatatype.DS), Ask(name, dns.rdatatype.DNSKEY))
         return tuple(asks)
 
-    def _insecure(self, name: dns.name.Name) -> InsecureZone | None:
-        """Whether `name` is known to be insecure without asking."""
-        anchor = self.anchors.closest(name)
-        negative = self.anchors.suspended(name, self.now)
-        if negative is not None:
-            left = NO_EXPIRY if negative.until is None else int(negative.until) - self.now
-            return self._config(negative.name, Rule.NEGATIVE_ANCHOR, negative.reason, left)
-        if anchor is None:
-            return self._config(name, Rule.NO_ANCHOR, "")
-        for above in ancestors(name):
-            state = self.known(above)
-            if isinstance(state, InsecureZone):
-                return state
-            if isinstance(state, SecureZone) or above == anchor.name:
-                return None
-        return None
-
-    def _config(self, name: dns.name.Name, rule: Rule, why: str, left: int = NO_EXPIRY) -> InsecureZone:
-        refusal = Refusal(rule, f"{name}, {why}" if why else str(name))
-        step = Step(Part.ANCHOR, str(name), str(name), "DNSKEY", Security.INSECURE, refusal=refusal)
-        return InsecureZone(name, refusal, self.now + left, (step,))
-
     def _state_of(self, zone: dns.name.Name) -> Work[ZoneState]:
         """What `zone` is, `zone` being at or below its anchor. Raises Unproved, Exhausted."""
         state = self.known(zone)
@@ -357,7 +258,7 @@ class Validator:
         failed = self._failed.get(zone)
         if failed is not None:
             raise failed
-        insecure = self._insecure(zone)
+        insecure = self.insecure(zone)
         if insecure is not None:
             return insecure
         self.budget.zone()
@@ -366,16 +267,16 @@ class Validator:
         except Unproved as unproved:
             self._failed[zone] = unproved
             raise
-        self._states[zone] = state
+        self.states[zone] = state
         if not isinstance(state, InsecureZone) or state.refusal.rule is not Rule.ITERATIONS:
-            self._cache.put(state, self.now)  # an unproved cut must not weaken later lookups
+            self.cache.put(state, self.now)  # an unproved cut must not weaken later lookups
         return state
 
     def _establish(self, zone: dns.name.Name) -> Work[ZoneState]:
         anchor = self.anchors.closest(zone)
         if anchor is not None and anchor.name == zone:
             if not usable_anchor(anchor, self.policy):
-                return self._config(zone, Rule.UNSUPPORTED, "")
+                return self.by_configuration(zone, Rule.UNSUPPORTED, "")
             return (yield from self._keys(zone, Part.ANCHOR, anchor, (), self.now + NO_EXPIRY * 24))
         found = yield from self._delegation(zone)
         if not isinstance(found, _SignedDelegation):
@@ -482,19 +383,6 @@ class Validator:
             ttl=valid.ttl,
         )
         return Proved(zone, denied, valid.ttl, step)
-
-    def _signers(self, scope: dns.name.Name, signatures: Sequence[RRSIG]) -> list[dns.name.Name]:
-        """The zones that signatures name and that can hold `scope`, deepest first; none above its anchor."""
-        anchor = self.anchors.closest(scope)
-        top = anchor.name if anchor is not None else dns.name.root
-        found = {rrsig.signer for rrsig in signatures if scope.is_subdomain(rrsig.signer)}
-        signers = sorted((name for name in found if name.is_subdomain(top)), key=len, reverse=True)
-        return signers[: self.budget.limits.signers]
-
-
-def _scope(name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> dns.name.Name:
-    """The name whose zone holds these records: for DS that of the parent (RFC 4035 3.1.4.1)."""
-    return name.parent() if rdtype == dns.rdatatype.DS and name != dns.name.root else name
 
 
 def _path(top: dns.name.Name, name: dns.name.Name) -> list[dns.name.Name]:

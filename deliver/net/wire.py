@@ -20,6 +20,8 @@ import trio
 
 from deliver.errors import Blame, MessageError, PeerError, StorageError
 from deliver.message import Content, Recipient
+from deliver.net.chunks import ChunkedUpload
+from deliver.net.ledger import Ledger
 from deliver.outcome import Outcome, Phase
 from deliver.settings import Timeouts
 from deliver.smtp.client import ClientMachine, Exchange, Lost, State, TimedOut
@@ -27,7 +29,7 @@ from deliver.smtp.command import Command, Ehlo, EndOfContent, Helo, Quit, Rset, 
 from deliver.smtp.dot import DotStuffer
 from deliver.smtp.ehlo import Capabilities
 from deliver.smtp.reply import Reply
-from deliver.smtp.transaction import AwaitReply, Done, SendCommands, SendContent, Transaction
+from deliver.smtp.transaction import AwaitReply, Done, SendChunks, SendCommands, SendContent, Transaction
 
 PIECE = 64 * 1024  # octets of content per write, each with its own deadline
 CHUNK = 64 * 1024  # octets read at once
@@ -48,7 +50,8 @@ class Wire:
         self.stream = stream
         self.timeouts = timeouts
         self.machine = machine or ClientMachine()
-        self._unwritable = False
+        self.ledger = Ledger()
+        self.unwritable = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -58,12 +61,13 @@ class Wire:
     @property
     def reusable(self) -> bool:
         """Whether another transaction may use this connection; `transact` sends RSET where it is needed."""
-        ready = self.machine.state in (State.READY, State.ENVELOPE)
-        return ready and self.machine.synchronised() and not self._unwritable
+        ready = self.machine.state in (State.READY, State.ENVELOPE, State.CHUNKS)
+        return ready and self.machine.synchronised() and not self.unwritable
 
     async def greeting(self) -> Reply:
         """The server's first words, of whatever code. Raises PeerError."""
         with self._whole():
+            self.ledger.flight()
             return (await self._await_exchange()).reply
 
     async def ehlo(self, name: str) -> Reply:
@@ -90,7 +94,8 @@ class Wire:
         """Send one command and wait for its reply, of whatever code. Raises PeerError."""
         with self._whole():
             self.machine.check_in_step(command.phase)
-            await self._write(self.machine.send(command), command.phase, self._patience(command.phase))
+            self.ledger.flight()
+            await self.write(self.machine.send(command), command.phase, self.patience(command.phase))
             return (await self._await_exchange()).reply
 
     async def transact(
@@ -101,14 +106,21 @@ class Wire:
         `on_dot_reply(recipients, reply)` is called as soon as the final 2yz was read, before anything is
         awaited. When cancelled, ask the transaction for its outcomes.
         """
+        chunks = ChunkedUpload(
+            self, transaction, content, lambda exchange: _fold(transaction, exchange, on_dot_reply)
+        )
         try:
             with self._whole():
-                if self.machine.state is State.ENVELOPE:  # left open by an earlier refusal
+                if self.machine.state in (State.ENVELOPE, State.CHUNKS):  # left open by an earlier refusal
                     await self.command(Rset())
                 while not isinstance(action := transaction.next_action(), Done):
                     if isinstance(action, SendCommands):
                         await self._send_flight(action.commands, transaction, on_dot_reply)
+                    elif isinstance(action, SendChunks):
+                        self._count(len(action.commands), chunks=True)
+                        await chunks.run(action)
                     elif isinstance(action, SendContent):
+                        self.ledger.flight()
                         await _Upload(self, transaction, content, on_dot_reply).run()
                     else:
                         assert isinstance(action, AwaitReply)
@@ -121,7 +133,7 @@ class Wire:
         """Say QUIT where that is possible, wait at most `timeouts.quit` for its reply, and close."""
         goodbye = Quit()
         try:
-            if not self._unwritable and self.machine.may_send(goodbye):
+            if not self.unwritable and self.machine.may_send(goodbye):
                 with trio.move_on_after(self.timeouts.quit):
                     await self.command(goodbye)
         except PeerError as error:
@@ -131,7 +143,7 @@ class Wire:
 
     async def cut_off(self) -> None:
         """Close without a word: what was begun is not brought to an end."""
-        orderly = self.machine.state is State.CLOSING and not self._unwritable
+        orderly = self.machine.state is State.CLOSING and not self.unwritable
         self.machine.break_off()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + (CLOSING if orderly else 0)):
             try:
@@ -145,16 +157,17 @@ class Wire:
         """Write commands that need not wait for each other, folding replies that come meanwhile."""
         phase = commands[0].phase
         self.machine.check_in_step(phase)
+        self._count(len(commands))
         octets = b"".join(self.machine.send(command) for command in commands)
         if len(commands) == 1:
-            await self._write(octets, phase, self._patience(phase))
+            await self.write(octets, phase, self.patience(phase))
             return
         failure: PeerError | None = None
 
         async def write() -> None:
             nonlocal failure
             try:
-                await self._write(octets, phase, self._patience(phase))
+                await self.write(octets, phase, self.patience(phase))
             except PeerError as error:
                 failure = error
                 nursery.cancel_scope.cancel()
@@ -175,12 +188,12 @@ class Wire:
         """The next exchange within the deadline of its phase."""
         phase = self.machine.awaiting
         assert phase is not None
-        patience = min(self._patience(phase), LAST_WORDS) if self._unwritable else self._patience(phase)
+        patience = min(self.patience(phase), LAST_WORDS) if self.unwritable else self.patience(phase)
         with trio.move_on_after(patience):
-            return await self._next_exchange()
+            return await self.next_exchange()
         raise TimedOut(phase, patience)
 
-    async def _next_exchange(self) -> Exchange:
+    async def next_exchange(self) -> Exchange:
         """The next exchange, however long it takes. What was read before a cancellation is not lost."""
         while (exchange := self.machine.next_exchange()) is None:
             phase = self.machine.awaiting or Phase.QUIT
@@ -191,20 +204,20 @@ class Wire:
             self.machine.receive(bytes(data))
         return exchange
 
-    async def _write(self, octets: bytes, phase: Phase, patience: float) -> None:
+    async def write(self, octets: bytes, phase: Phase, patience: float) -> None:
         """Write within `patience`. A server that does not read any more may still have said why: read on."""
-        if self._unwritable:
+        if self.unwritable:
             return
         with trio.move_on_after(patience) as scope:
             try:
                 await self.stream.send_all(octets)
             except trio.BrokenResourceError as error:
-                self._unwritable = True
+                self.unwritable = True
                 _log.debug("writing %s: %s", phase.value, _reason(error))
         if scope.cancelled_caught:
             raise TimedOut(phase, patience)
 
-    def _patience(self, phase: Phase) -> float:
+    def patience(self, phase: Phase) -> float:
         """The deadline of a reply; Timeouts has a field for each phase that a wire knows."""
         timeouts = self.timeouts
         return {
@@ -219,6 +232,13 @@ class Wire:
             Phase.RSET: timeouts.mail,
             Phase.QUIT: timeouts.quit,
         }[phase]
+
+    def _count(self, commands: int, *, chunks: bool = False) -> None:
+        """A flight of so many commands, perhaps with content behind them."""
+        self.ledger.flight()
+        self.ledger.save("PIPELINING", max(0, commands - 1))
+        if chunks and commands:
+            self.ledger.save("CHUNKING", 2 if commands else 1)  # the waits for DATA and for the content
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -255,25 +275,30 @@ class _Upload:
             raise self._failure
         else:
             phase = self._transaction.phase
-            raise TimedOut(phase, LAST_WORDS if self._wire._unwritable else self._wire._patience(phase))
+            raise TimedOut(phase, LAST_WORDS if self._wire.unwritable else self._wire.patience(phase))
 
     @property
     def _whole_content_left(self) -> bool:
-        return self._written.is_set() and not self._wire._unwritable
+        return self._written.is_set() and not self._wire.unwritable
 
     async def _read(self) -> None:
         """One exchange: the answer to the end of the content, or a refusal before it."""
         with self._reading:
             try:
-                exchange = await self._wire._next_exchange()
+                while await self._read_one():
+                    self._reading.deadline = trio.current_time() + self._wire.patience(Phase.DOT)
             except PeerError as error:
                 self._failure = self._failure or error
-                return
-            if exchange.reply.positive and not self._written.is_set():
-                # Its last octets are still being written; the answer counts once they have left.
-                await self._written.wait()
-            if not self._transaction.finished:  # the writer may have failed in the same moment
-                _fold(self._transaction, exchange, self._on_dot_reply)
+
+    async def _read_one(self) -> bool:
+        """Read and fold a reply; whether more belong to the answer (see `deliver.smtp.prdr`)."""
+        exchange = await self._wire.next_exchange()
+        if not exchange.reply.transient and not exchange.reply.permanent and not self._written.is_set():
+            # Its last octets are still being written; the answer counts once they have left.
+            await self._written.wait()
+        if not self._transaction.finished:  # the writer may have failed in the same moment
+            _fold(self._transaction, exchange, self._on_dot_reply)
+        return not self._transaction.finished and (exchange.individual or exchange.reply.intermediate)
 
     async def _write(self) -> None:
         """Write everything, then start the clock of the final reply."""
@@ -290,11 +315,11 @@ class _Upload:
             self._failure = error
             self._reading.cancel()
         else:
-            if self._wire._unwritable:
+            if self._wire.unwritable:
                 self._reading.deadline = trio.current_time() + LAST_WORDS
             else:
                 self._written.set()
-                self._reading.deadline = trio.current_time() + self._wire._patience(self._transaction.phase)
+                self._reading.deadline = trio.current_time() + self._wire.patience(self._transaction.phase)
 
     async def _write_content(self) -> None:
         """All pieces; the last one holds the end. Stops early where the server has begun to answer."""
@@ -311,8 +336,8 @@ class _Upload:
                 )
             octets = stuffer.feed(piece)
             if offset < size:
-                await self._wire._write(octets, Phase.BODY, self._wire.timeouts.block)
-                if self._wire._unwritable:
+                await self._wire.write(octets, Phase.BODY, self._wire.timeouts.block)
+                if self._wire.unwritable:
                     return
                 continue
             end = EndOfContent(stuffer.finish())
@@ -320,7 +345,7 @@ class _Upload:
                 return  # a part of an answer is here already: nothing more may be added
             self._transaction.dot_handed_over()
             octets += self._wire.machine.send(end)
-            await self._wire._write(octets, Phase.DOT, self._wire.timeouts.block)
+            await self._wire.write(octets, Phase.DOT, self._wire.timeouts.block)
             return
 
 

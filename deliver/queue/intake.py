@@ -24,8 +24,8 @@ NO_LIMIT = 1 << 62
 class QueueIntake:
     """The `Intake` port over one shard. `accepted` is called after each commit, to wake the runner.
 
-    `min_free` octets of disk stay free: below that no message may begin. Sizes in octets, `max_size` 0
-    is no limit.
+    `min_free` octets of disk stay free: below that no message may begin, nor while `room` says no.
+    Sizes in octets, `max_size` 0 is no limit.
     """
 
     shard: Shard
@@ -34,9 +34,12 @@ class QueueIntake:
     inline_limit: int
     max_size: int
     min_free: int
+    room: Callable[[], bool] = lambda: True
 
     async def check_space(self, size: int) -> bool:
-        """Whether the disk has room for it. Raises StorageError."""
+        """Whether the disk and what else must grow with it have room. Raises StorageError."""
+        if not self.room():
+            return False
         free = await trio.to_thread.run_sync(free_octets, self.shard.spool.parent)
         return free - size >= self.min_free
 

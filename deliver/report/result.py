@@ -19,7 +19,10 @@ EX_TEMPFAIL = 75
 
 
 def as_dict(recipient: Recipient, outcome: Outcome, trace: Trace) -> dict[str, Any]:
-    """{recipient, outcome, host, address, reply, enhanced_code, tls, in_doubt, reasons}; absent is None."""
+    """{recipient, outcome, host, address, reply, enhanced_code, tls, in_doubt, round_trips, reasons}.
+
+    Absent is None. `round_trips` counts those of the whole attempt, all sessions together.
+    """
     contact = outcome.contact
     enhanced = outcome.reply.enhanced if isinstance(outcome, Delivered) else outcome.enhanced
     return {
@@ -31,8 +34,14 @@ def as_dict(recipient: Recipient, outcome: Outcome, trace: Trace) -> dict[str, A
         "enhanced_code": str(enhanced) if enhanced else None,
         "tls": asdict(contact.tls) if contact and contact.tls else None,
         "in_doubt": isinstance(outcome, Deferred) and outcome.in_doubt,
+        "round_trips": _round_trips(trace),
         "reasons": trace.reasons(),
     }
+
+
+def _round_trips(trace: Trace) -> int:
+    counted = (dict(finding.evidence) for finding in trace.findings if finding.code == "round-trips")
+    return sum(int(evidence["round_trips"]) for evidence in counted)
 
 
 def as_line(recipient: Recipient, outcome: Outcome) -> str:

@@ -26,7 +26,7 @@ from deliver.resolve.mx import NoHost
 from deliver.smtp.reply import Reply
 from deliver.tls.policy import Authentication, TlsPolicy
 from deliver.tls.verdict import Handshake
-from events.catalogue import Scalar
+from events.catalogue import Event, Scalar
 
 _deliveries = logging.getLogger("outrider.delivery")
 _connections = logging.getLogger("outrider.connection")
@@ -58,13 +58,15 @@ class Testimony:
     domain: str
     attempt: int
     router: str = "mx"
+    levels: dict[tuple[str, str], str] = field(default_factory=dict)  # wanted, by host and address
     _began: float = field(init=False)
 
     def __post_init__(self) -> None:
         self._began = self.now()
 
     def connection(self, host: str, address: str, port: int, policy: TlsPolicy, secure: bool) -> Connection:
-        """Before a connection is opened: tcp:connect."""
+        """For what happens on one connection."""
+        self.levels[host, address] = policy.level
         return Connection(self, host, address, port, policy, secure)
 
     def no_route(self, refusal: NoHost) -> None:
@@ -86,7 +88,7 @@ class Testimony:
 
     def host_deferred(self, host: str, outcome: Deferred | Failed) -> None:
         """No recipient could be offered to this host: msg:host:defer."""
-        fields = {"host": host, **_fault(outcome), **_server(outcome)}
+        fields = {"host": host, "domain": self.domain, **_fault(outcome), **self._way(outcome)}
         self.tell("msg:host:defer", event_data=outcome.why, **fields)
 
     def fell_back(self, host: str, outcome: Deferred | Failed) -> None:
@@ -131,9 +133,9 @@ class Testimony:
             seconds=round(self.now() - self._began, 3),
         )
 
-    def tell(self, name: str, **fields: Scalar) -> None:
+    def tell(self, name: str, **fields: Scalar) -> Event:
         """Raise an event with what every event of this attempt carries."""
-        self.trace.raise_event(
+        return self.trace.raise_event(
             name,
             self.now(),
             message_id=self.envelope.id,
@@ -145,12 +147,24 @@ class Testimony:
     def _tell_of(self, recipient: Recipient, name: str, data: str, outcome: Outcome) -> None:
         box = recipient.mailbox
         fault = {} if isinstance(outcome, Delivered) else _fault(outcome)
-        way: dict[str, Scalar] = {} if name == "msg:fail:internal" else _server(outcome)
+        way: dict[str, Scalar] = {} if name == "msg:fail:internal" else self._way(outcome)
         if name == "msg:delivery":
             fault = {"smtp_code": outcome.reply.code if outcome.reply else None}
         if name != "msg:rcpt:host:defer" and name != "msg:rcpt:defer":
             fault["trace"] = self._decisions()
         self.tell(name, event_data=data, local_part=box.local_part, domain=box.domain, **fault, **way)
+
+    def _way(self, outcome: Outcome) -> dict[str, Scalar]:
+        """The server, and the TLS level that was wanted of it, also where it came to clear text."""
+        contact = outcome.contact
+        if contact is None:
+            return {}
+        return {
+            "router": self.router,
+            "transport": "smtp",
+            "tls_level": self.levels.get((contact.host, contact.address)),
+            **_server(outcome),
+        }
 
     def _decisions(self) -> str:
         """The trace so far as JSON."""
@@ -175,15 +189,18 @@ class Connection:
             "transport": "smtp",
             "lookup_dnssec_authenticated": "yes" if secure else "no",
         }
-        self._tell("tcp:connect")
+
+    def connecting(self) -> Event:
+        """tcp:connect, before a connection is opened, or before an open one is used for another message."""
+        return self._tell("tcp:connect")
 
     def connected(self, local_address: str, local_port: int) -> None:
         """The TCP connection stands; our own end of it."""
         self._fields |= {"sending_ip_address": local_address, "sending_port": local_port}
 
-    def greeted(self, reply: Reply) -> None:
+    def greeted(self, reply: Reply) -> Event:
         """smtp:connect with the banner."""
-        self._tell("smtp:connect", event_data=str(reply))
+        return self._tell("smtp:connect", event_data=str(reply))
 
     def answered_ehlo(self, reply: Reply) -> None:
         """smtp:ehlo with the whole answer."""
@@ -200,7 +217,7 @@ class Connection:
         if self._policy.authentication is Authentication.DANE:
             self._tell("dane:fail", event_data="validation-failure")
 
-    def shook_hands(self, handshake: Handshake) -> None:
+    def shook_hands(self, handshake: Handshake) -> tuple[Event, ...]:
         """tls:cert per certificate of the chain, from the top down to the server's own."""
         self._fields |= {
             "tls_version": handshake.version,
@@ -214,8 +231,17 @@ class Connection:
             "tls_out_peerdn": _subject(handshake.chain[0]) if handshake.chain else None,
             "tls_out_peercert_sha256": sha256(handshake.chain[0]).hexdigest() if handshake.chain else None,
         }
-        for depth in reversed(range(len(handshake.chain))):
-            self._tell("tls:cert", event_data=str(depth), tls_depth=depth)
+        return tuple(
+            self._tell(
+                "tls:cert", event_data=str(depth), tls_depth=depth, **_certificate(handshake.chain[depth])
+            )
+            for depth in reversed(range(len(handshake.chain)))
+        )
+
+    def staple(self, status: str) -> None:
+        """ocsp:result, where a staple was asked for."""
+        self._fields |= {"tls_out_ocsp": status}
+        self._tell("ocsp:result", event_data=status)
 
     def judged(self, facts: TlsFacts) -> None:
         """tls:level with what authenticated the server."""
@@ -235,7 +261,7 @@ class Connection:
 
     def closed(self, contact: Contact, why: str | None) -> None:
         """tcp:close and the line of the connection."""
-        self._tell("tcp:close", event_data=why)
+        self._tell("tcp:close", event_data=why, seconds=self._testimony.now() - self._began)
         say(
             _connections,
             logging.INFO,
@@ -251,8 +277,8 @@ class Connection:
             why=why,
         )
 
-    def _tell(self, name: str, **fields: Scalar) -> None:
-        self._testimony.tell(name, **{**self._fields, **fields})
+    def _tell(self, name: str, **fields: Scalar) -> Event:
+        return self._testimony.tell(name, **{**self._fields, **fields})
 
 
 def _fault(outcome: Deferred | Failed) -> dict[str, Scalar]:
@@ -296,6 +322,24 @@ def _usage_bits(policy: TlsPolicy) -> int:
     for record in policy.records:
         bits |= 1 << record.usage
     return bits
+
+
+def _certificate(der: bytes) -> dict[str, Scalar]:
+    """What tls:cert says of one certificate; nothing but its digest where it cannot be read."""
+    known: dict[str, Scalar] = {
+        "tls_out_peercert_sha256": sha256(der).hexdigest(),
+        "tls_out_peerdn": None,
+        "tls_cert_issuer": None,
+        "tls_cert_expires_at": None,
+    }
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        known["tls_out_peerdn"] = certificate.subject.rfc4514_string()
+        known["tls_cert_issuer"] = certificate.issuer.rfc4514_string()
+        known["tls_cert_expires_at"] = certificate.not_valid_after_utc.timestamp()
+    except ValueError:
+        pass  # judged elsewhere; what could be read is told
+    return known
 
 
 def _subject(der: bytes) -> str | None:

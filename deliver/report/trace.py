@@ -75,9 +75,11 @@ class Trace:
         """Append what a decision function returned."""
         self.findings.extend(findings)
 
-    def raise_event(self, name: str, at: float, **fields: Scalar) -> None:
-        """Note an event of the catalogue; `at` is in seconds since the epoch."""
-        self.events.append(Event(name=name, at=at, fields=fields))
+    def raise_event(self, name: str, at: float, **fields: Scalar) -> Event:
+        """Note an event of the catalogue and return it; `at` is in seconds since the epoch."""
+        event = Event(name=name, at=at, fields=fields)
+        self.events.append(event)
+        return event
 
     def reasons(self) -> list[dict[str, Any]]:
         """The `reasons[]` of `--json`: {code, text, rfc} per finding."""

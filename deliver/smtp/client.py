@@ -15,12 +15,19 @@ wrongly is a MalformedReply. Anything absent from the tables is wrong; the machi
     ENVELOPE   DATA            DATA         -                  CONTENT   ENVELOPE (2)
     READY ENVELOPE  RSET       READY        as it is           -         as it is
     CONTENT    (early reply)                -                  -         BROKEN (3)
-    CONTENT    end of content  ENDED        READY              -         READY
-    GREETED READY ENVELOPE REFUSED  QUIT    CLOSING            CLOSING  -         CLOSING
+    CONTENT    end of content  ENDED        READY              (4)       READY
+    ENVELOPE   BDAT            CHUNKS       as it is           -         as it is (2)
+    CHUNKS     BDAT            CHUNKS       as it is           -         as it is (2)
+    ENVELOPE CHUNKS  BDAT LAST ENDED        READY              (4)       ENVELOPE (2)
+    CHUNKS     RSET            READY        as it is           -         as it is
+    GREETED READY ENVELOPE CHUNKS REFUSED  QUIT    CLOSING     CLOSING  -         CLOSING
 
 (1) Until `start_tls_done`; octets behind this reply were injected before TLS and break the session.
 (2) A refused transaction stays open until RSET.
 (3) The server still reads content: nothing that we could say now would be a command.
+(4) 353 if MAIL asked for PRDR: one reply per accepted RCPT follows, in order, then the one to the message.
+
+Nothing may follow BDAT before the octets that it announced have gone through `send_octets` (RFC 3030 2).
 
 A 421 in place of any reply means that the server is closing (RFC 5321 3.8): the state is CLOSING.
 """
@@ -34,6 +41,8 @@ from enum import Enum
 from deliver.errors import PeerError
 from deliver.outcome import Phase
 from deliver.smtp.command import (
+    Bdat,
+    BdatLast,
     Command,
     Data,
     Ehlo,
@@ -93,6 +102,7 @@ class State(Enum):
     ENVELOPE = "in the envelope of a transaction"
     DATA = "waiting for the answer to DATA"
     CONTENT = "sending content"
+    CHUNKS = "sending chunks of content"
     ENDED = "waiting for the answer to the content"
     CLOSING = "closing"
     BROKEN = "broken"
@@ -109,6 +119,12 @@ _SENDING: dict[tuple[State, type[Command]], State] = {
     (State.ENVELOPE, Rcpt): State.ENVELOPE,
     (State.ENVELOPE, Data): State.DATA,
     (State.CONTENT, EndOfContent): State.ENDED,
+    (State.ENVELOPE, Bdat): State.CHUNKS,
+    (State.CHUNKS, Bdat): State.CHUNKS,
+    (State.ENVELOPE, BdatLast): State.ENDED,
+    (State.CHUNKS, BdatLast): State.ENDED,
+    (State.CHUNKS, Rset): State.READY,
+    (State.CHUNKS, Quit): State.CLOSING,
     (State.GREETED, Quit): State.CLOSING,
     (State.REFUSED, Quit): State.CLOSING,
     (State.READY, Quit): State.CLOSING,
@@ -138,24 +154,39 @@ _RECEIVING: dict[tuple[Phase, int], State | None] = {
     **{(Phase.QUIT, digit): State.CLOSING for digit in (2, 4, 5)},
 }
 
+# Replies to chunks go another way than those to mail data of the same phase.
+_RECEIVING_CHUNKS: dict[tuple[type[Command] | None, int], State | None] = {
+    **{(Bdat, digit): None for digit in (2, 4, 5)},
+    (BdatLast, 4): State.ENVELOPE,
+    (BdatLast, 5): State.ENVELOPE,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A reply that is due. `index` numbers the replies of a connection, the greeting is 0."""
+    """A reply that is due. `index` numbers the replies of a connection, the greeting is 0.
+
+    `individual`: it speaks of one recipient; the reply to the whole message comes later.
+    """
 
     phase: Phase
     index: int
     command: Command | None
+    individual: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One command and its reply; no command for the greeting and for a reply in the middle of content."""
+    """One command and its reply; no command for the greeting and for a reply in the middle of content.
+
+    `individual`: a reply to the content that speaks of one recipient, see `deliver.smtp.prdr`.
+    """
 
     phase: Phase
     command: Command | None
     index: int
     reply: Reply
+    individual: bool = False
 
 
 class ClientMachine:
@@ -169,6 +200,9 @@ class ClientMachine:
         self._capabilities = Capabilities()
         self._eof = False
         self._secured = False
+        self._announced = 0  # octets of a chunk that were not sent yet
+        self._prdr = False
+        self._accepted = 0  # RCPT commands of this transaction that were answered 2yz
 
     @property
     def state(self) -> State:
@@ -206,8 +240,19 @@ class ClientMachine:
         self._state = _SENDING[self._state, type(command)]
         if isinstance(command, EndOfContent):
             self._expected.clear()  # the reply due during the content is now the one to its end
+        elif isinstance(command, Mail):
+            self._prdr, self._accepted = command.prdr, 0
+        elif isinstance(command, Bdat | BdatLast):
+            self._announced = command.size
         self._expect(command.phase, command)
         return command.octets
+
+    def send_octets(self, data: bytes) -> bytes:
+        """Octets of the chunk that was announced last, as they are. Raises LocalMisuse for one too many."""
+        if len(data) > self._announced:
+            raise LocalMisuse(f"{len(data)} octets of a chunk, of which {self._announced} are left")
+        self._announced -= len(data)
+        return data
 
     def receive(self, data: bytes) -> None:
         """Take what the server sent; b"" is its end. Raises nothing: `next_exchange` reports."""
@@ -273,6 +318,8 @@ class ClientMachine:
         self._state = State.BROKEN
 
     def _may_follow(self, command: Command) -> bool:
+        if self._announced:
+            return False  # the server would take it for content
         if isinstance(command, EndOfContent):
             return self._parser.empty  # a reply that began before the end is no answer to it
         if isinstance(command, StartTls) and self._secured:
@@ -286,28 +333,47 @@ class ClientMachine:
         alone = before is None or before.ends_group or isinstance(command, StartTls)
         return self._capabilities.pipelining and not alone
 
-    def _expect(self, phase: Phase, command: Command | None) -> None:
-        self._expected.append(Expected(phase, self._count, command))
+    def _expect(self, phase: Phase, command: Command | None, individual: bool = False) -> None:
+        self._expected.append(Expected(phase, self._count, command, individual))
         self._count += 1
 
     def _pair(self, due: Expected, reply: Reply) -> Exchange:
         digit = reply.code // 100
-        if reply.code == 421 and due.phase is not Phase.BODY:
+        in_mail_data = due.phase is Phase.BODY and due.command is None
+        if reply.code == 421 and not in_mail_data:
             self._state = State.CLOSING
         else:
-            if (due.phase, digit) not in _RECEIVING:
-                raise UnexpectedReply(reply, f"a reply that makes no sense {due.phase.value}")
-            self._state = _RECEIVING[due.phase, digit] or self._state
+            self._state = self._state_after(due, reply, digit) or self._state
             self._learn(due, reply)
-        if due.phase is Phase.BODY:
+        if in_mail_data:
             self._state = State.BROKEN
-        return Exchange(due.phase, due.command, due.index, reply)
+        return Exchange(due.phase, due.command, due.index, reply, due.individual)
+
+    def _state_after(self, due: Expected, reply: Reply, digit: int) -> State | None:
+        """The tables; None: as it is."""
+        if due.phase is Phase.DOT and digit == 3 and self._prdr and not due.individual:
+            return None
+        if due.individual and digit != 3:
+            return None
+        kind = type(due.command) if due.command else None
+        if (kind, digit) in _RECEIVING_CHUNKS:
+            return _RECEIVING_CHUNKS[kind, digit]
+        if (due.phase, digit) not in _RECEIVING:
+            raise UnexpectedReply(reply, f"a reply that makes no sense {due.phase.value}")
+        return _RECEIVING[due.phase, digit]
 
     def _learn(self, due: Expected, reply: Reply) -> None:
         if isinstance(due.command, Ehlo) and reply.positive:
             self._capabilities = Capabilities.parse(reply)
         elif isinstance(due.command, Helo) and reply.positive:
             self._capabilities = Capabilities.without_extensions(reply)
+        elif due.phase is Phase.RCPT and reply.positive:
+            self._accepted += 1
+        elif due.phase is Phase.DOT and reply.intermediate:
+            self._prdr = False  # asked once, answered once
+            for _ in range(self._accepted):
+                self._expect(Phase.DOT, due.command, individual=True)
+            self._expect(Phase.DOT, due.command)
         elif due.phase is Phase.DATA and reply.intermediate:
             self._expect(Phase.BODY, None)
         elif due.phase is Phase.STARTTLS and reply.positive and not self._parser.empty:

@@ -1,4 +1,4 @@
-"""SMTP commands as values, and their octets (RFC 5321 4.1, RFC 1870, RFC 6152, RFC 3207).
+"""SMTP commands as values, and their octets (RFC 5321 4.1, RFC 1870, RFC 3030, RFC 6152, RFC 3207).
 
 A command that exists is safe to send: names and mailboxes are checked again here, so that neither a CR, LF
 or NUL nor a second command or parameter can hide in them. What cannot be printed raises LocalMisuse (it
@@ -18,6 +18,7 @@ from deliver.outcome import Phase
 MAX_COMMAND_LINE = 512  # octets with CRLF (RFC 5321 4.5.3.1.4)
 SIZE_EXTENDS_LINE = 26  # octets more for MAIL (RFC 1870 3)
 BODY_EXTENDS_LINE = 17  # octets more for MAIL (RFC 6152 3)
+PRDR_EXTENDS_LINE = 5  # octets more for MAIL (draft-hall-prdr-00 3)
 
 # A domain or an address literal (RFC 5321 4.1.1.1), without judging its labels.
 _HELLO_NAME = re.compile(r"(?:[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9:.-]{1,64}\])\Z")
@@ -94,7 +95,8 @@ class StartTls(Command):
 class Mail(Command):
     """MAIL FROM; `sender` None is the null reverse path.
 
-    `size` (octets) only where the server announced SIZE, `body_8bit` only where it announced 8BITMIME.
+    `size` (octets) only where the server announced SIZE, `body_8bit` only where it announced 8BITMIME, `prdr`
+    only where it announced PRDR: its answer to the content then has one reply per accepted recipient.
     Raises CommandTooLong when the line would be longer than the extended limit.
     """
 
@@ -102,6 +104,7 @@ class Mail(Command):
     sender: Mailbox | None
     size: int | None = None
     body_8bit: bool = False
+    prdr: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and not 0 <= self.size < 10**20:
@@ -109,13 +112,15 @@ class Mail(Command):
         limit = MAX_COMMAND_LINE
         limit += SIZE_EXTENDS_LINE if self.size is not None else 0
         limit += BODY_EXTENDS_LINE if self.body_8bit else 0
+        limit += PRDR_EXTENDS_LINE if self.prdr else 0
         _check_length(self.octets, limit, self.sender)
 
     @property
     def octets(self) -> bytes:
         size = "" if self.size is None else f" SIZE={self.size}"
         body = " BODY=8BITMIME" if self.body_8bit else ""
-        return _line(f"MAIL FROM:<{_path(self.sender) if self.sender else ''}>{size}{body}")
+        prdr = " PRDR" if self.prdr else ""
+        return _line(f"MAIL FROM:<{_path(self.sender) if self.sender else ''}>{size}{body}{prdr}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,37 @@ class EndOfContent(Command):
     @property
     def octets(self) -> bytes:
         return self.tail
+
+
+@dataclass(frozen=True, slots=True)
+class Bdat(Command):
+    """BDAT without LAST (RFC 3030 2): `size` octets of content follow, and then another chunk."""
+
+    phase = Phase.BODY
+    size: int
+
+    def __post_init__(self) -> None:
+        _check_chunk_size(self.size)
+
+    @property
+    def octets(self) -> bytes:
+        return b"BDAT %d\r\n" % self.size
+
+
+@dataclass(frozen=True, slots=True)
+class BdatLast(Command):
+    """BDAT with LAST: the last `size` octets of content follow, perhaps none."""
+
+    phase = Phase.DOT
+    ends_group = True
+    size: int
+
+    def __post_init__(self) -> None:
+        _check_chunk_size(self.size)
+
+    @property
+    def octets(self) -> bytes:
+        return b"BDAT %d LAST\r\n" % self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +248,11 @@ def _path(mailbox: Mailbox) -> str:
     if parsed != mailbox:
         raise LocalMisuse(f"the mailbox {text[:80]!r} was not normalised")
     return text
+
+
+def _check_chunk_size(size: int) -> None:
+    if not 0 <= size < 10**20:
+        raise LocalMisuse(f"a chunk of {size} octets")
 
 
 def _check_length(octets: bytes, limit: int, mailbox: Mailbox | None) -> None:

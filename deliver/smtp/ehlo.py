@@ -19,6 +19,17 @@ MAX_TEXT = 512  # characters of a line that are kept; the reply line limit of RF
 # ehlo-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-"), then SP and parameters (RFC 5321 4.1.1.1).
 _EHLO_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:[ \t]+(.*))?\Z")
 _SIZE = re.compile(r"[0-9]{1,20}\Z")
+_LIMIT = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*)=([^\s=\x00-\x1f\x7f]+)\Z")  # RFC 9422 3.1
+_COUNT = re.compile(r"[1-9][0-9]{0,5}\Z")  # RFC 9422 4: at most six digits
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server will take (RFC 9422 4); None where it says nothing. Advice: less may still be refused."""
+
+    mailmax: int | None = None
+    rcptmax: int | None = None
+    rcptdomainmax: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,16 @@ class Capabilities:
         return "CHUNKING" in self.keywords
 
     @property
+    def prdr(self) -> bool:
+        """draft-hall-prdr-00: one reply per accepted recipient after the content."""
+        return "PRDR" in self.keywords
+
+    @property
+    def limits(self) -> Limits:
+        """RFC 9422; all of it is ignored when a part is malformed (RFC 9422 3.2)."""
+        return _limits(self.keywords.get("LIMITS", ""))
+
+    @property
     def announces_size(self) -> bool:
         """RFC 1870: MAIL may carry SIZE=."""
         return "SIZE" in self.keywords
@@ -79,6 +100,20 @@ class Capabilities:
         """The largest message in octets; None without a limit (absent, 0 or not a number)."""
         text = self.keywords.get("SIZE", "").strip()
         return (int(text) or None) if _SIZE.match(text) else None
+
+
+def _limits(text: str) -> Limits:
+    known: dict[str, int | None] = {"MAILMAX": None, "RCPTMAX": None, "RCPTDOMAINMAX": None}
+    for word in text.split():
+        match = _LIMIT.match(word)
+        if not match:
+            return Limits()
+        name = match[1].upper()
+        if name in known:
+            if not _COUNT.match(match[2]) or known[name] is not None:
+                return Limits()
+            known[name] = int(match[2])
+    return Limits(known["MAILMAX"], known["RCPTMAX"], known["RCPTDOMAINMAX"])
 
 
 def _own_name(reply: Reply) -> str:

@@ -1,10 +1,12 @@
-"""One mail transaction, planned and folded without I/O (RFC 5321 3.3, RFC 2920).
+"""One mail transaction, planned and folded without I/O (RFC 5321 3.3, RFC 2920, RFC 3030).
 
-The flight: MAIL, every RCPT and DATA leave together where the server announced PIPELINING, at most FLIGHT
-commands between two waits; one by one otherwise. Three course corrections: after a refused MAIL no content;
-with every RCPT refused no DATA, or, if DATA had left already and was answered 354, a lone dot (RFC 2920 3.1);
-after a refused DATA no content. A lone dot is sent only if no RCPT was accepted: otherwise an empty message
-would be delivered, so the connection is closed without any dot.
+The flight: MAIL, every RCPT and DATA or the first BDAT leave together where the server announced PIPELINING,
+at most FLIGHT commands between two waits; one by one otherwise. DATA and BDAT are never mixed. Three course
+corrections: after a refused MAIL no content; with every RCPT refused no DATA, or, if DATA had left already
+and was answered 354, a lone dot (RFC 2920 3.1); after a refused DATA no content. A lone dot is sent only if
+no RCPT was accepted: otherwise an empty message would be delivered, so the connection is closed without any
+dot. With BDAT: once every recipient or a chunk is refused no further chunk, thus no LAST; what was announced
+is sent.
 
 What a refusal means stands in `deliver.smtp.refusal`. What a lost connection, a timeout, a cancellation or a
 senseless reply means (`Transaction.outcomes`):
@@ -16,24 +18,42 @@ senseless reply means (`Transaction.outcomes`):
                                            the text away (RFC 5321 4.1.1.4)
     after the last octet may have left     nobody knows (RFC 1047)               Deferred HOST, in doubt
     after the final reply was read         that reply said it                    there are none
+
+The last octet is that of the final dot or of BDAT LAST, which may leave before any reply to the envelope was
+read: only a refusal that was read keeps a recipient out of doubt then.
+
+With PRDR nobody has an outcome before the reply to the message: see `deliver.smtp.prdr`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from deliver.errors import Blame
 from deliver.message import Envelope, Recipient
 from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase
-from deliver.report.trace import Finding, Stage, Verdict
+from deliver.report.trace import Finding
+from deliver.smtp import chunking as bdat
 from deliver.smtp.client import Exchange
-from deliver.smtp.command import Command, CommandTooLong, Data, EndOfContent, LocalMisuse, Mail, Rcpt
+from deliver.smtp.command import (
+    Bdat,
+    BdatLast,
+    Command,
+    CommandTooLong,
+    Data,
+    EndOfContent,
+    LocalMisuse,
+    Mail,
+    Rcpt,
+)
+from deliver.smtp.conversation import findings_of
 from deliver.smtp.ehlo import Capabilities
+from deliver.smtp.prdr import individual_refusal
 from deliver.smtp.refusal import MAX_WHY, refusal_outcome
-from deliver.smtp.reply import EnhancedCode
+from deliver.smtp.reply import EnhancedCode, Reply
 
+CLOSING = 421  # RFC 5321 3.8
 FLIGHT = 100  # commands between two waits: replies to them fit into any socket's buffer
 
 LONE_DOT = EndOfContent(b".\r\n")
@@ -52,6 +72,18 @@ class SendContent:
 
 
 @dataclass(frozen=True, slots=True)
+class SendChunks:
+    """Write these commands and chunks of content behind them, reading at the same time, until nothing is due.
+
+    `first`: one chunk only, the first; without it all that is left. Before each chunk ask `wants_chunks`;
+    before the first write of the last one call `dot_handed_over()`.
+    """
+
+    commands: tuple[Command, ...]
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitReply:
     """Read until one exchange is complete and give it to `got`."""
 
@@ -61,11 +93,12 @@ class Done:
     """Every recipient has its outcome."""
 
 
-Action = SendCommands | SendContent | AwaitReply | Done
+Action = SendCommands | SendContent | SendChunks | AwaitReply | Done
 
 
 class _Progress(Enum):
     COMMANDS = "commands"
+    CHUNKS = "chunks"  # the first chunk may have left, the last one not
     CONTENT = "content"  # 354 was read
     SENDING = "sending"  # content is being written
     ENDED = "ended"  # the last octet may have left
@@ -84,12 +117,19 @@ class Transaction:
         *,
         pipelining: bool = True,
         pass_8bit: bool = False,
+        chunking: bool = True,
+        prdr: bool = True,
     ) -> None:
         if not recipients:
             raise LocalMisuse("a transaction without recipients")
         self.contact = contact
         self._recipients = recipients
-        self._flight = FLIGHT if pipelining and capabilities.pipelining else 1
+        pipelining = pipelining and capabilities.pipelining
+        self._flight = FLIGHT if pipelining else 1
+        self.chunked = chunking and bdat.usable(capabilities, envelope.size, pipelining)
+        self._first_chunk = False
+        self._chunk_refused: Reply | None = None
+        self._individual: list[Reply] = []
         self._outcomes: dict[int, Outcome] = {}
         self._exchanges: list[Exchange] = []
         self._accepted: list[Recipient] = []
@@ -106,19 +146,19 @@ class Transaction:
         if refusal:
             self._settle(self._recipients, refusal)
         else:
-            self._make_plan(envelope, capabilities)
+            self._make_plan(envelope, capabilities, prdr)
         if not self._plan:
             self._progress = _Progress.DONE
 
     @property
     def phase(self) -> Phase:
         """Where the transaction is: what it waits for, or sends."""
-        if self._progress in (_Progress.CONTENT, _Progress.SENDING):
-            return Phase.BODY
         if self._progress is _Progress.ENDED:
             return Phase.DOT
         if self._answered < len(self._plan):
             return self._plan[self._answered].phase
+        if self._progress in (_Progress.CONTENT, _Progress.SENDING, _Progress.CHUNKS):
+            return Phase.BODY
         return Phase.DATA
 
     @property
@@ -130,6 +170,25 @@ class Transaction:
     def in_doubt(self) -> bool:
         """Whether the server may hold the message for recipients without outcome."""
         return self._progress is _Progress.ENDED and bool(self._open())
+
+    @property
+    def wants_chunks(self) -> bool:
+        """Whether another chunk makes sense: some recipient may still get the message."""
+        return self._chunk_refused is None and not self._mail_refused and bool(self._open())
+
+    @property
+    def chunks_not_understood(self) -> bool:
+        """Whether the server refused BDAT in a way that DATA may cure (RFC 5321 4.2.2)."""
+        return self._chunk_refused is not None and bdat.not_understood(self._chunk_refused.code)
+
+    @property
+    def refused_with_chunk(self) -> tuple[Recipient, ...]:
+        """Those whose outcome is the refusal of a chunk."""
+        return tuple(
+            who
+            for who in self._recipients
+            if (outcome := self._outcomes.get(who.ordinal)) and outcome.reply is self._chunk_refused
+        )
 
     @property
     def exchanges(self) -> tuple[Exchange, ...]:
@@ -146,9 +205,20 @@ class Transaction:
                 return SendContent()
             self._progress = _Progress.ENDED
             return SendCommands((LONE_DOT,))
+        if self._progress is _Progress.CHUNKS:
+            return self._after_first_chunk()
         if self._progress is not _Progress.COMMANDS or self._answered < self._sent:
             return AwaitReply()
         flight = self._next_flight()
+        if self.chunked and not self._mail_refused and self._sent + len(flight) == len(self._plan):
+            if flight and self._flight == 1:
+                self._sent += 1
+                return SendCommands(flight)
+            if flight or self._accepted:
+                self._sent += len(flight)
+                self._progress = _Progress.CHUNKS
+                self._first_chunk = bool(flight)
+                return SendChunks(flight, self._first_chunk)
         if not flight:
             self._progress = _Progress.DONE
             return Done()
@@ -164,11 +234,18 @@ class Transaction:
             if exchange.command is not self._plan[self._answered]:
                 raise LocalMisuse(f"{exchange.command} was answered before {self._plan[self._answered]}")
             self._answered += 1
-        if exchange.reply.code == 421:
+        if exchange.reply.code == CLOSING:
+            self._settle_individually()
             self._settle_open(exchange)
             self._progress = _Progress.DONE
             return ()
-        if exchange.phase is Phase.MAIL:
+        if exchange.individual:
+            self._individual.append(exchange.reply)
+        elif exchange.phase is Phase.DOT and exchange.reply.intermediate:
+            self._individual.clear()
+        elif isinstance(exchange.command, Bdat):
+            self._got_chunk(exchange)
+        elif exchange.phase is Phase.MAIL:
             self._got_mail(exchange)
         elif exchange.phase is Phase.RCPT:
             self._got_rcpt(exchange)
@@ -180,7 +257,7 @@ class Transaction:
 
     def dot_handed_over(self) -> None:
         """Call before the write that holds the last octet begins: a cancelled one may have sent it."""
-        if self._progress is not _Progress.SENDING:
+        if self._progress not in (_Progress.SENDING, _Progress.CHUNKS):
             raise LocalMisuse(f"the end of content {self.phase.value}")
         self._progress = _Progress.ENDED
 
@@ -193,7 +270,7 @@ class Transaction:
 
     def unsendable(self, why: str) -> None:
         """The content cannot be sent to anybody; it stopped before its last octet."""
-        if self._progress is not _Progress.SENDING:
+        if self._progress not in (_Progress.SENDING, _Progress.CHUNKS):
             raise LocalMisuse(f"the content failed {self.phase.value}")
         failed = Failed(
             why[:MAX_WHY], Blame.MESSAGE, Phase.BODY, enhanced=EnhancedCode(5, 6, 0), contact=self.contact
@@ -210,13 +287,14 @@ class Transaction:
 
     def findings(self) -> tuple[Finding, ...]:
         """What the server said, for the trace: refusals one by one, acceptance of recipients as a count."""
-        return tuple(_findings(self._exchanges, self.contact))
+        return tuple(findings_of(self._exchanges, self.contact))
 
-    def _make_plan(self, envelope: Envelope, capabilities: Capabilities) -> None:
+    def _make_plan(self, envelope: Envelope, capabilities: Capabilities, prdr: bool) -> None:
         size = envelope.size if capabilities.announces_size else None
         body_8bit = envelope.eight_bit and capabilities.eight_bit_mime
         try:
-            mail = Mail(envelope.sender, size, body_8bit)
+            several = len(self._recipients) > 1
+            mail = Mail(envelope.sender, size, body_8bit, prdr and capabilities.prdr and several)
         except CommandTooLong as error:
             failed = Failed(str(error)[:MAX_WHY], Blame.MESSAGE, Phase.MAIL, enhanced=EnhancedCode(5, 1, 7))
             self._settle(self._recipients, failed)
@@ -231,13 +309,27 @@ class Transaction:
                 self._settle((recipient,), failed)
         if asked:
             self._asked = tuple(recipient for recipient, _ in asked)
-            self._plan = (mail, *(rcpt for _, rcpt in asked), Data())
+            content = () if self.chunked else (Data(),)
+            self._plan = (mail, *(rcpt for _, rcpt in asked), *content)
 
     def _next_flight(self) -> tuple[Command, ...]:
         if self._sent == len(self._plan) or self._mail_refused:
             return ()
         flight = self._plan[self._sent : self._sent + self._flight]
         return () if isinstance(flight[0], Data) and not self._accepted else flight
+
+    def _after_first_chunk(self) -> Action:
+        """Everything that was sent is answered: `SendChunks` ends no earlier."""
+        if self._first_chunk and self.wants_chunks:
+            self._first_chunk = False
+            return SendChunks((), first=False)
+        self._progress = _Progress.DONE
+        return Done()
+
+    def _got_chunk(self, exchange: Exchange) -> None:
+        if not exchange.reply.positive and self._chunk_refused is None:
+            self._chunk_refused = exchange.reply
+            self._settle_open(exchange)
 
     def _got_mail(self, exchange: Exchange) -> None:
         if not exchange.reply.positive:
@@ -264,6 +356,9 @@ class Transaction:
 
     def _got_final(self, exchange: Exchange) -> tuple[Recipient, ...]:
         delivered: tuple[Recipient, ...] = ()
+        self._settle_individually()
+        if isinstance(exchange.command, BdatLast) and not exchange.reply.positive and self._open():
+            self._chunk_refused = self._chunk_refused or exchange.reply
         if exchange.reply.positive:
             delivered = self._open()
             self._settle(delivered, Delivered(exchange.reply, self.contact))
@@ -271,6 +366,14 @@ class Transaction:
             self._settle_open(exchange)
         self._progress = _Progress.DONE
         return delivered
+
+    def _settle_individually(self) -> None:
+        """The refusals among the replies to single recipients: what follows cannot undo them."""
+        accepted = self._accepted
+        for recipient, reply in zip(accepted, self._individual, strict=False):
+            refusal = individual_refusal(reply, self.contact) if reply.code != CLOSING else None
+            if refusal and recipient.ordinal not in self._outcomes:
+                self._settle((recipient,), refusal)
 
     def _open(self) -> tuple[Recipient, ...]:
         return tuple(recipient for recipient in self._recipients if recipient.ordinal not in self._outcomes)
@@ -307,20 +410,3 @@ def _refuse_ourselves(
         why = f"the message has 8-bit text and {contact.host} does not announce 8BITMIME"
         return Failed(why, Blame.HOST, Phase.MAIL, enhanced=EnhancedCode(5, 6, 3), contact=contact)
     return None
-
-
-def _findings(exchanges: list[Exchange], contact: Contact) -> Iterator[Finding]:
-    accepted = 0
-    for exchange in exchanges:
-        reply, word = exchange.reply, exchange.phase.name.lower()
-        to = (("recipient", str(exchange.command.mailbox)),) if isinstance(exchange.command, Rcpt) else ()
-        evidence = (*to, ("reply", str(reply)), ("host", contact.host), ("address", contact.address))
-        if not (reply.positive or reply.intermediate):
-            text = f"{contact.host} refused {exchange.phase.value}: {reply}"
-            yield Finding(Stage.TRANSACTION, f"{word}-refused", text, Verdict.REFUSED, "RFC 5321", evidence)
-        elif exchange.phase is Phase.RCPT:
-            accepted += 1
-        elif exchange.phase is Phase.DOT:
-            whom = "1 recipient" if accepted == 1 else f"{accepted} recipients"
-            text = f"{contact.host} took the message for {whom}: {reply}"
-            yield Finding(Stage.TRANSACTION, "accepted", text, Verdict.OK, "RFC 5321 4.1.1.4", evidence)

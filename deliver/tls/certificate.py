@@ -9,12 +9,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from OpenSSL import crypto
 
 MAX_CERTIFICATE = 64 * 1024  # octets
+REMEMBERED = 256  # certificates that were read; the same ones come again and again
 
 _UNREADABLE = (
     TypeError,
@@ -25,6 +27,7 @@ _UNREADABLE = (
 )
 
 
+@lru_cache(maxsize=REMEMBERED)
 def load(der: bytes) -> crypto.X509 | None:
     """A certificate as OpenSSL reads it, or None."""
     if not 0 < len(der) <= MAX_CERTIFICATE:
@@ -35,6 +38,7 @@ def load(der: bytes) -> crypto.X509 | None:
         return None
 
 
+@lru_cache(maxsize=REMEMBERED)
 def parse(der: bytes) -> x509.Certificate:
     """A certificate for looking into it, lazily: use it inside `looking`. Raises ValueError."""
     if len(der) > MAX_CERTIFICATE:

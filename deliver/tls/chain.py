@@ -15,23 +15,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes, PublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from OpenSSL import crypto
 
-from deliver.tls import openssl
-from deliver.tls.certificate import load, looking, parse
+from deliver.tls import openssl, signature
+from deliver.tls.certificate import REMEMBERED, load, looking, parse
 
 MAX_CERTIFICATES = 16
 
 _MIN_RSA = 2048  # bits, RFC 9325 4.5
 _MIN_EC = 224
-_WEAK_HASHES = (hashes.MD5, hashes.SHA1)
 
 # X509_V_ERR_… numbers of OpenSSL's x509_vfy.h that mean more than "invalid".
 _CODES = {
@@ -111,42 +110,37 @@ def signed_by(certificate: bytes, public_key: bytes) -> bool:
     try:
         with looking():
             parsed = parse(certificate)
-            return not _weak_hash(parsed) and _verify(parsed, load_der_public_key(public_key))
+            return not _weak_hash(parsed) and signature.verify(
+                load_der_public_key(public_key),
+                parsed.signature,
+                parsed.tbs_certificate_bytes,
+                parsed.signature_algorithm_parameters,
+                parsed.signature_hash_algorithm,
+            )
     except (InvalidSignature, ValueError):
         return False
-
-
-def _verify(certificate: x509.Certificate, key: PublicKeyTypes) -> bool:
-    signature, signed = certificate.signature, certificate.tbs_certificate_bytes
-    scheme, digest = certificate.signature_algorithm_parameters, certificate.signature_hash_algorithm
-    if isinstance(key, rsa.RSAPublicKey) and digest is not None:
-        if scheme is None or isinstance(scheme, ec.ECDSA):
-            return False
-        key.verify(signature, signed, scheme, digest)
-    elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(scheme, ec.ECDSA):
-        key.verify(signature, signed, scheme)
-    elif isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey) and digest is None:
-        key.verify(signature, signed)
-    else:
-        return False
-    return True
 
 
 def _weakness(path: tuple[bytes, ...]) -> str:
     """Why a path that OpenSSL accepted must not be relied on, or an empty text."""
     for place, der in enumerate(path):
         try:
-            with looking():
-                certificate = parse(der)
-                short = _short_key(certificate.public_key())
-                broken = place < len(path) - 1 and _weak_hash(certificate)
+            short, weak_hash = _strength(der)
         except ValueError as error:
             return f"certificate {place} of the path cannot be judged: {error}"
-        if broken:
+        if weak_hash and place < len(path) - 1:
             return f"certificate {place} of the path is signed with a broken digest"
         if short:
             return f"certificate {place} of the path has {short}"
     return ""
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _strength(der: bytes) -> tuple[str, bool]:
+    """What is wrong with the key, and whether the signature is by a broken digest. Raises ValueError."""
+    with looking():
+        certificate = parse(der)
+        return _short_key(certificate.public_key()), _weak_hash(certificate)
 
 
 def _short_key(key: CertificatePublicKeyTypes) -> str:
@@ -158,7 +152,7 @@ def _short_key(key: CertificatePublicKeyTypes) -> str:
 
 
 def _weak_hash(certificate: x509.Certificate) -> bool:
-    return isinstance(certificate.signature_hash_algorithm, _WEAK_HASHES)
+    return isinstance(certificate.signature_hash_algorithm, signature.WEAK_HASHES)
 
 
 def _moment(now: float) -> datetime:

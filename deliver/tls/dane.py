@@ -135,7 +135,7 @@ def _trust_anchor(
         if name.why:
             text = f"{text}: {name.why}"
         return _refuse("name-mismatch", text, "RFC 7672 3.2.2", (*shown, *presented_evidence(name.presented)))
-    return _accept_trust_anchor(anchor, evidence, name)
+    return _accept_trust_anchor(anchor, evidence, name, path)
 
 
 def _accept_end_entity(record: TlsaRecord, certificate: bytes) -> TlsVerdict:
@@ -151,7 +151,7 @@ def _accept_end_entity(record: TlsaRecord, certificate: bytes) -> TlsVerdict:
 
 
 def _accept_trust_anchor(
-    anchor: _Anchor, evidence: tuple[tuple[str, str], ...], name: names.NameMatch
+    anchor: _Anchor, evidence: tuple[tuple[str, str], ...], name: names.NameMatch, path: chain.Path
 ) -> TlsVerdict:
     finding = Finding(
         Stage.TLS,
@@ -162,7 +162,7 @@ def _accept_trust_anchor(
         "RFC 7672 3.1.2",
         (*evidence, ("record", _show(anchor.record)), ("matched_name", name.presented)),
     )
-    return TlsVerdict(True, VerifiedBy.DANE_TA, (finding,))
+    return TlsVerdict(True, VerifiedBy.DANE_TA, (finding,), path.certificates)
 
 
 def _mismatch(presented: tuple[bytes, ...], records: tuple[TlsaRecord, ...]) -> TlsVerdict:
@@ -188,7 +188,8 @@ def _refuse(code: str, text: str, rfc: str, evidence: tuple[tuple[str, str], ...
 
 def _self_signed(certificate: bytes) -> bool:
     try:
-        return chain.signed_by(certificate, spki.cut(certificate))
+        same = spki.issuer_name(certificate) == spki.subject_name(certificate)
+        return same and chain.signed_by(certificate, spki.cut(certificate))
     except ValueError:
         return False
 

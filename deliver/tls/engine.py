@@ -44,9 +44,19 @@ class TlsError(PeerError):
 
 
 class TlsEngine:
-    """One TLS connection. `server_name` goes into SNI (A-labels; none if empty or an IP address)."""
+    """One TLS connection. `server_name` goes into SNI (A-labels; none if empty or an IP address).
 
-    def __init__(self, context: SSL.Context, server_name: str = "", *, server_side: bool = False) -> None:
+    `request_staple`: ask the server for an OCSP response about its certificate (RFC 6066 8).
+    """
+
+    def __init__(
+        self,
+        context: SSL.Context,
+        server_name: str = "",
+        *,
+        server_side: bool = False,
+        request_staple: bool = False,
+    ) -> None:
         self._connection = SSL.Connection(context, None)
         self._failure: TlsError | None = None
         self._fed = 0
@@ -59,6 +69,8 @@ class TlsEngine:
             self._connection.set_connect_state()
             if server_name and not _is_address(server_name):
                 self._connection.set_tlsext_host_name(server_name.encode("ascii"))
+            if request_staple:
+                self._connection.request_ocsp()
 
     @property
     def holds_last_flight(self) -> bool:
@@ -118,6 +130,7 @@ class TlsEngine:
             group=connection.get_group_name(),
             chain=_chain(connection),
             resumed=openssl.session_reused(connection),
+            staple=None if self.server_side else openssl.stapled_response(connection),
         )
 
     def write(self, data: bytes) -> None:

@@ -6,31 +6,52 @@
     DANE                    `deliver.tls.dane` finds a TLSA record that holds   dane-ee, dane-ta
     PKIX                    `deliver.tls.pkix` finds a trusted path and name    pkix
 
-A failed DANE judgement is never rescued by PKIX (RFC 7672 2.2). `judge` is total: whatever the peer sent as
-a certificate leads to a verdict, never to an exception. Should a library fail in a way that nobody foresaw,
-the verdict is a refusal with the code judgement-failed.
+Who is accepted is then looked at for revocation (`deliver.tls.revocation`). A failed DANE judgement is never
+rescued by PKIX (RFC 7672 2.2). `judge` is total: whatever the peer sent as a certificate or staple leads to a
+verdict, never to an exception. Should a library fail in a way that nobody foresaw, the verdict is a refusal
+with the code judgement-failed; a note where revocation could change nothing.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from deliver.report.trace import Finding, Stage, Verdict
 from deliver.tls import dane, pkix
+from deliver.tls.crl import NO_LISTS, RevocationLists
 from deliver.tls.pkix import TrustStore
 from deliver.tls.policy import Authentication, TlsPolicy
+from deliver.tls.revocation import ENFORCED, judge_lists, judge_staple
 from deliver.tls.verdict import Handshake, TlsVerdict, VerifiedBy
 
 
-def judge(policy: TlsPolicy, handshake: Handshake, now: float, trust_store: TrustStore) -> TlsVerdict:
+def judge(
+    policy: TlsPolicy,
+    handshake: Handshake,
+    now: float,
+    trust_store: TrustStore,
+    lists: RevocationLists = NO_LISTS,
+) -> TlsVerdict:
     """The table above; `now` in seconds since the epoch decides what has expired."""
-    if policy.authentication is Authentication.NONE:
-        return TlsVerdict(True, VerifiedBy.NONE, (_not_needed(handshake),))
     try:
-        return _authenticate(policy, handshake, now, trust_store)
+        verdict = _authenticate(policy, handshake, now, trust_store)
     except Exception as error:
         return TlsVerdict(False, VerifiedBy.NONE, (_failed(error),))
+    if not verdict.ok:
+        return verdict
+    try:
+        verdict = judge_lists(policy, verdict, lists, now)
+        return judge_staple(policy, handshake, verdict, now) if verdict.ok else verdict
+    except Exception as error:
+        if policy.demands.authenticated or verdict.verified_by in ENFORCED:
+            return TlsVerdict(False, VerifiedBy.NONE, (*verdict.findings, _failed(error)))
+        note = replace(_failed(error), verdict=Verdict.NOTE)
+        return replace(verdict, findings=(*verdict.findings, note), ocsp="invalid")
 
 
 def _authenticate(policy: TlsPolicy, handshake: Handshake, now: float, trust_store: TrustStore) -> TlsVerdict:
+    if policy.authentication is Authentication.NONE:
+        return TlsVerdict(True, VerifiedBy.NONE, (_not_needed(handshake),))
     if policy.authentication is Authentication.DANE:
         return dane.verify(handshake.chain, policy.records, policy.names, now)
     return pkix.verify(handshake.chain, trust_store, policy.names, now)

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from deliver.tls.certificate import looking, parse
+from deliver.tls.certificate import REMEMBERED, looking, parse
 
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\Z")
 _MAX_NAME = 253  # octets, RFC 1035 2.3.4
@@ -55,6 +56,7 @@ def check(certificate: bytes, references: tuple[str, ...], *, common_name: bool)
     return NameMismatch(presented)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def presented_names(certificate: bytes, *, common_name: bool) -> tuple[str, ...]:
     """The names in a DER certificate, unchecked. Raises ValueError when it cannot be read."""
     with looking():

@@ -1,8 +1,8 @@
 """The one place that reaches below pyOpenSSL's public interface.
 
-pyOpenSSL exposes neither the purpose of an X.509 store nor whether a session was resumed; both are bound in
-its private `_lib`. The names are looked up at import: if a release drops one, nothing starts, instead of
-certificates being judged without their purpose.
+pyOpenSSL exposes neither the purpose of an X.509 store, nor whether a session was resumed, nor a stapled OCSP
+response after the handshake; all are bound in its private `_lib`. The names are looked up at import: if a
+release drops one, nothing starts, instead of certificates being judged without their purpose.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from typing import Any
 from OpenSSL import SSL, crypto
 
 _lib: Any = SSL._lib  # type: ignore[attr-defined]
+_ffi: Any = SSL._ffi  # type: ignore[attr-defined]
+_stapled = _lib.SSL_get_tlsext_status_ocsp_resp
+_set_groups = _lib.SSL_CTX_set1_curves_list
 _set_purpose = _lib.X509_STORE_set_purpose
 _session_reused = _lib.SSL_session_reused
 _PURPOSE_SSL_SERVER: int = _lib.X509_PURPOSE_SSL_SERVER
@@ -34,3 +37,20 @@ def session_reused(connection: SSL.Connection) -> bool:
     """Whether the handshake resumed an earlier session (no certificate was sent then)."""
     private: Any = connection
     return bool(_session_reused(private._ssl))
+
+
+def stapled_response(connection: SSL.Connection) -> bytes | None:
+    """The OCSP response that came with the server's certificate (RFC 6066 8), or None."""
+    private: Any = connection
+    pointer = _ffi.new("unsigned char **")
+    length = _stapled(private._ssl, pointer)
+    return bytes(_ffi.buffer(pointer[0], length)) if length > 0 else None
+
+
+def set_groups(context: SSL.Context, names: str) -> bool:
+    """Offer these groups for the key exchange, in this order; False if OpenSSL does not know one."""
+    private: Any = context
+    known = names.isascii() and _set_groups(private._context, names.encode("ascii")) == 1
+    if not known:
+        _lib.ERR_clear_error()
+    return known

@@ -105,6 +105,7 @@ def verify(
                 (*evidence, ("matched_name", name.presented), ("path_length", str(len(path.certificates)))),
             ),
         ),
+        path.certificates,
     )
 
 

@@ -15,6 +15,9 @@
     dane            secure, none usable                TLS required, not authenticated
     dane-only       secure, none usable                next host, else defer
     dane dane-only  bogus or no answer                 next host, else defer: never a downgrade
+
+`Demands` for a good OCSP staple or for CRLs raise the levels below `verify` to it, and level `dane` where
+DANE does not authenticate the host; `dane-only` stays as it is.
 """
 
 from __future__ import annotations
@@ -26,9 +29,9 @@ from deliver.level import Level
 from deliver.report.trace import Finding, Stage, Verdict
 from deliver.resolve.answer import TlsaRecord
 from deliver.resolve.mx import HostPlan, MxPlan
-from deliver.resolve.tlsa import DANE_TA, TlsaAbsent, TlsaFailed, TlsaNotAsked, TlsaRecords
+from deliver.resolve.tlsa import DANE_EE, DANE_TA, TlsaAbsent, TlsaFailed, TlsaNotAsked, TlsaRecords
 
-__all__ = ["Authentication", "Level", "Refuse", "TlsPolicy", "decide", "in_clear_text"]
+__all__ = ["Authentication", "Demands", "Level", "Refuse", "TlsPolicy", "decide", "in_clear_text"]
 
 
 class Authentication(StrEnum):
@@ -37,6 +40,27 @@ class Authentication(StrEnum):
     NONE = "none"
     DANE = "dane"
     PKIX = "pkix"
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What the settings ask for beyond a level.
+
+    `names`: reference identifiers (A-labels) beside the host's own, where PKIX checks names. `require_ocsp`
+    and `require_crl`: TLS is required and authenticated, and refused without a good OCSP staple or without a
+    CRL of every issuer. `skew`: how wrong clocks may be about a staple, in seconds.
+    """
+
+    names: tuple[str, ...] = ()
+    request_ocsp: bool = True
+    require_ocsp: bool = False
+    require_crl: bool = False
+    skew: float = 300.0
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether the level is at least `verify` because of them."""
+        return self.require_ocsp or self.require_crl
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +79,17 @@ class TlsPolicy:
     names: tuple[str, ...] = ()
     records: tuple[TlsaRecord, ...] = ()
     findings: tuple[Finding, ...] = ()
+    demands: Demands = Demands()
+
+    @property
+    def request_ocsp(self) -> bool:
+        """Whether to ask for a staple: it says nothing where only DANE-EE counts (RFC 7671 5.1)."""
+        if self.demands.require_ocsp:
+            return True
+        only_ee = self.authentication is Authentication.DANE and all(
+            record.usage == DANE_EE for record in self.records
+        )
+        return self.use_tls and self.demands.request_ocsp and not only_ee
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,36 +99,40 @@ class Refuse:
     finding: Finding
 
 
-def decide(level: Level, plan: MxPlan, host: HostPlan) -> TlsPolicy | Refuse:
+def decide(level: Level, plan: MxPlan, host: HostPlan, demands: Demands = Demands()) -> TlsPolicy | Refuse:
     """The table above."""
-    if level is Level.NONE:
-        return _plain(level, host, "level-none", "The settings ask for clear text (level none)")
-    if level is Level.MAY:
-        return _opportunistic(level, host, "The settings ask for opportunistic TLS (level may)")
-    if level is Level.ENCRYPT:
+    policy = _by_level(level, plan, host, demands)
+    return replace(policy, demands=demands) if isinstance(policy, TlsPolicy) else policy
+
+
+def _by_level(level: Level, plan: MxPlan, host: HostPlan, demands: Demands) -> TlsPolicy | Refuse:
+    if not level.wants_tlsa:
+        if level is Level.VERIFY or demands.authenticated:
+            return _pkix(level, plan, host, demands)
+        if level is Level.NONE:
+            return _plain(level, host, "level-none", "The settings ask for clear text (level none)")
+        if level is Level.MAY:
+            return _opportunistic(level, host, "The settings ask for opportunistic TLS (level may)")
         return _encrypt(level, host, "level-encrypt", "The settings require TLS (level encrypt)")
-    if level is Level.VERIFY:
-        return _pkix(level, plan, host)
     match host.tlsa:
+        case TlsaFailed(why=why):
+            return _lookup_failed(host, why)
+        case TlsaRecords(usable=usable) as found if usable:
+            return _dane(level, plan, host, found)
+        case _ if demands.authenticated and level is not Level.DANE_ONLY:
+            return _pkix(level, plan, host, demands)
         case TlsaNotAsked(why=why):
             return _floor(level, host, f"No DANE for {host.host}: {why}", "RFC 7672 2.2")
         case TlsaAbsent(secure=secure):
             proof = "securely proven absent" if secure else "absent or insecure"
             return _floor(level, host, f"No DANE for {host.host}: TLSA {proof}", "RFC 7672 2.2")
-        case TlsaFailed(why=why):
-            return Refuse(
-                Finding(
-                    Stage.POLICY,
-                    "tlsa-lookup-failed",
-                    f"{host.host} cannot be used now: its TLSA records could not be looked up: {why}",
-                    Verdict.REFUSED,
-                    "RFC 7672 2.1.2",
-                )
-            )
-        case TlsaRecords(usable=()):
+        case TlsaRecords():
             return _unusable(level, host)
-        case TlsaRecords() as found:
-            return _dane(level, plan, host, found)
+
+
+def _lookup_failed(host: HostPlan, why: str) -> Refuse:
+    text = f"{host.host} cannot be used now: its TLSA records could not be looked up: {why}"
+    return Refuse(Finding(Stage.POLICY, "tlsa-lookup-failed", text, Verdict.REFUSED, "RFC 7672 2.1.2"))
 
 
 def in_clear_text(policy: TlsPolicy, why: str) -> TlsPolicy:
@@ -120,12 +159,16 @@ def _encrypt(level: Level, host: HostPlan, code: str, text: str, rfc: str | None
     return TlsPolicy(level, True, True, Authentication.NONE, host.host, findings=(_note(code, text, rfc),))
 
 
-def _pkix(level: Level, plan: MxPlan, host: HostPlan) -> TlsPolicy:
-    text = f"The settings require a certificate for {host.host} from a trusted issuer (level verify)"
+def _pkix(level: Level, plan: MxPlan, host: HostPlan, demands: Demands) -> TlsPolicy:
+    why = (
+        "level verify" if level is Level.VERIFY else "require_ocsp" if demands.require_ocsp else "require_crl"
+    )
+    text = f"The settings require a certificate for {host.host} from a trusted issuer ({why})"
     if not plan.secure:
         text += "; the MX answer that chose this host was not validated by DNSSEC"
-    finding = _note("level-verify", text, "RFC 9525 6")
-    return TlsPolicy(level, True, True, Authentication.PKIX, host.host, (host.host,), findings=(finding,))
+    names = tuple(dict.fromkeys((host.host, *demands.names)))
+    finding = _note("level-verify", text, "RFC 9525 6", names=", ".join(names))
+    return TlsPolicy(level, True, True, Authentication.PKIX, host.host, names, findings=(finding,))
 
 
 def _floor(level: Level, host: HostPlan, text: str, rfc: str) -> TlsPolicy | Refuse:

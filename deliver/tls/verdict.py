@@ -22,22 +22,32 @@ class VerifiedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """Facts of a finished TLS handshake. `chain` is DER, the server's certificate first, as presented."""
+    """Facts of a finished TLS handshake. `chain` is DER, the server's certificate first, as presented.
+
+    `staple` is the OCSP response in DER that came with it, not looked at yet.
+    """
 
     version: str
     cipher: str
     group: str | None
     chain: tuple[bytes, ...]
     resumed: bool = False
+    staple: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TlsVerdict:
-    """Whether one more SMTP octet may be sent, because of what, on which evidence."""
+    """Whether one more SMTP octet may be sent, because of what, on which evidence.
+
+    `path`: the valid path in DER where one was found, the server's certificate first. `ocsp`: what the staple
+    said (see `deliver.tls.ocsp.Status`).
+    """
 
     ok: bool
     verified_by: VerifiedBy
     findings: tuple[Finding, ...]
+    path: tuple[bytes, ...] = ()
+    ocsp: str = "none"
 
 
 def certificate_evidence(certificate: bytes) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""Real servers as fixtures: `exim`, `postfix`, `nsd` and `unbound` are factories.
+"""Real servers as fixtures: `exim`, `postfix`, `nsd`, `unbound`, `postgres` and `mariadb` are factories.
 
 Each takes the fields of its configuration (EximConfig and so on, in peers/) as keywords and returns a running server, which
 is started at the first request and shared by all who ask for the same configuration. A test that wants a server to itself
@@ -17,13 +17,18 @@ from pathlib import Path
 import pytest
 
 from tests.interop.peers import exim as exim_server
+from tests.interop.peers import mariadb as mariadb_server
 from tests.interop.peers import nsd as nsd_server
 from tests.interop.peers import postfix as postfix_server
+from tests.interop.peers import postgres as postgres_server
 from tests.interop.peers import unbound as unbound_server
+from tests.interop.peers.database import Database
 from tests.interop.peers.exim import Exim, EximConfig
 from tests.interop.peers.factory import Factory
+from tests.interop.peers.mariadb import MariadbConfig
 from tests.interop.peers.nsd import Nsd, NsdConfig
 from tests.interop.peers.postfix import Postfix, PostfixConfig
+from tests.interop.peers.postgres import PostgresConfig
 from tests.interop.peers.programs import Programs, locate
 from tests.interop.peers.unbound import Unbound, UnboundConfig
 
@@ -68,6 +73,20 @@ def nsd(programs: Programs, scratch: Path) -> Iterator[Factory[NsdConfig, Nsd]]:
 def unbound(programs: Programs, scratch: Path) -> Iterator[Factory[UnboundConfig, Unbound]]:
     """`unbound(stubs=((zone, address, port), ...), anchors=(...), ...)`: a running unbound, see UnboundConfig."""
     with closing(Factory(programs, scratch, UnboundConfig, unbound_server.start)) as factory:
+        yield factory
+
+
+@pytest.fixture(scope="session")
+def postgres(programs: Programs, scratch: Path) -> Iterator[Factory[PostgresConfig, Database]]:
+    """`postgres(name="...")`: a running PostgreSQL with an empty database, see PostgresConfig."""
+    with closing(Factory(programs, scratch, PostgresConfig, postgres_server.start)) as factory:
+        yield factory
+
+
+@pytest.fixture(scope="session")
+def mariadb(programs: Programs, scratch: Path) -> Iterator[Factory[MariadbConfig, Database]]:
+    """`mariadb(name="...")`: a running MariaDB with an empty database, see MariadbConfig."""
+    with closing(Factory(programs, scratch, MariadbConfig, mariadb_server.start)) as factory:
         yield factory
 
 

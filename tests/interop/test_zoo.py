@@ -6,9 +6,9 @@ tests/zoo/differences.py, each with its RFC section.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import dns.asyncquery
 import dns.flags
@@ -30,6 +30,7 @@ from tests.zoo.oracle import Verdict
 from tests.zoo.rules import CODES
 from tests.zoo.tree import Zoo, build
 
+_NOW = int(datetime.now(UTC).timestamp())
 _AT_A_TIME = 16
 _TIMEOUT = 20.0  # seconds
 _PURE = """\
@@ -56,7 +57,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(nsd: Factory[NsdConfig, Nsd], unbound: Factory[UnboundConfig, Unbound]) -> Served:
     """All zones on one NSD; both unbounds find every zone there by a stub."""
-    zoo = build(int(time.time()))
+    zoo = build(_NOW)
     authority = nsd(zones=zoo.files)
     stubs = tuple((name, authority.address, authority.port) for name, _ in zoo.files)
     return Served(
@@ -76,7 +77,7 @@ def theirs(served: Served) -> Mapping[Animal, Verdict]:
 def judged(served: Served) -> Mapping[Animal, Judged]:
     """What our validator concludes about every animal, from one cache."""
     address = ResolverAddress(served.recursing.address, served.recursing.port)
-    resolver = ours.validator(served.zoo, Recursor(Dns(), (address,)), time.time())
+    resolver = ours.validator(served.zoo, Recursor(Dns(), (address,)), _NOW)
     return trio.run(ours.judge_all, resolver, ANIMALS)
 
 

@@ -479,3 +479,17 @@ async def test_the_result_as_plain_data(world: World, tmp_path: Path) -> None:
     assert plain["tls"]["verified_by"] == "dane-ee"
     assert plain["tls"]["ocsp"] == "none"
     assert {"code", "text", "rfc"} == set(plain["reasons"][0])
+    assert plain["round_trips"] == 8  # TCP, banner, EHLO, STARTTLS, TLS, EHLO, envelope, content
+
+
+async def test_a_server_that_limits_its_sessions_still_gets_every_recipient(
+    world: World, tmp_path: Path
+) -> None:
+    server = world.server("mx.plain.test")
+    server.behaviour = Behaviour(keywords=("PIPELINING", "SIZE", "8BITMIME", "LIMITS RCPTMAX=2 MAILMAX=1"))
+    result = await deliver(agent(world, tmp_path), *(f"r{n}@plain.test" for n in range(5)))
+    assert [type(outcome) for _, outcome in result.outcomes] == [Delivered] * 5
+    assert len(server.connections) == 3
+    assert [len(message.recipients) for message in server.messages] == [2, 2, 1]
+    assert events(result).count("msg:delivery") == 5
+    assert "msg:defer" not in events(result)

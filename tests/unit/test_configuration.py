@@ -395,7 +395,7 @@ def test_the_reference_file_and_the_tree_have_the_same_keys() -> None:
 
 def test_every_key_with_a_default_stands_uncommented_in_the_reference_file() -> None:
     tables = {"route", "rule"}
-    optional = {("events", "action"), ("dns", "negative_trust_anchor")}
+    optional = {("events", "action"), ("events", "file"), ("dns", "negative_trust_anchor")}
     stated = keys_of_document(tomllib.loads((ROOT / "conf/outrider.toml").read_text()))
     in_tree = keys_of_tree(settings_type())
     with_default = {
@@ -410,6 +410,8 @@ def test_the_commented_examples_of_the_reference_file_load(write: Write, tmp_pat
     anchors.write_text(DS)
     text = uncommented((ROOT / "conf/outrider.toml").read_text())
     text = text.replace("/etc/outrider/root.key", str(anchors)).replace("trust_store =", "#")
+    for file in ("crl =", "client_certificate =", "client_key_file ="):
+        text = text.replace(f"\n{file}", "\n#")
     settings = load(write(text), environ={})
     assert [route.via for route in settings.route] == ["smarthost", "smarthost", "reject"]
     assert settings.towards("www.bank.example", None).tls.level is Level.DANE_ONLY
@@ -448,3 +450,31 @@ def test_secrets_are_masked() -> None:
     assert masked("sqlite:////var/lib/x.db") == "sqlite:////var/lib/x.db"
     assert as_data(settings)["dns"]["timeout"] == "3s"
     assert Configuration(settings).warnings == ()
+
+
+# --- what TLS is made of
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('ciphers = "nix"', "knows no cipher"),
+        ('groups = "X25519:nix"', "does not know the groups"),
+        ('crl = "/nowhere/crl.pem"', "No such file"),
+        ("require_crl = true", "crl is not set"),
+        ("require_ocsp = true\nrequest_ocsp = false", "no staple would come"),
+        ('client_certificate = "/nowhere/c.pem"', "client_key_file is not set"),
+        ('client_key_file = "/nowhere/k.pem"', "client_certificate is not set"),
+        ('verify_names = ["not a name"]', "is not a host name"),
+    ],
+)
+def test_tls_settings_that_cannot_work(write: Write, text: str, said: str) -> None:
+    assert said in str(refused(write(f"[tls]\n{text}\n")))
+    rule = f'[[rule]]\ndomains = ["example.org"]\n[rule.tls]\n{text}\n'
+    assert said in str(refused(write(rule)))
+
+
+def test_tls_settings_that_work(write: Write) -> None:
+    text = '[tls]\nciphers = "HIGH:!kRSA"\ngroups = "X25519:P-256"\nrequire_ocsp = true\nocsp_skew = "0s"\n'
+    tls = load(write(text), environ={}).tls
+    assert (tls.groups, tls.require_ocsp, tls.ocsp_skew) == ("X25519:P-256", True, 0)

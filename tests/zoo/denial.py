@@ -15,9 +15,9 @@ import dns.rdata
 import dns.rdataclass
 import dns.rdataset
 import dns.rdatatype
+import dns.rdtypes.ANY.NSEC
 import dns.rdtypes.util
 import dns.zone
-from dns.rdtypes.ANY.NSEC import NSEC
 from dns.rdtypes.ANY.NSEC3 import NSEC3
 from dns.rdtypes.ANY.NSEC3PARAM import NSEC3PARAM
 
@@ -32,7 +32,11 @@ class Nsec:
 
 @dataclass(frozen=True, slots=True)
 class Nsec3:
-    """Denial by NSEC3. `salt` is hexadecimal; `flags` are set on every record beside opt-out."""
+    """Denial by NSEC3. `salt` is hexadecimal; `flags` are set on every record beside opt-out.
+
+    Empty non-terminals have records even if only insecure delegations are below them: RFC 5155 7.1 lets a signer
+    leave these out, but NSD then cannot prove their absence of DS.
+    """
 
     iterations: int = 0
     salt: str = ""
@@ -46,6 +50,7 @@ class Nsec3:
 
 
 Denial = Nsec | Nsec3
+NSEC = Nsec()
 
 
 def add_chain(contents: dns.zone.Zone, denial: Denial, ttl: int) -> None:
@@ -97,14 +102,16 @@ def _add_nsec(contents: dns.zone.Zone, ttl: int) -> None:
         types = _shown_types(contents.nodes[name], name in delegations)
         types |= {dns.rdatatype.NSEC, dns.rdatatype.RRSIG}
         following = names[(place + 1) % len(names)]
-        record = NSEC(dns.rdataclass.IN, dns.rdatatype.NSEC, following, windows(types))
+        record = dns.rdtypes.ANY.NSEC.NSEC(  # type: ignore[no-untyped-call]
+            dns.rdataclass.IN, dns.rdatatype.NSEC, following, windows(types)
+        )
         contents.replace_rdataset(name, dns.rdataset.from_rdata(ttl, record))
 
 
 def _add_nsec3(contents: dns.zone.Zone, denial: Nsec3, ttl: int) -> None:
     assert contents.origin is not None
     salt = bytes.fromhex(denial.salt)
-    parameters = NSEC3PARAM(
+    parameters = NSEC3PARAM(  # type: ignore[no-untyped-call]
         dns.rdataclass.IN, dns.rdatatype.NSEC3PARAM, denial.hash, 0, denial.iterations, salt
     )
     contents.replace_rdataset(contents.origin, dns.rdataset.from_rdata(ttl, parameters))
@@ -112,12 +119,14 @@ def _add_nsec3(contents: dns.zone.Zone, denial: Nsec3, ttl: int) -> None:
     bitmaps: dict[dns.name.Name, set[dns.rdatatype.RdataType]] = {}
     for name in authoritative(contents):
         node = contents.nodes[name]
-        if denial.opt_out and name in delegations and not signed_types(node, cut=True):
-            continue  # RFC 5155 7.1: an insecure delegation needs no record where opt-out is set
-        types = _shown_types(node, name in delegations)
+        types: set[dns.rdatatype.RdataType] | None = _shown_types(node, name in delegations)
+        assert types is not None
         if signed_types(node, name in delegations):
             types |= {dns.rdatatype.RRSIG}
-        bitmaps[name] = types
+        elif denial.opt_out and name in delegations:
+            types = None  # RFC 5155 7.1: an insecure delegation needs no record where opt-out is set
+        if types is not None:
+            bitmaps[name] = types
         while (name := name.parent()).is_subdomain(contents.origin) and name not in contents.nodes:
             bitmaps.setdefault(name, set())  # an empty non-terminal
     hashed = sorted((denial.digest(name), types) for name, types in bitmaps.items())

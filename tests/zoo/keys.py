@@ -137,13 +137,15 @@ def disguised(key: Key, rotation: int) -> DNSKEY:
     octets = key.dnskey.key
     head, body = octets[:4], octets[4 : len(octets) & ~1]
     turn = 2 * rotation % len(body)
-    return key.dnskey.replace(key=head + body[turn:] + body[:turn] + octets[4 + len(body) :])
+    other = key.dnskey.replace(key=head + body[turn:] + body[:turn] + octets[4 + len(body) :])
+    assert isinstance(other, DNSKEY)
+    return other
 
 
 @functools.cache
 def _make(origin: str, plan: KeyPlan) -> Key:
     private = _private(origin, plan.algorithm, plan.number)
-    dnskey = DNSKEY(
+    dnskey = DNSKEY(  # type: ignore[no-untyped-call]
         dns.rdataclass.IN,
         dns.rdatatype.DNSKEY,
         plan.flags,

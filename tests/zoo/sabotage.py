@@ -19,7 +19,9 @@ from dns.rdtypes.ANY.RRSIG import RRSIG
 from tests.zoo import keys
 from tests.zoo.denial import Nsec3, windows
 from tests.zoo.keys import KeyPlan
-from tests.zoo.signer import HONEST, TTL, Draft, Sabotage, Terms
+from tests.zoo.signer import HONEST, TTL, Draft, Sabotage, Terms, with_signature
+
+_DNSSEC = ("DNSKEY", "NSEC", "NSEC3", "NSEC3PARAM")
 
 
 def unsigned(owner: str, rdtype: str) -> Sabotage:
@@ -82,7 +84,7 @@ def shortened(owner: str, rdtype: str, octets: int = 20) -> Sabotage:
         owner,
         rdtype,
         lambda draft: [
-            rrsig.replace(signature=rrsig.signature[:octets]) for rrsig in _required(draft, owner, rdtype)
+            with_signature(rrsig, rrsig.signature[:octets]) for rrsig in _required(draft, owner, rdtype)
         ],
     )
 
@@ -100,8 +102,7 @@ def everywhere(make: Callable[[str, str], Sabotage], *, but: tuple[str, ...] = (
     """Apply a sabotage of an RRset to all signed RRsets but those of some types."""
 
     def spoil(draft: Draft) -> None:
-        for name, rdataset in list(draft.contents.iterate_rdatasets("RRSIG")):
-            covered = dns.rdatatype.to_text(rdataset.covers)
+        for name, covered in _signed(draft):
             if covered not in but:
                 make(name.to_text(), covered)(draft)
 
@@ -128,6 +129,19 @@ def removed(owner: str, rdtype: str) -> Sabotage:
         draft.rdataset(name, rdtype)
         draft.contents.delete_rdataset(name, rdtype)
         draft.contents.delete_rdataset(name, "RRSIG", rdtype)
+
+    return spoil
+
+
+def stripped() -> Sabotage:
+    """Remove all that DNSSEC put into the zone, as if it had never been signed."""
+
+    def spoil(draft: Draft) -> None:
+        for name, covered in _signed(draft):
+            draft.contents.delete_rdataset(name, "RRSIG", covered)
+        for name in list(draft.contents.nodes):
+            for rdtype in _DNSSEC:
+                draft.contents.delete_rdataset(name, rdtype)
 
     return spoil
 
@@ -205,6 +219,15 @@ def _made(
     return draft.rrsig(draft.name(owner), rdtype, key, terms)
 
 
+def _signed(draft: Draft) -> list[tuple[dns.name.Name, str]]:
+    """Owner and type of every signed RRset."""
+    return [
+        (name, dns.rdatatype.to_text(rdataset.covers))
+        for name, rdataset in draft.contents.iterate_rdatasets()
+        if rdataset.rdtype == dns.rdatatype.RRSIG
+    ]
+
+
 def _required(draft: Draft, owner: str, rdtype: str) -> list[RRSIG]:
     signatures = draft.signatures(draft.name(owner), rdtype)
     if not signatures:
@@ -215,7 +238,7 @@ def _required(draft: Draft, owner: str, rdtype: str) -> list[RRSIG]:
 def _flipped(rrsig: RRSIG, number: int) -> RRSIG:
     octets = bytearray(rrsig.signature)
     octets[-1 - number // 8] ^= 1 << number % 8
-    return rrsig.replace(signature=bytes(octets))
+    return with_signature(rrsig, bytes(octets))
 
 
 def _replace(draft: Draft, name: dns.name.Name, rdtype: str, record: NSEC | NSEC3) -> None:

@@ -22,7 +22,7 @@ from dns.rdtypes.ANY.DS import DS
 from dns.rdtypes.ANY.RRSIG import RRSIG
 
 from tests.zoo import keys as zoo_keys
-from tests.zoo.denial import Denial, Nsec, Nsec3, add_chain, authoritative, cuts, signed_types
+from tests.zoo.denial import NSEC, Denial, Nsec3, add_chain, authoritative, cuts, signed_types
 from tests.zoo.keys import CSK, Key, KeyPlan, Signs
 
 TTL = 300  # seconds, of every record
@@ -30,7 +30,11 @@ NEGATIVE_TTL = 60  # seconds, SOA MINIMUM (RFC 2308)
 HOUR = 3600
 DAY = 24 * HOUR
 WINDOW = (-HOUR, 30 * DAY)  # inception and expiration, in seconds from now
-_DIGESTS: dict[int, Callable[[bytes], hashlib._Hash]] = {1: hashlib.sha1, 2: hashlib.sha256, 4: hashlib.sha384}
+_DIGESTS: dict[int, Callable[[bytes], hashlib._Hash]] = {
+    1: hashlib.sha1,
+    2: hashlib.sha256,
+    4: hashlib.sha384,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class ZonePlan:
     records: tuple[str, ...] = ()
     keys: tuple[KeyPlan, ...] = (CSK,)
     ds: tuple[DsPlan, ...] | None = None
-    denial: Denial | None = Nsec()
+    denial: Denial | None = NSEC
     window: tuple[int, int] = WINDOW
     sabotage: tuple[Sabotage, ...] = ()
 
@@ -112,9 +116,11 @@ class Draft:
         if records := list(signatures):
             self.contents.replace_rdataset(owner, dns.rdataset.from_rdata_list(TTL, records))
 
-    def rrsig(self, owner: dns.name.Name, rdtype: str, key: Key | None = None, terms: Terms = HONEST) -> RRSIG:
+    def rrsig(
+        self, owner: dns.name.Name, rdtype: str, key: Key | None = None, terms: Terms = HONEST
+    ) -> RRSIG:
         """A new signature over the RRset as it is now; by default of the first key that signs that type."""
-        key = key or next(self._signers(dns.rdatatype.from_text(rdtype)))
+        key = key or self._signers(dns.rdatatype.from_text(rdtype))[0]
         return rrsig(self, owner, self.rdataset(owner, rdtype), key, terms)
 
     def sign(self, owner: dns.name.Name, rdtype: str) -> None:
@@ -123,9 +129,9 @@ class Draft:
         signers = self._signers(rdataset.rdtype)
         self.put_signatures(owner, rdtype, [rrsig(self, owner, rdataset, key, HONEST) for key in signers])
 
-    def _signers(self, rdtype: dns.rdatatype.RdataType) -> Iterable[Key]:
+    def _signers(self, rdtype: dns.rdatatype.RdataType) -> list[Key]:
         wanted = Signs.KEYS if rdtype == dns.rdatatype.DNSKEY else Signs.DATA
-        return iter([key for key in self.keys if key.plan.signs in (wanted, Signs.ALL)])
+        return [key for key in self.keys if key.plan.signs in (wanted, Signs.ALL)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,7 +188,9 @@ def ds_records(plan: ZonePlan) -> list[DS]:
     return [_ds(origin, made[ds.key], ds) for ds in wanted]
 
 
-def rrsig(draft: Draft, owner: dns.name.Name, rdataset: dns.rdataset.Rdataset, key: Key, terms: Terms) -> RRSIG:
+def rrsig(
+    draft: Draft, owner: dns.name.Name, rdataset: dns.rdataset.Rdataset, key: Key, terms: Terms
+) -> RRSIG:
     """The RRSIG of `key` over the RRset under `terms`, the signature correct for what it claims (RFC 4034 3.1.8.1)."""
     own_labels = len(owner.labels) - 1 - (owner.labels[0] == b"*")
     begin, end = draft.plan.window
@@ -190,7 +198,7 @@ def rrsig(draft: Draft, owner: dns.name.Name, rdataset: dns.rdataset.Rdataset, k
     def claimed(value: int | None, truth: int) -> int:
         return truth if value is None else value
 
-    unsigned = RRSIG(
+    unsigned = RRSIG(  # type: ignore[no-untyped-call]
         dns.rdataclass.IN,
         dns.rdatatype.RRSIG,
         rdataset.rdtype,
@@ -203,7 +211,14 @@ def rrsig(draft: Draft, owner: dns.name.Name, rdataset: dns.rdataset.Rdataset, k
         draft.origin if terms.signer is None else dns.name.from_text(terms.signer),
         b"",
     )
-    return unsigned.replace(signature=key.sign(_signed_octets(owner, rdataset, unsigned)))
+    return with_signature(unsigned, key.sign(_signed_octets(owner, rdataset, unsigned)))
+
+
+def with_signature(rrsig: RRSIG, signature: bytes) -> RRSIG:
+    """The same RRSIG with another signature field."""
+    replaced = rrsig.replace(signature=signature)
+    assert isinstance(replaced, RRSIG)
+    return replaced
 
 
 def _signed_octets(owner: dns.name.Name, rdataset: dns.rdataset.Rdataset, unsigned: RRSIG) -> bytes:
@@ -268,4 +283,6 @@ def _ds(origin: dns.name.Name, key: Key, plan: DsPlan) -> DS:
         hashed = hashed[:-1] + bytes([hashed[-1] ^ 1])
     algorithm = key.plan.algorithm if plan.algorithm is None else plan.algorithm
     tag = (key.tag + plan.tag_offset) & 0xFFFF
-    return DS(dns.rdataclass.IN, dns.rdatatype.DS, tag, algorithm, plan.digest, hashed)
+    return DS(  # type: ignore[no-untyped-call]
+        dns.rdataclass.IN, dns.rdatatype.DS, tag, algorithm, plan.digest, hashed
+    )

@@ -20,6 +20,8 @@ PROGRAMS: Mapping[str, str] = {
     "postfix": "usr/lib/postfix/sbin/master",
     "nsd": "usr/sbin/nsd",
     "unbound": "usr/sbin/unbound",
+    "mariadb": "usr/sbin/mariadbd",
+    "postgres": "usr/lib/postgresql/*/bin/postgres",
 }
 UNPACKED = Path(__file__).parents[3] / ".peers" / "root"
 
@@ -51,8 +53,8 @@ class Programs:
         if os.geteuid() != 0:
             raise PeerMissing(f"{peer} runs as root in these tests; run them as root on Debian")
         for root in (Path("/"), self.unpacked):
-            if (root / PROGRAMS[peer]).exists():
-                return root / PROGRAMS[peer]
+            if found := sorted(root.glob(PROGRAMS[peer])):
+                return found[-1]
         raise PeerMissing(f"{peer} is not on this machine; `make peers` (as root on Debian) fetches it")
 
     def root(self, peer: str) -> Path:

@@ -1,15 +1,19 @@
-"""`outrider events tail`, `list` and `check`."""
+"""`outrider events` and its verbs."""
 
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import create_engine
 
 from deliver.cli import events as verb
 from deliver.cli import outrider
+from events import outbox
 from events.actions import ready_made
 from events.catalogue import EVENTS, Event
 from events.outbox import Pending
@@ -138,3 +142,95 @@ def test_check_names_the_mistake(state):
     assert result.exit_code == 78
     assert "(mine)" in result.stderr
     assert "did you mean 'host'" in result.stderr
+
+
+def give_up(state: Path, *numbers: int, action: str = "mine") -> None:
+    """Put dead events into the outbox of the doors without a queue."""
+    with closing(create_engine(f"sqlite:///{state}/outbox.db").connect()) as conn, conn.begin():
+        outbox.metadata.create_all(conn)
+        for number in numbers:
+            outbox.append(
+                conn, f"m{number}", [Event("msg:complete", 1000.0 + number)], wanted=lambda event: (action,)
+            )
+            (one,) = outbox.pending(conn, action, 1, now=0)
+            outbox.refuse(conn, action, one.seq, outbox.MAX_TRIES, "no such\x1b column", now=0)
+
+
+def test_dead_tells_what_was_given_up_and_replay_tries_again(state):
+    assert "no event was given up" in run(state, "dead").stderr
+    give_up(state, 1, 2)
+    lines = run(state, "dead", "--json").stdout.splitlines()
+    assert [json.loads(line)["message_id"] for line in lines] == ["m1", "m2"]
+    shown = run(state, "dead", "mine").stdout
+    assert "no such\\x1b column" in shown
+    assert run(state, "dead", "other", "--json").stdout == ""
+    settings = ACTION.format(":host")
+    wrong = run(state, "replay", "mime", settings=settings)
+    assert wrong.exit_code == 64
+    assert "did you mean 'mine'" in wrong.stderr
+    assert "2 events will be tried again" in run(state, "replay", "mine").stderr
+    assert run(state, "dead", "--json").stdout == ""
+    with closing(sqlite3.connect(state / "outbox.db")) as connection:
+        assert connection.execute("SELECT dead, tries FROM event_pending").fetchall() == [(0, 0), (0, 0)]
+
+
+def test_the_test_of_an_action_is_rolled_back_unless_it_is_to_be_kept(state):
+    with closing(sqlite3.connect(state / "mine.db")) as connection:
+        connection.execute("CREATE TABLE t (host TEXT)")
+    settings = ACTION.format(":host").replace('sql = "', 'sql = ["SELECT 7, :event_name", "')
+    settings = settings.rstrip() + "]\n"
+    result = run(state, "test", "mine", settings=settings)
+    assert result.exit_code == 0, result.stderr
+    assert ":host = 'mx.example.org'" in result.stdout
+    assert "→ (7, 'msg:accept')" in result.stdout or "→ (7, 'msg:delivery')" in result.stdout
+    assert "1 rows changed" in result.stdout
+    assert "rolled back" in result.stderr
+
+    def kept() -> int:
+        with closing(sqlite3.connect(state / "mine.db")) as connection:
+            return int(connection.execute("SELECT COUNT(*) FROM t").fetchone()[0])
+
+    assert kept() == 0
+    assert run(state, "test", "mine", "--commit", "--event", "msg:complete", "--json").exit_code == 0
+    assert kept() == 1
+    wrong = run(state, "test", "mine", "--event", "tcp:close")
+    assert (wrong.exit_code, "does not take" in wrong.stderr) == (64, True)
+
+
+def test_the_test_names_what_the_database_says(state):
+    result = run(state, "test", "mine", settings=ACTION.format(":host"))
+    assert result.exit_code == 75
+    assert "no such table: t" in result.stderr
+
+
+def test_the_ready_made_action_and_a_file_can_be_tested(state):
+    file = f'[[events.file]]\nname = "json"\nevents = ["tcp:*"]\npath = "{state}/e.jsonl"\nwhen = "domain == \'x\'"\n'
+    result = run(state, "test", "json", settings=file)
+    assert '"name":"tcp:connect"' in result.stdout
+    assert "it would not run" in result.stderr
+    assert not (state / "e.jsonl").exists()
+    assert "ready-made tables" in run(state, "test", "event_log").stdout
+
+
+def test_query_answers_the_documented_questions(state):
+    listed = run(state, "query")
+    assert "below_level" in listed.stdout
+    assert "Why does mail wait" in listed.stdout
+    assert "no event was recorded yet" in run(state, "query", "slowest").stderr
+    record(state, 2)
+    assert "nothing to report" in run(state, "query", "slowest").stderr
+    databases = Databases()
+    closing_event = Event("tcp:close", 5.0, {"domain": "d\x1b", "host": "h", "seconds": 2.5})
+    databases.ship(ready_made(f"sqlite:///{state}/events.db"), [Pending(9, "i9", "m9", closing_event)])
+    databases.close()
+    assert json.loads(run(state, "query", "slowest", "--json").stdout)["mean_seconds"] == 2.5
+    shown = run(state, "query", "slowest").stdout
+    assert "2.500" in shown
+    assert "\x1b" not in shown
+    wrong = run(state, "query", "slowst")
+    assert (wrong.exit_code, "did you mean 'slowest'" in wrong.stderr) == (64, True)
+
+
+def test_catalogue_lists_every_event(state):
+    shown = run(state, "catalogue").stdout
+    assert all(name in shown for name in EVENTS)

@@ -126,3 +126,46 @@ def test_a_dead_resolver_is_unfit(live: LiveInternet, tmp_path: Path) -> None:
 def test_a_domain_or_the_resolvers(live: LiveInternet, tmp_path: Path) -> None:
     assert explain(live, tmp_path).exit_code == 64
     assert explain(live, tmp_path, "--resolver", "x.test").exit_code == 64
+
+
+# --- --connect
+
+
+@pytest.mark.parametrize(
+    ("domain", "status", "accepted", "verified_by", "code"),
+    [
+        ("dane-ee.test", 0, True, "dane-ee", "dane-ee-match"),
+        ("dane-ta.test", 0, True, "dane-ta", "dane-ta-match"),
+        ("signed.test", 0, True, "none", "not-authenticated"),
+        ("dane-mismatch.test", 75, False, None, "tlsa-mismatch"),
+        ("plain.test", 0, True, None, "starttls-missing"),
+    ],
+)
+def test_connect_judges_as_a_delivery_does_and_sends_nothing(
+    live: LiveInternet,
+    tmp_path: Path,
+    domain: str,
+    status: int,
+    accepted: bool,
+    verified_by: str | None,
+    code: str,
+) -> None:
+    before = len(live.world.messages)
+    ran = explain(live, tmp_path, domain, "--connect", "--json")
+    assert ran.exit_code == status, ran.output
+    (contact,) = json.loads(ran.stdout)["hosts"][0]["contacts"]
+    assert contact["accepted"] is accepted
+    assert (contact["tls"] or {}).get("verified_by") == verified_by
+    assert code in [found["code"] for found in contact["findings"]]
+    assert len(live.world.messages) == before
+    assert live.world.violations == ()
+
+
+def test_without_connect_nobody_is_contacted(live: LiveInternet, tmp_path: Path) -> None:
+    assert json.loads(explain(live, tmp_path, "dane-ee.test", "--json").stdout)["hosts"][0]["contacts"] == []
+
+
+def test_connect_in_words(live: LiveInternet, tmp_path: Path) -> None:
+    text = explain(live, tmp_path, "dane-ee.test", "--connect").stdout
+    assert ": accepted" in text
+    assert "dane-ee ocsp=none" in text

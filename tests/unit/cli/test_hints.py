@@ -107,3 +107,45 @@ def test_hints_in_memory_cannot_be_read(state):
     )
     assert result.exit_code == 0
     assert "memory" in result.stderr
+
+
+def test_explain_says_what_a_delivery_does(filled):
+    said = run(filled, "explain", "mx.example.org").stdout
+    assert "mx.example.org/192.0.2.1:25: failed within the last 5 minutes" in said
+    assert "nothing is refused" in said
+    rows = run(filled, "explain", "mx.example.org", "--json").stdout.splitlines()
+    assert [json.loads(row)["kind"] for row in rows] == ["reachability", "level"]
+    assert "starts without any" in run(filled, "explain", "unknown.example").stderr
+
+
+def test_forget_by_key_by_option_and_as_a_trial(filled):
+    said = run(filled, "forget", "--host", "mx.example.org", "--dry-run")
+    assert said.stdout.splitlines()[0] == "would forget reachability mx.example.org/192.0.2.1:25"
+    assert "2 hints would be forgotten" in said.stderr
+    assert "1 hints forgotten: 1 level" in run(filled, "forget", "example.org/mx.example.org").stderr
+    assert "1 hints forgotten: 1 ehlo" in run(filled, "forget", "--kind", "ehlo").stderr
+    assert len(run(filled, "export").stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("args", [[], ["x", "--kind", "ehlo"]])
+def test_forget_wants_a_key_or_options(filled, args):
+    assert run(filled, "forget", *args).exit_code == 64
+    assert len(run(filled, "export").stdout.splitlines()) == 3
+
+
+def test_prune_stats_check_and_export(filled):
+    assert "0 hints deleted" in run(filled, "prune").stderr
+    assert run(filled, "stats").stdout.splitlines()[1].split()[:3] == ["ehlo", "1", "0"]
+    assert json.loads(run(filled, "stats", "--json").stdout.splitlines()[0])["rows"] == 1
+    checked = run(filled, "check")
+    assert checked.exit_code == 0
+    assert "none" in checked.stdout
+    exported = [json.loads(line) for line in run(filled, "export", "level").stdout.splitlines()]
+    assert [row["values"]["best"] for row in exported] == ["dane-ee"]
+
+
+def test_check_of_a_damaged_file_exits_with_75(filled):
+    with (filled / "hints.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * 8192)
+    assert run(filled, "check").exit_code == 75

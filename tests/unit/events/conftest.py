@@ -29,7 +29,7 @@ class InlineRunner:
         with self.engine.connect() as conn:
             return fn(conn)
 
-    async def write(self, fn: Callable[[Connection], T]) -> T:
+    async def write(self, fn: Callable[[Connection], T], *, durable: bool = True) -> T:
         await trio.lowlevel.checkpoint()
         if self.broken:
             raise self.broken

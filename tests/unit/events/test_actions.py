@@ -19,7 +19,7 @@ def test_parameters_are_found_and_bound():
     action = parse("INSERT INTO t VALUES (:event_id, :local_part || '@' || :domain, :event_data)")
     assert set(action.parameters) == {"event_id", "local_part", "domain", "event_data"}
     event = Event("msg:delivery", 1.0, {"local_part": "x'); DROP TABLE t; --", "domain": "example.org"})
-    assert action.values(Pending(1, "i1", "m1", event)) == {
+    assert action.statements[0].values(facts(Pending(1, "i1", "m1", event))) == {
         "event_id": "i1",
         "local_part": "x'); DROP TABLE t; --",
         "domain": "example.org",
@@ -57,7 +57,9 @@ def test_casts_and_escaped_colons_are_no_parameters():
 
 def test_a_parameter_of_some_events_is_null_for_the_others():
     action = parse(events=("msg:*",))
-    assert action.values(Pending(1, "i", "m", Event("msg:complete", 1.0))) == {"host": None}
+    assert action.statements[0].values(facts(Pending(1, "i", "m", Event("msg:complete", 1.0)))) == {
+        "host": None
+    }
 
 
 def test_the_password_is_set_and_never_shown():
@@ -69,9 +71,9 @@ def test_the_password_is_set_and_never_shown():
 
 def test_the_matcher_names_the_actions_that_want_an_event():
     wanted = matcher([parse(), ready_made(URL), parse(events=("tcp:*",), name="other")])
-    assert wanted("msg:delivery") == ("mine", DEFAULT_ACTION)
-    assert wanted("tcp:close") == (DEFAULT_ACTION, "other")
-    assert wanted("no:such") == ()
+    assert wanted(Event("msg:delivery", 1.0)) == ("mine", DEFAULT_ACTION)
+    assert wanted(Event("tcp:close", 1.0)) == (DEFAULT_ACTION, "other")
+    assert wanted(Event("no:such", 1.0)) == ()
     assert ready_made(URL).events == frozenset(EVENTS)
 
 

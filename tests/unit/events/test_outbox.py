@@ -39,7 +39,7 @@ def test_only_wanted_events_are_kept(engine):
     wanted = {"msg:delivery": ("one",)}
     with engine.begin() as conn:
         outbox.append(
-            conn, "m1", [event(), event(name="tcp:close")], wanted=lambda name: wanted.get(name, ())
+            conn, "m1", [event(), event(name="tcp:close")], wanted=lambda one: wanted.get(one.name, ())
         )
         assert [row.event.name for row in outbox.pending(conn, "one", 10, now=0)] == ["msg:delivery"]
         assert count(conn) == 1

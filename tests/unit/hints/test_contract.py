@@ -7,9 +7,9 @@ import trio
 
 from hints.check import MAX_ERROR, MAX_KEYWORD, MAX_KEYWORDS
 from hints.memory import MemoryHints
-from hints.port import AddressView, Hints
-from hints.prune import EHLO_ANSWER, REACHED, UNREACHED
-from hints.records import EhloAnswer, EhloPhase, LevelSeen, Reachability
+from hints.port import AddressView, FeatureView, Hints
+from hints.prune import EHLO_ANSWER, FEATURE, HALF_LIFE, REACHED, UNREACHED
+from hints.records import EhloAnswer, EhloPhase, Feature, LevelSeen, Reachability, Word
 from hints.sql import SqlHints
 
 A, B, HOST = "192.0.2.1", "2001:db8::1", "mx.example.org"
@@ -168,3 +168,29 @@ async def test_looking_is_a_checkpoint_also_when_cached(tmp_path, clock):
         await hints.look(HOST, (), 25)
     assert scope.cancelled_caught
     await hints.aclose()
+
+
+async def test_features_are_remembered_with_decay(hints, clock):
+    def use(worked):
+        return Feature(HOST, A, 25, Word.CHUNKING, worked)
+
+    assert (await hints.look(HOST, (A,), 25))[0].works(Word.CHUNKING) is None
+    await tell(hints, clock, use(True), use(True))
+    assert (await hints.look(HOST, (A,), 25))[0].works(Word.CHUNKING) is True
+    assert (await hints.look(HOST, (A,), 25))[0].works(Word.PRDR) is None
+    clock.now += 1
+    await tell(hints, clock, use(False))
+    expected = FeatureView(Word.CHUNKING, 2, 1, clock.now - 1, clock.now)
+    assert (await hints.look(HOST, (A,), 25))[0].features == (expected,)
+    assert expected.works is False
+    await hints.flush()
+    clock.now += HALF_LIFE
+    (seen,) = (await hints.look(HOST, (A,), 25))[0].features
+    assert (seen.worked, seen.failed, seen.works) == (1, 0, True)
+    await tell(hints, clock, use(True))
+    await hints.flush()
+    clock.now += 40
+    (seen,) = (await hints.look(HOST, (A,), 25))[0].features
+    assert (seen.worked, seen.failed) == (2, 0)
+    clock.now += FEATURE
+    assert (await hints.look(HOST, (A,), 25))[0].features == ()

@@ -15,10 +15,11 @@ import pytest
 import trio
 
 from hints import sql
+from hints.location import file_of
 from hints.port import AddressView
 from hints.prune import PRUNE_EVERY, REACHED
 from hints.records import EhloAnswer, EhloPhase, LevelSeen, Reachability
-from hints.sql import SqlHints, file_of
+from hints.sql import SqlHints
 from hints.tables import VERSION
 
 A, HOST = "192.0.2.1", "mx.example.org"

@@ -94,6 +94,7 @@ async def test_space_is_kept_free(tmp_path: Path) -> None:
         assert await intake(shard)[0].check_space(1000)
         assert not await intake(shard, min_free=1 << 60)[0].check_space(0)
         assert not await intake(shard)[0].check_space(1 << 60)
+        assert not await intake(shard, room=lambda: False)[0].check_space(0)
 
 
 async def test_a_shard_in_an_impossible_place(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from deliver.message import Mailbox
 from deliver.outcome import Phase
 from deliver.smtp.client import ClientMachine, Exchange, Lost, State, UnexpectedReply, Unsolicited
 from deliver.smtp.command import (
+    Bdat,
+    BdatLast,
     Command,
     Data,
     Ehlo,
@@ -28,6 +30,7 @@ RCPT = Rcpt(Mailbox.parse("bob@example.net"))
 END = EndOfContent(b".\r\n")
 EVERY: tuple[Command, ...] = (
     Ehlo("us"), Helo("us"), StartTls(), Mail(None), RCPT, Data(), END, Rset(), Noop(), Quit(),
+    Bdat(1), BdatLast(0),
 )  # fmt: skip
 
 
@@ -92,10 +95,11 @@ SENDABLE = {
     State.HELLO: (),
     State.READY: (StartTls, Mail, Rset, Noop, Quit),
     State.UPGRADING: (),
-    State.ENVELOPE: (Rcpt, Data, Rset, Quit),
+    State.ENVELOPE: (Rcpt, Data, Bdat, BdatLast, Rset, Quit),
     State.DATA: (),
     State.CONTENT: (EndOfContent,),
     State.ENDED: (),
+    State.CHUNKS: (Bdat, BdatLast, Rset, Quit),
     State.CLOSING: (),
     State.BROKEN: (),
 }

@@ -23,6 +23,11 @@ from deliver.resolve.answer import TlsaRecord
 NOW = 1_800_000_000.0  # 15 January 2027
 DAY = 86400.0
 
+KEY_USAGES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
+
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
@@ -83,6 +88,8 @@ class Wish:
     digest: hashes.HashAlgorithm | None = field(default_factory=hashes.SHA256)
     permitted: tuple[str, ...] = ()
     alternative_names: tuple[x509.GeneralName, ...] = ()
+    must_staple: bool = False
+    usage: str = ""  # the one bit of keyUsage that is set, such as "crl_sign"
 
 
 def issue(wish: Wish, issuer: Issued | None = None) -> Issued:
@@ -103,6 +110,12 @@ def issue(wish: Wish, issuer: Issued | None = None) -> Issued:
     alternative = [*(x509.DNSName(name) for name in wish.dns_names), *wish.alternative_names]
     if alternative:
         builder = builder.add_extension(x509.SubjectAlternativeName(alternative), critical=False)
+    if wish.usage:
+        bits = dict.fromkeys(KEY_USAGES, False) | {wish.usage: True}
+        builder = builder.add_extension(x509.KeyUsage(**bits), critical=True)
+    if wish.must_staple:
+        feature = x509.TLSFeature([x509.TLSFeatureType.status_request])
+        builder = builder.add_extension(feature, critical=False)
     if wish.purpose is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage([wish.purpose]), critical=False)
     if wish.permitted:

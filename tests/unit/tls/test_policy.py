@@ -10,7 +10,7 @@ from deliver.report.trace import Stage, Verdict
 from deliver.resolve.answer import TlsaRecord
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget
 from deliver.resolve.tlsa import TlsaAbsent, TlsaFailed, TlsaNotAsked, TlsaRecords, TlsaStatus
-from deliver.tls.policy import Authentication, Level, Refuse, TlsPolicy, decide, in_clear_text
+from deliver.tls.policy import Authentication, Demands, Level, Refuse, TlsPolicy, decide, in_clear_text
 
 HOST = "mx.example.net"
 EE = TlsaRecord(3, 1, 1, b"\1" * 32)
@@ -147,3 +147,35 @@ def test_clear_text_replaces_only_what_does_not_require_tls() -> None:
         assert isinstance(policy, TlsPolicy)
         with pytest.raises(ValueError, match="never falls back"):
             in_clear_text(policy, "STARTTLS failed")
+
+
+# --- demands beyond the level
+
+
+@pytest.mark.parametrize("demands", [Demands(require_ocsp=True), Demands(require_crl=True)])
+@pytest.mark.parametrize("status", EVERY_STATUS)
+@pytest.mark.parametrize("level", list(Level))
+def test_a_required_staple_or_list_implies_required_and_authenticated(
+    level: Level, status: TlsaStatus, demands: Demands
+) -> None:
+    """Where the level itself does not refuse the host."""
+    policy = decide(level, mx_plan(), host_plan(status), demands)
+    before = decide(level, mx_plan(), host_plan(status))
+    if isinstance(policy, Refuse):
+        assert isinstance(before, Refuse)
+        return
+    assert policy.use_tls
+    assert policy.required
+    by_dane = level.wants_tlsa and status is USABLE
+    assert policy.authentication is (Authentication.DANE if by_dane else Authentication.PKIX)
+    assert policy.demands is demands
+
+
+def test_extra_names_count_for_pkix_only() -> None:
+    demands = Demands(names=("mail.example.org",))
+    pkix = decide(Level.VERIFY, mx_plan(), host_plan(ABSENT), demands)
+    assert isinstance(pkix, TlsPolicy)
+    assert pkix.names == (HOST, "mail.example.org")
+    dane = decide(Level.DANE, mx_plan(), host_plan(TlsaRecords(HOST, (TA,), ())), demands)
+    assert isinstance(dane, TlsPolicy)
+    assert "mail.example.org" not in dane.names

@@ -1,0 +1,76 @@
+"""A live look at the servers of a domain: connect, EHLO, STARTTLS, judge, QUIT; no mail is sent.
+
+The session of a delivery does it (`deliver.session`), under the policy that a delivery would have, so what is
+said here is what a delivery would find. Nothing is learnt and nothing is told to the event actions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from deliver.agent import Agent
+from deliver.candidates import Candidate
+from deliver.demands import demands_of
+from deliver.message import Envelope, MessageId
+from deliver.outcome import TlsFacts
+from deliver.report.testimony import Testimony
+from deliver.report.trace import Finding, Trace
+from deliver.resolve.mx import MxPlan, NoHost
+from deliver.session import Target, Unusable, open_session
+from deliver.tls.policy import Refuse, decide
+
+_NO_MAIL = Envelope(MessageId("explain"), None, (), 0, False, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Contacted:
+    """What one address of a host did: `accepted` if a delivery would go on to MAIL FROM, `why` otherwise."""
+
+    host: str
+    address: str
+    port: int
+    accepted: bool
+    why: str
+    tls: TlsFacts | None
+    findings: tuple[Finding, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form."""
+        tls = self.tls
+        facts = {name: getattr(tls, name) for name in tls.__dataclass_fields__} if tls else None
+        return {
+            "host": self.host,
+            "address": self.address,
+            "port": self.port,
+            "accepted": self.accepted,
+            "why": self.why,
+            "tls": facts,
+            "findings": [found.as_dict() for found in self.findings],
+        }
+
+
+async def contact(agent: Agent, domain: str, plan: MxPlan, candidate: Candidate) -> tuple[Contacted, ...]:
+    """Every address of a host that was looked up, one after the other; none if no policy allows it."""
+    walked, tls = candidate.walked, candidate.destination.tls
+    if walked is None or isinstance(walked.plan, NoHost):
+        return ()
+    host = walked.plan
+    policy = decide(tls.level, plan, host, demands_of(tls))
+    if isinstance(policy, Refuse):
+        return ()
+    found = []
+    for address in host.addresses:
+        target = Target(candidate.target.host, address, candidate.port, host.secure)
+        trace = Trace()
+        testimony = Testimony(trace, agent.clock.now, _NO_MAIL, domain, 0)
+        accepted, why, facts = True, "", None
+        try:
+            async with open_session(agent, candidate.destination, target, policy, testimony) as session:
+                facts = session.contact.tls
+        except Unusable as unusable:
+            accepted, why = False, unusable.outcome.why
+            if unusable.tls_failed and not policy.required and tls.clear_text_fallback:
+                why += "; a delivery would go on in clear text"
+        found.append(Contacted(*target.place, accepted, why, facts, tuple(trace.findings)))
+    return tuple(found)

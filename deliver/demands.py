@@ -1,0 +1,43 @@
+"""The TLS settings of a destination, as the decisions of `deliver.tls` take them.
+
+Files that the settings name are read when they are first needed; one that cannot be read is a
+ConfigurationError, which `outrider config check` finds too.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from OpenSSL import SSL
+
+from deliver.configuration.files import secret_path
+from deliver.settings import Settings, Tls
+from deliver.tls import crl
+from deliver.tls.context import ClientCertificate, context_for
+from deliver.tls.policy import Demands, TlsPolicy
+
+
+@lru_cache(maxsize=256)
+def demands_of(tls: Tls) -> Demands:
+    """What is asked for beyond the level."""
+    return Demands(
+        names=tuple(name.lower().rstrip(".") for name in tls.verify_names),
+        request_ocsp=tls.request_ocsp,
+        require_ocsp=tls.require_ocsp,
+        require_crl=tls.require_crl,
+        skew=tls.ocsp_skew,
+    )
+
+
+def context_of(settings: Settings, tls: Tls, policy: TlsPolicy) -> SSL.Context:
+    """The shared OpenSSL context. Raises ConfigurationError."""
+    client = None
+    if tls.client_certificate is not None and tls.client_key_file is not None:
+        key = secret_path(settings, tls.client_key_file)
+        client = ClientCertificate(str(settings.path(tls.client_certificate)), str(key))
+    return context_for(policy, tls.min_version, ciphers=tls.ciphers, groups=tls.groups, client=client)
+
+
+def lists_of(settings: Settings, tls: Tls) -> crl.RevocationLists:
+    """The administrator's CRLs, read again when the file changed. Raises ConfigurationError."""
+    return crl.NO_LISTS if tls.crl is None else crl.load(str(settings.path(tls.crl)))

@@ -1,0 +1,165 @@
+"""Content as BDAT chunks on a wire (RFC 3030): one writer, and beside it the one reader of all replies.
+
+A refusal stops the next chunk; the one that was announced is written to its end, so that the session lives
+on. Content that fails between two chunks ends the transaction without LAST.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from deliver.errors import Blame, MessageError, PeerError, StorageError
+from deliver.message import Content
+from deliver.outcome import Phase
+from deliver.smtp.chunking import CHUNK, FIRST_CHUNK, LineEnds
+from deliver.smtp.client import Exchange, State, TimedOut
+from deliver.smtp.command import Bdat, BdatLast, Command
+from deliver.smtp.reply import MalformedReply
+from deliver.smtp.transaction import SendChunks, Transaction
+
+if TYPE_CHECKING:
+    from deliver.net.wire import Wire
+
+PIECE = 64 * 1024  # octets per write, each with its own deadline
+LAST_WORDS = 5.0  # seconds for a server that does not read any more to say why, and for us to finish a chunk
+
+
+class ChunkedUpload:
+    """All chunks of one transaction; `run` once per SendChunks."""
+
+    def __init__(
+        self, wire: Wire, transaction: Transaction, content: Content, fold: Callable[[Exchange], None]
+    ) -> None:
+        self._wire = wire
+        self._transaction = transaction
+        self._content = content
+        self._fold = fold
+        self._offset = 0
+        self._line_ends = LineEnds()
+        self._reading = trio.CancelScope()
+        self._turn = trio.Event()  # something is due, or everything was written
+        self._written = trio.Event()
+        self._failure: PeerError | None = None
+
+    async def run(self, action: SendChunks) -> None:
+        """Write, read and fold until nothing is due. Raises PeerError."""
+        self._written, self._failure = trio.Event(), None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write, action)
+            await self._read()
+            nursery.cancel_scope.cancel()
+        failure: PeerError | None = self._failure
+        if failure is not None and not self._transaction.finished:
+            raise failure
+        machine = self._wire.machine
+        whole = self._written.is_set() and failure is None and not self._wire.unwritable
+        if machine.state is not State.CLOSING and not (whole and machine.synchronised()):
+            machine.break_off()
+
+    async def _read(self) -> None:
+        """Fold replies until nothing is due any more and everything was written."""
+        machine = self._wire.machine
+        try:
+            while not self._transaction.finished:
+                if machine.awaiting is not None:
+                    await self._read_one()
+                elif self._written.is_set():
+                    return
+                else:
+                    self._turn = trio.Event()
+                    await self._turn.wait()
+        except PeerError as error:
+            self._failure = self._failure or error
+            return
+        if machine.state is not State.CLOSING:
+            with trio.move_on_after(LAST_WORDS):  # the rest of the chunk that was announced
+                await self._written.wait()
+
+    async def _read_one(self) -> None:
+        phase = self._wire.machine.awaiting
+        assert phase is not None
+        with trio.CancelScope() as self._reading:
+            self._set_deadline()
+            exchange = await self._wire.next_exchange()
+            if exchange.phase is Phase.DOT and (exchange.reply.positive or exchange.reply.intermediate):
+                await self._written.wait()  # the answer counts once the last octets have left
+                if self._failure or self._wire.unwritable:
+                    raise MalformedReply("an answer to content that had not left")
+            if not self._transaction.finished:
+                self._fold(exchange)
+            return
+        if not self._transaction.finished:
+            raise self._failure or TimedOut(phase, self._patience(phase))
+
+    def _set_deadline(self) -> None:
+        """The clock of a reply starts when everything was written; until then each write has its own."""
+        phase = self._wire.machine.awaiting
+        if self._written.is_set() and phase is not None:
+            self._reading.deadline = trio.current_time() + self._patience(phase)
+
+    def _patience(self, phase: Phase) -> float:
+        return LAST_WORDS if self._wire.unwritable else self._wire.patience(phase)
+
+    async def _write(self, action: SendChunks) -> None:
+        try:
+            await self._write_chunks(action)
+        except StorageError as error:
+            self._transaction.lost(str(error), Blame.LOCAL)
+            self._reading.cancel()
+        except MessageError as error:
+            if not self._transaction.finished:
+                self._transaction.unsendable(str(error))
+            self._reading.cancel()
+        except PeerError as error:
+            self._failure = error
+            self._reading.cancel()
+        self._written.set()
+        self._set_deadline()
+        self._turn.set()
+
+    async def _write_chunks(self, action: SendChunks) -> None:
+        commands = action.commands
+        while self._transaction.wants_chunks and not self._wire.unwritable:
+            octets = await self._next_chunk(FIRST_CHUNK if action.first else CHUNK)
+            if not self._transaction.wants_chunks:
+                return  # refused while the content was being read
+            last = self._offset == self._content.size
+            await self._write_chunk(commands, octets, last)
+            commands = ()
+            if last or action.first:
+                return
+
+    async def _write_chunk(self, commands: tuple[Command, ...], octets: bytes, last: bool) -> None:
+        machine = self._wire.machine
+        announcement = BdatLast(len(octets)) if last else Bdat(len(octets))
+        machine.check_in_step(announcement.phase)
+        begin = b"".join(machine.send(command) for command in (*commands, announcement))
+        octets = begin + machine.send_octets(octets)
+        self._turn.set()
+        for at in range(0, len(octets), PIECE):
+            if last and at + PIECE >= len(octets) and not self._transaction.finished:
+                self._transaction.dot_handed_over()
+            await self._wire.write(octets[at : at + PIECE], announcement.phase, self._wire.timeouts.block)
+
+    async def _next_chunk(self, size: int) -> bytes:
+        """The next octets, checked. Raises StorageError, MessageError."""
+        pieces: list[bytes] = []
+        wanted = min(size, self._content.size - self._offset)
+        while wanted:
+            piece = await self._content.read(self._offset, wanted)
+            if not piece:
+                raise StorageError(
+                    "reading the content of a message",
+                    f"it ends after {self._offset} of {self._content.size} octets",
+                    "look for damage in the queue directory",
+                )
+            self._line_ends.check(piece)
+            pieces.append(piece)
+            self._offset += len(piece)
+            wanted -= len(piece)
+        if self._offset == self._content.size:
+            pieces.append(self._line_ends.finish())
+        return b"".join(pieces)

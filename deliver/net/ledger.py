@@ -1,0 +1,36 @@
+"""How many round trips a connection took, and which extension saved some.
+
+A flight is what is sent before we wait. The TCP handshake is one, the greeting another, TLS 1.3 one and TLS
+1.2 two; each group of commands and the content one more. Saved is what one by one would have cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from deliver.report.trace import Finding, Stage
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Counts for one connection."""
+
+    flights: int = 0
+    saved: dict[str, int] = field(default_factory=dict)
+
+    def flight(self, count: int = 1) -> None:
+        """We are about to wait."""
+        self.flights += count
+
+    def save(self, extension: str, count: int) -> None:
+        """`extension` made so many waits unnecessary."""
+        if count:
+            self.saved[extension] = self.saved.get(extension, 0) + count
+
+    def finding(self, host: str) -> Finding:
+        """The sum, for the trace."""
+        text = f"{self.flights} round trips with {host}"
+        if self.saved:
+            text += "; saved: " + ", ".join(f"{count} by {name}" for name, count in self.saved.items())
+        evidence = (("round_trips", str(self.flights)), *((n, str(c)) for n, c in self.saved.items()))
+        return Finding(Stage.SMTP, "round-trips", text, rfc=None, evidence=evidence)

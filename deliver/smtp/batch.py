@@ -1,0 +1,115 @@
+"""One message to one server in as many transactions as it takes, on one connection, without I/O.
+
+    why another transaction                                    who is offered again
+    ---------------------------------------------------------  ------------------------------------------
+    RCPTMAX (RFC 9422 4.2) is less than what is left           those not yet offered
+    452 or 552 to RCPT after others were taken                 those refused so, if the message was taken
+      (too many recipients: RFC 5321 4.5.3.1.10)               for at least one: each round makes progress
+    BDAT is not understood although CHUNKING was announced     the same recipients, with DATA, once
+    MAILMAX (RFC 9422 4.1) is reached                          nobody here: `unoffered` wants a new session
+
+Recipients never offered are deferred to the blame of the host: another one, or a new session, may take them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from deliver.errors import Blame
+from deliver.message import Recipient
+from deliver.outcome import Contact, Deferred, Delivered, Outcome, Phase
+from deliver.report.trace import Finding
+from deliver.smtp.ehlo import Limits
+from deliver.smtp.reply import EnhancedCode
+from deliver.smtp.transaction import Transaction
+
+# `begin(recipients, chunking)` makes a transaction that was not begun.
+Begin = Callable[[tuple[Recipient, ...], bool], Transaction]
+
+_TOO_MANY = frozenset({452, 552})
+
+
+class Batch:
+    """The transactions of one message on one connection: `following` until None, then `outcomes`."""
+
+    def __init__(
+        self, begin: Begin, recipients: tuple[Recipient, ...], limits: Limits, contact: Contact
+    ) -> None:
+        self._begin = begin
+        self._recipients = recipients
+        self._waiting = recipients
+        self._limits = limits
+        self._contact = contact
+        self._chunking = True
+        self._transactions: list[Transaction] = []
+        self._latest: dict[int, Outcome] = {}
+
+    @property
+    def current(self) -> Transaction | None:
+        """The transaction under way, or the last one."""
+        return self._transactions[-1] if self._transactions else None
+
+    @property
+    def unoffered(self) -> tuple[Recipient, ...]:
+        """Who still waits for a transaction."""
+        return self._waiting
+
+    @property
+    def progress(self) -> bool:
+        """Whether this connection delivered the message to anybody."""
+        return any(isinstance(outcome, Delivered) for _, outcome in self.outcomes())
+
+    def following(self) -> Transaction | None:
+        """The next transaction, once the one before is over; None when this connection has done its part."""
+        before = self.current
+        if before is not None:
+            if not before.finished:
+                return None
+            self._take(before)
+        if not self._waiting or len(self._transactions) >= (
+            self._limits.mailmax or len(self._recipients) + 2
+        ):
+            return None
+        most = self._limits.rcptmax or len(self._waiting)
+        now, self._waiting = self._waiting[:most], self._waiting[most:]
+        self._transactions.append(self._begin(now, self._chunking))
+        return self._transactions[-1]
+
+    def outcomes(self) -> tuple[tuple[Recipient, Outcome], ...]:
+        """One outcome per recipient, in order, at any moment."""
+        latest = dict(self._latest)
+        if self.current is not None:
+            latest.update({who.ordinal: outcome for who, outcome in self.current.outcomes()})
+        pending = Deferred(
+            f"{self._contact.host} was not asked for this recipient any more",
+            Blame.HOST,
+            Phase.RCPT,
+            enhanced=EnhancedCode(4, 5, 3),
+            contact=self._contact,
+        )
+        return tuple((who, latest.get(who.ordinal, pending)) for who in self._recipients)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What the server said in all of them."""
+        return tuple(found for transaction in self._transactions for found in transaction.findings())
+
+    def _take(self, transaction: Transaction) -> None:
+        """Keep its outcomes; whoever may be offered again waits once more, in front."""
+        outcomes = transaction.outcomes()
+        self._latest.update({who.ordinal: outcome for who, outcome in outcomes})
+        again: tuple[Recipient, ...] = ()
+        if self._chunking and transaction.chunks_not_understood:
+            self._chunking = False
+            again = transaction.refused_with_chunk
+        elif any(isinstance(outcome, Delivered) for _, outcome in outcomes):
+            again = tuple(who for who, outcome in outcomes if _too_many(outcome))
+        self._waiting = (*again, *self._waiting)
+
+
+def _too_many(outcome: Outcome) -> bool:
+    """Whether a recipient was refused for coming too late, not for itself (RFC 5321 4.5.3.1.10)."""
+    if not isinstance(outcome, Deferred) or outcome.phase is not Phase.RCPT or outcome.reply is None:
+        return False
+    enhanced = outcome.reply.enhanced
+    unspecific = enhanced is None or (enhanced.subject, enhanced.detail) in ((5, 3), (0, 0))
+    return outcome.reply.code in _TOO_MANY and unspecific

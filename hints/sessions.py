@@ -1,0 +1,129 @@
+"""Sealed TLS sessions in their table: kept, claimed, dropped. Synchronous; the transaction is the caller's.
+
+A session of TLS 1.3 leaves the table in the statement that returns it, so that no two processes ever get it;
+one of TLS 1.2 stays until it expires or is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Integer, delete, literal_column, select
+from sqlalchemy.dialects.sqlite import insert
+
+from hints.check import MAX_REASON, MAX_SEALED, MAX_SOURCE, clean, is_origin, is_session
+from hints.memory import MAX_TICKETS
+from hints.records import SessionKey, TlsSession
+from hints.seal import Sealer
+from hints.tables import tls_session
+
+__all__ = ["MAX_TICKETS", "Changes", "drop", "has_ticket", "opened", "reusable", "row_of", "store", "take"]
+
+_KEY = tuple(field.name for field in fields(SessionKey))
+_REUSABLE = tls_session.c.version == "TLSv1.2"
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one transaction does: first `forgotten` (key, up to when), then `kept` (rows of `row_of`)."""
+
+    forgotten: Sequence[tuple[SessionKey, float]] = ()
+    kept: Sequence[Mapping[str, Any]] = ()
+
+
+def row_of(session: TlsSession, sealer: Sealer, *, source: str, reason: str) -> dict[str, Any]:
+    """The row of an accepted session."""
+    return dict(zip(_KEY, astuple(session.key), strict=True)) | {
+        "ticket": sealer.ticket(session),
+        "version": session.version,
+        "saved_at": session.saved_at,
+        "sealed": sealer.seal(session),
+        "source": clean(source, MAX_SOURCE),
+        "reason": clean(reason, MAX_REASON),
+        "first_seen": session.saved_at,
+        "last_seen": session.saved_at,
+        "expires": session.expires,
+        "use_count": 0,
+    }
+
+
+def store(conn: Connection, changes: Changes) -> None:
+    """Write; of TLS 1.2 in place of the others, of TLS 1.3 beside the newest few."""
+    for key, until in changes.forgotten:
+        conn.execute(delete(tls_session).where(*_of(key), tls_session.c.saved_at <= until))
+    for row in changes.kept:
+        key = _key_of(row)
+        other = tls_session.c.ticket != row["ticket"]
+        conn.execute(
+            delete(tls_session).where(
+                *_of(key), other, *(() if row["ticket"] == "reusable" else (_REUSABLE,))
+            )
+        )
+        statement = insert(tls_session)
+        changed = {
+            column.name: statement.excluded[column.name] for column in tls_session.c if not column.primary_key
+        }
+        conn.execute(
+            statement.on_conflict_do_update(index_elements=list(tls_session.primary_key), set_=changed), row
+        )
+        newest = select(_rowid()).where(*_of(key)).order_by(tls_session.c.saved_at.desc(), _rowid().desc())
+        conn.execute(delete(tls_session).where(_rowid().in_(newest.offset(MAX_TICKETS).limit(-1))))
+
+
+def reusable(conn: Connection, key: SessionKey, now: float) -> Mapping[str, Any] | None:
+    """The row of the TLS 1.2 session of this key."""
+    row = conn.execute(select(tls_session).where(*_current(key, now), _REUSABLE)).first()
+    return None if row is None else row._asdict()
+
+
+def has_ticket(conn: Connection, key: SessionKey, now: float) -> bool:
+    """Whether there is a row to take: costs no write lock."""
+    return conn.execute(select(_rowid()).where(*_current(key, now)).limit(1)).first() is not None
+
+
+def take(conn: Connection, key: SessionKey, now: float) -> Mapping[str, Any] | None:
+    """Delete and return the newest row of this key."""
+    newest = select(_rowid()).where(*_current(key, now)).order_by(tls_session.c.saved_at.desc()).limit(1)
+    claimed = delete(tls_session).where(_rowid().in_(newest)).returning(tls_session)
+    row = conn.execute(claimed).first()
+    return None if row is None else row._asdict()
+
+
+def drop(conn: Connection, row: Mapping[str, Any]) -> None:
+    """Delete one row that is not believed, unless it was replaced meanwhile."""
+    same = (tls_session.c.ticket == row["ticket"], tls_session.c.sealed == row["sealed"])
+    conn.execute(delete(tls_session).where(*_of(_key_of(row)), *same))
+
+
+def opened(row: Mapping[str, Any], sealer: Sealer) -> TlsSession | None:
+    """The session in a row; None for one that is hostile, damaged or sealed with another key."""
+    if not (is_origin(row) and is_session(row)):
+        return None
+    if not isinstance(row["sealed"], bytes) or len(row["sealed"]) > MAX_SEALED:
+        return None
+    return sealer.unseal(
+        row["sealed"],
+        _key_of(row),
+        row["ticket"],
+        row["version"],
+        float(row["saved_at"]),
+        float(row["expires"]),
+    )
+
+
+def _key_of(row: Mapping[str, Any]) -> SessionKey:
+    return SessionKey(**{name: row[name] for name in _KEY})
+
+
+def _of(key: SessionKey) -> list[ColumnElement[bool]]:
+    return [tls_session.c[name] == value for name, value in zip(_KEY, astuple(key), strict=True)]
+
+
+def _current(key: SessionKey, now: float) -> list[ColumnElement[bool]]:
+    return [*_of(key), tls_session.c.expires > now, tls_session.c.saved_at <= now]
+
+
+def _rowid() -> ColumnElement[int]:
+    return literal_column("tls_session.rowid", Integer)

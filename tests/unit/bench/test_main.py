@@ -1,0 +1,16 @@
+"""The dispatcher of the measurements."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.__main__ import names, run
+
+
+def test_measurements_are_found() -> None:
+    assert "dnssec" in names()
+
+
+def test_unknown_measurement_is_an_error_that_names_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["nothing"]) == 2
+    assert "dnssec" in capsys.readouterr().err
