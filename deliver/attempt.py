@@ -30,8 +30,12 @@ from deliver.settings import Destination
 from deliver.smtp.batch import Batch
 from deliver.smtp.reply import EnhancedCode
 from deliver.tls.policy import Refuse, TlsPolicy, decide, in_clear_text
+from hints.port import AddressView
+from hints.records import Word
 
 LOOKUPS = 5  # hosts looked up at a time
+EXTRAS = (Word.CHUNKING, Word.PRDR)  # what a message can do without
+PLAIN_EVERY = 3  # every third attempt does without them
 RECENT = 300  # seconds for which an unreachable address is tried after the others
 
 
@@ -53,6 +57,7 @@ class Attempt:
         self._recipients = recipients
         self._content = content
         self._journal = journal
+        self._number = number
         self._domain = recipients[0].mailbox.domain
         self._open = {recipient.ordinal: recipient for recipient in recipients}
         self._settled: dict[int, Outcome] = {}
@@ -130,17 +135,20 @@ class Attempt:
             self._note_for_all(why, target.host)
             return
         self.trace.extend(policy.findings)
-        for address in await self._order(host, port):
+        for view in await self._order(host, port):
+            address = view.address
             if (address, port) in self._agent.own_sockets:
                 refusal = would_loop(self._domain, f"{target.host} [{address}]:{port} is this host itself")
                 self.trace.add(refusal_finding(refusal))
                 self._refusals.append(refusal)
                 continue
-            await self._try_address(destination, Target(target.host, address, port, host.secure), policy)
+            await self._try_address(
+                destination, Target(target.host, address, port, host.secure, self._avoid(view)), policy
+            )
             if not self._open or self._enough():
                 return
 
-    async def _order(self, host: HostPlan, port: int) -> tuple[str, ...]:
+    async def _order(self, host: HostPlan, port: int) -> tuple[AddressView, ...]:
         """The addresses, those that lately could not be reached last: advice, none is skipped."""
         views = await self._agent.hints.look(host.host, host.addresses, port)
         recent = self._agent.clock.now() - RECENT
@@ -148,7 +156,13 @@ class Attempt:
         if shunned and len(shunned) < len(host.addresses):
             text = f"{', '.join(sorted(shunned))} of {host.host} could not be reached lately: tried last"
             self.trace.add(Finding(Stage.CONNECT, "hint-unreachable", text))
-        return tuple(sorted(host.addresses, key=lambda address: address in shunned))
+        return tuple(sorted(views, key=lambda view: view.address in shunned))
+
+    def _avoid(self, view: AddressView) -> frozenset[Word]:
+        """Extensions that broke with this server lately; now and then all, in case a hint is missing."""
+        if self._number % PLAIN_EVERY == 0:
+            return frozenset(EXTRAS)
+        return frozenset(word for word in EXTRAS if view.works(word) is False)
 
     def _enough(self) -> bool:
         limit = self._agent.settings.towards(self._domain, None).delivery.max_hosts

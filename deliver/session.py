@@ -29,7 +29,7 @@ from deliver.message import Content, Envelope, Recipient
 from deliver.net.dial import ConnectFailed
 from deliver.net.tlsstream import TlsStream
 from deliver.net.wire import Journal, Wire
-from deliver.outcome import Contact, Deferred, Phase, TlsFacts
+from deliver.outcome import Contact, Deferred, Delivered, Phase, TlsFacts
 from deliver.report.testimony import Connection, Testimony
 from deliver.report.trace import MAX_TEXT, Finding, Stage, Trace, Verdict
 from deliver.settings import Destination
@@ -44,7 +44,7 @@ from deliver.tls.policy import Authentication, TlsPolicy
 from deliver.tls.verdict import Handshake
 from events.catalogue import Event
 from events.port import Refuse
-from hints.records import EhloAnswer, EhloPhase, LevelSeen, Note, Reachability
+from hints.records import EhloAnswer, EhloPhase, Feature, LevelSeen, Note, Reachability, Word
 
 CLOSING = 421  # RFC 5321 3.8: the server ends the session, whatever was asked
 
@@ -69,12 +69,13 @@ _VETO_STAGES = {"tcp:connect": Stage.CONNECT, "tls:cert": Stage.TLS}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to connect; `secure`: DNSSEC vouches for the address."""
+    """Where to connect; `secure`: DNSSEC vouches for the address; `avoid`: what went wrong with it lately."""
 
     host: str
     address: str
     port: int
     secure: bool = False
+    avoid: frozenset[Word] = frozenset()
 
     def __str__(self) -> str:
         return f"{self.host} [{self.address}]:{self.port}"
@@ -128,8 +129,8 @@ class Session:
                 self.contact,
                 pipelining=smtp.pipelining,
                 pass_8bit=smtp.pass_8bit,
-                chunking=chunking and smtp.chunking,
-                prdr=smtp.prdr,
+                chunking=chunking and smtp.chunking and Word.CHUNKING not in self._target.avoid,
+                prdr=smtp.prdr and Word.PRDR not in self._target.avoid,
             )
 
         return Batch(begin, recipients, capabilities.limits, self.contact)
@@ -139,8 +140,20 @@ class Session:
         wire = self._open_wire
         while (transaction := batch.following()) is not None:
             await wire.transact(transaction, content, journal)
+            self._learn_about_chunks(transaction)
             if not wire.reusable:
                 break
+
+    def _learn_about_chunks(self, transaction: Transaction) -> None:
+        """A server that breaks on BDAT would do so again: the next attempt uses DATA."""
+        if not transaction.chunked:
+            return
+        outcomes = [outcome for _, outcome in transaction.outcomes()]
+        worked = any(isinstance(outcome, Delivered) for outcome in outcomes)
+        lost = any(isinstance(outcome, Deferred) and outcome.reply is None for outcome in outcomes)
+        if worked or lost or transaction.chunks_not_understood:
+            feature = Feature(*self._target.place, Word.CHUNKING, worked)
+            self._note(feature, "taken" if worked else "broke off")
 
     async def open(self) -> None:
         """All the steps of the table above. Raises Unusable."""

@@ -493,3 +493,40 @@ async def test_a_server_that_limits_its_sessions_still_gets_every_recipient(
     assert [len(message.recipients) for message in server.messages] == [2, 2, 1]
     assert events(result).count("msg:delivery") == 5
     assert "msg:defer" not in events(result)
+
+
+async def test_a_server_that_broke_on_bdat_gets_data_from_then_on(world: World, tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    async def close_on_bdat(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"220 brittle ESMTP\r\n")
+        async for data in stream:
+            seen.append(bytes(data))
+            if b"BDAT" in data:
+                return
+            if data.startswith(b"EHLO"):
+                await stream.send_all(b"250-brittle\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+            elif data.startswith(b"MAIL"):
+                await stream.send_all(b"250 ok\r\n250 ok\r\n354 go on\r\n")
+            elif data.endswith(b"\r\n.\r\n"):
+                await stream.send_all(b"250 taken\r\n")
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    place = f"[127.0.0.1]:{listener.socket.getsockname()[1]}"
+    routes = (Route(domains=("*",), via="smarthost", hosts=(place,)),)
+    ours = agent(world, tmp_path, route=routes)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, close_on_bdat, [listener])
+        ((_, first),) = (await deliver(ours, "a@x.test")).outcomes
+        assert isinstance(first, Deferred)
+        assert any(b"BDAT" in data for data in seen)
+        seen.clear()
+        ((_, second),) = (await deliver(ours, "a@x.test")).outcomes
+        assert isinstance(second, Delivered)
+        assert not any(b"BDAT" in data for data in seen)
+        seen.clear()
+        without_hints = agent(world, tmp_path, route=routes)
+        ((_, third),) = (await deliver(without_hints, "a@x.test", number=3)).outcomes
+        assert isinstance(third, Delivered)
+        assert not any(b"BDAT" in data for data in seen)
+        nursery.cancel_scope.cancel()

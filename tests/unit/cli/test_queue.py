@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ def test_the_table_says_when_and_why(state, shards):
     assert "not tried yet" in by_id["m4"]
     assert "being tried" in by_id["m2"]
     assert "<>" in by_id["m2"]
-    assert "in 59m" in by_id["m1"]
+    assert re.search(r" in 5\dm ", by_id["m1"])  # an hour, less what the tests took
     assert "the connection was lost" in by_id["m1"]
     assert "b@example.org" not in result.stdout  # delivered
 
