@@ -16,7 +16,7 @@ help:
 	@echo 'make lint    ruff, mypy and the import contracts'
 	@echo 'make soak    the long forms of the tests'
 	@echo 'make bench   measurements (BENCH_ARGS=...)'
-	@echo 'make peers   fetch Exim, Postfix, NSD and unbound into .peers/ (Debian, root; installs nothing)'
+	@echo 'make peers   fetch Exim, Postfix, NSD, unbound and databases into .peers/ (Debian, root; installs nothing)'
 	@echo 'make clean   remove everything that make made'
 	@echo 'PYTHON=...   chooses the interpreter that .venv is made with; WORKERS=... how many tests run at once'
 

@@ -15,6 +15,7 @@ decides about clear text; nothing here falls back by itself once TLS was begun.
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from deliver.net.dial import ConnectFailed
 from deliver.net.tlsstream import TlsStream
 from deliver.net.wire import Journal, Wire
 from deliver.outcome import Contact, Deferred, Delivered, Phase, TlsFacts
+from deliver.report.log import say
 from deliver.report.testimony import Connection, Testimony
 from deliver.report.trace import MAX_TEXT, Finding, Stage, Trace, Verdict
 from deliver.settings import Destination
@@ -44,7 +46,10 @@ from deliver.tls.policy import Authentication, TlsPolicy
 from deliver.tls.verdict import Handshake
 from events.catalogue import Event
 from events.port import Refuse
+from hints.levels import dropped
 from hints.records import EhloAnswer, EhloPhase, Feature, LevelSeen, Note, Reachability, Word
+
+_log = logging.getLogger("outrider.connection")
 
 CLOSING = 421  # RFC 5321 3.8: the server ends the session, whatever was asked
 
@@ -160,11 +165,10 @@ class Session:
         await self._dial()
         await self._greet()
         await self._ehlo(EhloPhase.CLEAR)
-        if not self._policy.use_tls:
-            return
-        if await self._ask_for_tls():
+        if self._policy.use_tls and await self._ask_for_tls():
             await self._start_tls()
             await self._ehlo(EhloPhase.TLS)
+        await self._compare_level()
 
     async def close(self, why: str | None) -> None:
         """Say QUIT where that makes sense, close, and tell it. Bounded, also in a cancelled scope."""
@@ -286,8 +290,21 @@ class Session:
         self._events.judged(facts)
         wire.starttls_done(stream)
         wire.ledger.flight(1 if handshake.version == "TLSv1.3" else 2)  # RFC 8446 2, RFC 5246 7.3
-        reached = "encrypt" if facts.verified_by == "none" else facts.verified_by
-        self._note(LevelSeen(self._domain, self._target.host, reached), "TLS judged")
+
+    async def _compare_level(self) -> None:
+        """Tell when the server was better secured before: a repair in progress, or somebody in between.
+
+        Mail is not held up: what policy demands has been judged already.
+        """
+        tls = self.contact.tls
+        reached = "none" if tls is None else "encrypt" if tls.verified_by == "none" else tls.verified_by
+        best = await self._agent.hints.best_level(self._domain, self._target.host)
+        if best is not None and dropped(best, reached):
+            text = f"{self._target.host} reached {best} before, and {reached} now"
+            self._add("level-dropped", text)
+            self._events.level_dropped(reached, best)
+            say(_log, logging.WARNING, "security dropped", host=self._target.host, was=best, now=reached)
+        self._note(LevelSeen(self._domain, self._target.host, reached), "session opened")
 
     async def _handshake(self, stream: TlsStream) -> Handshake:
         patience = self._destination.smtp.timeouts.tls

@@ -135,8 +135,8 @@ def _show(found: Explanation) -> None:
     click.secho("  Lookups", bold=True)
     for lookup in found.lookups:
         click.echo(f"    {printable(lookup.name)} {lookup.type}: {printable(lookup.result)}")
-        for step in lookup.evidence:
-            click.echo(f"      {printable(step.text)}")
+        for depth, step in enumerate(lookup.evidence):  # from the trust anchor down to the answer
+            click.echo(f"      {'  ' * depth}{'└ ' if depth else ''}{printable(step.text)}")
 
 
 def _show_findings(findings: tuple[Finding, ...], indent: str) -> None:

@@ -252,6 +252,10 @@ class Connection:
         }
         self._tell("tls:level", event_data="encrypt" if facts.verified_by == "none" else facts.verified_by)
 
+    def level_dropped(self, reached: str, best: str) -> None:
+        """tls:level again: worse than what this host reached before."""
+        self._tell("tls:level", event_data=reached, reason=f"dropped from {best}")
+
     def rejected(self, why: str) -> None:
         """The verdict is no: dane:fail or tls:fail:verify."""
         if self._policy.authentication is Authentication.DANE:

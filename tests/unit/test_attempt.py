@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
 from deliver.agent import Agent
 from deliver.attempt import Attempt
 from deliver.errors import Blame
+from deliver.level import Level
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
 from deliver.outcome import AttemptResult, Deferred, Delivered, Failed
@@ -530,3 +533,16 @@ async def test_a_server_that_broke_on_bdat_gets_data_from_then_on(world: World, 
         assert isinstance(third, Delivered)
         assert not any(b"BDAT" in data for data in seen)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_drop_of_security_is_told_and_mail_goes_on(world: World, tmp_path: Path) -> None:
+    strict = agent(world, tmp_path)
+    await deliver(strict, "a@dane-ee.test")
+    lax = replace(strict, settings=msgspec.structs.replace(strict.settings, tls=Tls(level=Level.NONE)))
+    result = await deliver(lax, "a@dane-ee.test")
+    assert isinstance(result.outcomes[0][1], Delivered)
+    assert "level-dropped" in codes(result)
+    (level,) = (event for event in result.trace.events if event.name == "tls:level")
+    assert (level.fields["event_data"], level.fields["reason"]) == ("none", "dropped from dane-ee")
+    again = await deliver(strict, "a@dane-ee.test")
+    assert "level-dropped" not in codes(again)
