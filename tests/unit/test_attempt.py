@@ -511,6 +511,8 @@ async def test_a_server_that_broke_on_bdat_gets_data_from_then_on(world: World, 
                 await stream.send_all(b"250-brittle\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
             elif data.startswith(b"MAIL"):
                 await stream.send_all(b"250 ok\r\n250 ok\r\n354 go on\r\n")
+            elif data.startswith(b"QUIT"):
+                return
             elif data.endswith(b"\r\n.\r\n"):
                 await stream.send_all(b"250 taken\r\n")
 
