@@ -29,7 +29,7 @@ from deliver.session import Target, Unusable, open_session
 from deliver.settings import Destination
 from deliver.smtp.batch import Batch
 from deliver.smtp.reply import EnhancedCode
-from deliver.tls.policy import Refuse, TlsPolicy, decide, in_clear_text
+from deliver.tls.policy import Refuse, TlsPolicy, clear_text_allowed, decide, in_clear_text
 from hints.port import AddressView
 from hints.records import Word
 
@@ -177,7 +177,8 @@ class Attempt:
         try:
             await self._contact(destination, target, policy)
         except Unusable as unusable:
-            if unusable.tls_failed and not policy.required and destination.tls.clear_text_fallback:
+            fallback = destination.tls.clear_text_fallback
+            if unusable.tls_failed and clear_text_allowed(policy, tls_offered=True, fallback=fallback):
                 clear = in_clear_text(policy, f"TLS with {target} failed and is not required: clear text")
                 self.trace.extend(clear.findings)
                 self._testimony.fell_back(target.host, unusable.outcome)

@@ -36,13 +36,14 @@ from deliver.report.testimony import Connection, Testimony
 from deliver.report.trace import MAX_TEXT, Finding, Stage, Trace, Verdict
 from deliver.settings import Destination
 from deliver.smtp.batch import Batch
+from deliver.smtp.command import LocalMisuse
 from deliver.smtp.reply import EnhancedCode, Reply
 from deliver.smtp.transaction import Transaction
 from deliver.tls.crl import RevocationLists
 from deliver.tls.engine import TlsEngine, TlsError
 from deliver.tls.judge import judge
 from deliver.tls.pkix import TrustStore
-from deliver.tls.policy import Authentication, TlsPolicy
+from deliver.tls.policy import Authentication, TlsPolicy, clear_text_allowed
 from deliver.tls.verdict import Handshake
 from events.catalogue import Event
 from events.port import Refuse
@@ -123,7 +124,12 @@ class Session:
         self.contact = Contact(target.host, target.address, target.port)
 
     def batch(self, envelope: Envelope, recipients: tuple[Recipient, ...]) -> Batch:
-        """The transactions of one message with this server, none of them begun."""
+        """The transactions of one message with this server, none of them begun.
+
+        Raises LocalMisuse in clear text under a policy that requires TLS, whatever led there.
+        """
+        if self._policy.required and self.contact.tls is None:
+            raise LocalMisuse(f"a message in clear text for {self._target}, where TLS is required")
         capabilities, smtp = self._open_wire.capabilities, self._destination.smtp
 
         def begin(these: tuple[Recipient, ...], chunking: bool) -> Transaction:
@@ -242,8 +248,9 @@ class Session:
 
     async def _ask_for_tls(self) -> bool:
         """Whether the server is ready for the handshake; False: go on in clear text, as the policy allows."""
+        fallback = self._destination.tls.clear_text_fallback
         if not self._open_wire.capabilities.starttls:
-            if not self._policy.required:
+            if clear_text_allowed(self._policy, tls_offered=False, fallback=fallback):
                 self._add("starttls-missing", f"{self._target.host} does not offer STARTTLS: clear text")
                 return False
             raise self._no_tls(f"{self._target.host} does not offer STARTTLS")
@@ -253,7 +260,7 @@ class Session:
         why = f"{self._target.host} refuses STARTTLS: {reply}"
         if reply.code == CLOSING:
             raise self._unusable(why, Phase.STARTTLS, reply=reply)
-        if self._policy.required or not self._destination.tls.clear_text_fallback:
+        if not clear_text_allowed(self._policy, tls_offered=True, fallback=fallback):
             raise self._no_tls(why)
         self._add("starttls-refused", f"{why}: clear text")
         return False

@@ -22,7 +22,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
@@ -190,6 +190,8 @@ class HintsFile:
         if kept is not None:
             session = sessions.opened(kept, sealer)
             if self._valid(session is not None):
+                with suppress(DBAPIError), claimer.begin() as conn:  # a count is not worth a miss
+                    sessions.count_use(conn, kept)
                 return session
             with claimer.begin() as conn:
                 sessions.drop(conn, kept)

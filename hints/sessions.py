@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, delete, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Integer, delete, literal_column, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from hints.check import MAX_REASON, MAX_SEALED, MAX_SOURCE, clean, is_origin, is_session
@@ -95,6 +95,12 @@ def drop(conn: Connection, row: Mapping[str, Any]) -> None:
     """Delete one row that is not believed, unless it was replaced meanwhile."""
     same = (tls_session.c.ticket == row["ticket"], tls_session.c.sealed == row["sealed"])
     conn.execute(delete(tls_session).where(*_of(_key_of(row)), *same))
+
+
+def count_use(conn: Connection, row: Mapping[str, Any]) -> None:
+    """One more use of a session that serves several times."""
+    counted = update(tls_session).values(use_count=tls_session.c.use_count + 1)
+    conn.execute(counted.where(*_of(_key_of(row)), tls_session.c.ticket == row["ticket"]))
 
 
 def opened(row: Mapping[str, Any], sealer: Sealer) -> TlsSession | None:

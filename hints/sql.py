@@ -74,6 +74,7 @@ class SqlHints:
         self._buffer: list[Stamped] = []
         self._unwritten: dict[tuple[str, int], list[Stamped]] = {}  # the same by address and port
         self._cache: OrderedDict[_Key, tuple[float, AddressView]] = OrderedDict()
+        self._best: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
         self._generation = 0  # counts writes, so that a read begun before one is not cached after it
         self._uses: Counter[_Key] = Counter()
         self._next_prune = 0.0
@@ -111,8 +112,10 @@ class SqlHints:
     async def best_level(self, domain: str, host: str) -> str | None:
         """The best level of the last 90 days; None where nothing is known in time."""
         domain, host, now = domain.lower(), host.lower(), self._clock()
-        known: str | None = None
-        if now >= self._not_before:
+        cached = self._best.get((domain, host))
+        fresh = cached is not None and cached[0] <= now < cached[0] + CACHE_SECONDS
+        known: str | None = cached[1] if cached is not None and fresh else None
+        if not fresh and now >= self._not_before:
             try:
                 with trio.move_on_after(self._patience):
                     known = await trio.to_thread.run_sync(
@@ -123,7 +126,12 @@ class SqlHints:
             except Exception as error:  # the contract: never an error
                 self._trouble(error, now)
         noted = self._levels.get((domain, host))
-        return known if noted is None or dropped(known, noted.level) else noted.level
+        highest = known if noted is None or dropped(known, noted.level) else noted.level
+        if highest is not None and (not fresh or highest != known):  # what is not known may only be late
+            self._best[domain, host] = (now, highest)
+            while len(self._best) > MAX_CACHE:
+                self._best.popitem(last=False)
+        return highest
 
     async def claim_session(self, key: SessionKey) -> TlsSession | None:
         """A session of this key, in time; one of TLS 1.3 is handed out once."""
@@ -306,6 +314,7 @@ class SqlHints:
         note = stamped.note
         if isinstance(note, LevelSeen):
             pair = (note.domain, note.host)
+            self._best.pop(pair, None)
             self._levels[pair] = best(self._levels.get(pair), note.level, stamped.at)
         else:
             self._unwritten.setdefault((note.address, note.port), []).append(stamped)

@@ -31,7 +31,16 @@ from deliver.resolve.answer import TlsaRecord
 from deliver.resolve.mx import HostPlan, MxPlan
 from deliver.resolve.tlsa import DANE_EE, DANE_TA, TlsaAbsent, TlsaFailed, TlsaNotAsked, TlsaRecords
 
-__all__ = ["Authentication", "Demands", "Level", "Refuse", "TlsPolicy", "decide", "in_clear_text"]
+__all__ = [
+    "Authentication",
+    "Demands",
+    "Level",
+    "Refuse",
+    "TlsPolicy",
+    "clear_text_allowed",
+    "decide",
+    "in_clear_text",
+]
 
 
 class Authentication(StrEnum):
@@ -133,6 +142,14 @@ def _by_level(level: Level, plan: MxPlan, host: HostPlan, demands: Demands) -> T
 def _lookup_failed(host: HostPlan, why: str) -> Refuse:
     text = f"{host.host} cannot be used now: its TLSA records could not be looked up: {why}"
     return Refuse(Finding(Stage.POLICY, "tlsa-lookup-failed", text, Verdict.REFUSED, "RFC 7672 2.1.2"))
+
+
+def clear_text_allowed(policy: TlsPolicy, *, tls_offered: bool, fallback: bool) -> bool:
+    """Whether mail may go in clear text after all (RFC 7435 4.3): never where the policy requires TLS.
+
+    `fallback` is `tls.clear_text_fallback`: it decides where TLS was offered and did not come about.
+    """
+    return not policy.required and (fallback or not tls_offered)
 
 
 def in_clear_text(policy: TlsPolicy, why: str) -> TlsPolicy:

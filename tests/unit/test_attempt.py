@@ -22,7 +22,9 @@ from deliver.outcome import AttemptResult, Deferred, Delivered, Failed
 from deliver.queue.content import InlineContent
 from deliver.report.result import as_dict
 from deliver.service import build_agent
+from deliver.session import Session
 from deliver.settings import Delivery, Dns, Relay, Route, Rule, Settings, Tls
+from deliver.smtp.command import LocalMisuse
 from events.catalogue import vocabulary_problems
 from hints.memory import MemoryHints
 from tests.internet import World, open_internet
@@ -548,3 +550,16 @@ async def test_a_drop_of_security_is_told_and_mail_goes_on(world: World, tmp_pat
     assert (level.fields["event_data"], level.fields["reason"]) == ("none", "dropped from dane-ee")
     again = await deliver(strict, "a@dane-ee.test")
     assert "level-dropped" not in codes(again)
+
+
+async def test_no_transaction_begins_in_clear_text_where_tls_is_required(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forgetful(session: Session) -> bool:
+        return False  # as if a later change had lost the requirement on the way
+
+    monkeypatch.setattr(Session, "_ask_for_tls", forgetful)
+    with pytest.raises(ExceptionGroup) as raised:
+        await deliver(agent(world, tmp_path), "a@dane-ee.test")
+    assert raised.group_contains(LocalMisuse, match="where TLS is required")
+    assert world.messages == ()

@@ -315,3 +315,13 @@ async def test_a_key_file_that_cannot_be_trusted_is_said_once(tmp_path, clock, c
     assert execute(tmp_path, "SELECT failures FROM reachability") == [(2,)]
     assert len([one for one in caplog.records if "TLS sessions are not kept" in one.message]) == 1
     await hints.aclose()
+
+
+async def test_uses_of_a_session_that_serves_several_times_are_counted(tmp_path, clock):
+    hints = SqlHints(f"sqlite:///{tmp_path}/hints.db", clock=clock, max_size=2**22, patience=10)
+    hints.keep_session(session(version="TLSv1.2"), source="relay", reason="test", now=START)
+    await hints.flush()
+    for _ in range(3):
+        assert await hints.claim_session(KEY) is not None
+    assert execute(tmp_path, "SELECT use_count FROM tls_session") == [(3,)]
+    await hints.aclose()

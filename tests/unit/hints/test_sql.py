@@ -446,3 +446,61 @@ async def test_closing_writes_what_is_buffered_also_when_cancelled(opened, path,
 def test_only_sqlite_files_are_accepted(url):
     with pytest.raises(ValueError):
         file_of(url)
+
+
+async def test_the_best_level_is_read_once_for_a_while(opened, path, clock):
+    hints = opened()
+    hints.note(LevelSeen("example.org", HOST, "encrypt"), source="relay", reason="test", now=clock.now)
+    await hints.flush()
+    assert await hints.best_level("example.org", HOST) == "encrypt"
+    execute(path, "UPDATE level_seen SET best = 'pkix'")  # another process
+    assert await hints.best_level("example.org", HOST) == "encrypt"
+    clock.now += sql.CACHE_SECONDS
+    assert await hints.best_level("example.org", HOST) == "pkix"
+    hints.note(LevelSeen("example.org", HOST, "dane-ee"), source="relay", reason="test", now=clock.now)
+    assert await hints.best_level("example.org", HOST) == "dane-ee"
+    await hints.flush()
+    assert await hints.best_level("example.org", HOST) == "dane-ee"
+
+
+READ_ONLY = """
+import os, sys, trio
+from hints.records import Reachability
+from hints.sql import SqlHints
+async def use(path):
+    hints = SqlHints(f"sqlite:///{path}", clock=lambda: 1e6, max_size=2**22, patience=10)
+    hints.note(Reachability("mx.example.org", "192.0.2.1", 25, None), source="send", reason="test", now=1e6)
+    await hints.flush()
+    await hints.flush()
+    print(len(await hints.look("mx.example.org", ["192.0.2.1"], 25)))
+    await hints.aclose()
+trio.run(use, sys.argv[2])  # loads every module while they can be read
+if os.getuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+trio.run(use, sys.argv[1])
+"""
+
+
+async def test_a_file_that_may_only_be_read_is_said_once_and_nothing_stops(opened, path, clock):
+    hints = opened()
+    fail(hints, clock)
+    await hints.flush()
+    await hints.aclose()
+    for place, mode in (
+        (path, 0o444),
+        (path.parent, 0o555),
+        *((up, 0o755) for up in list(path.parents)[1:4]),
+    ):
+        place.chmod(mode)
+    root = Path(__file__).parents[3]
+    ran = await trio.run_process(
+        [sys.executable, "-c", READ_ONLY, str(path), str(path.parent.parent / "other.db")],
+        capture_stdout=True,
+        capture_stderr=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        cwd=root,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout.decode().strip()) == (0, "1\n1"), ran.stderr.decode()
+    assert len(ran.stderr.decode().splitlines()) == 1

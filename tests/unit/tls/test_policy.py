@@ -10,7 +10,16 @@ from deliver.report.trace import Stage, Verdict
 from deliver.resolve.answer import TlsaRecord
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget
 from deliver.resolve.tlsa import TlsaAbsent, TlsaFailed, TlsaNotAsked, TlsaRecords, TlsaStatus
-from deliver.tls.policy import Authentication, Demands, Level, Refuse, TlsPolicy, decide, in_clear_text
+from deliver.tls.policy import (
+    Authentication,
+    Demands,
+    Level,
+    Refuse,
+    TlsPolicy,
+    clear_text_allowed,
+    decide,
+    in_clear_text,
+)
 
 HOST = "mx.example.net"
 EE = TlsaRecord(3, 1, 1, b"\1" * 32)
@@ -179,3 +188,12 @@ def test_extra_names_count_for_pkix_only() -> None:
     dane = decide(Level.DANE, mx_plan(), host_plan(TlsaRecords(HOST, (TA,), ())), demands)
     assert isinstance(dane, TlsPolicy)
     assert "mail.example.org" not in dane.names
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize("tls_offered", [True, False])
+@pytest.mark.parametrize("fallback", [True, False])
+def test_clear_text_only_without_a_requirement(required: bool, tls_offered: bool, fallback: bool) -> None:
+    policy = TlsPolicy(Level.MAY, True, required, Authentication.NONE, "mx.example")
+    allowed = clear_text_allowed(policy, tls_offered=tls_offered, fallback=fallback)
+    assert allowed is (not required and (fallback or not tls_offered))
