@@ -13,6 +13,7 @@ from typing import NewType, Protocol
 
 import idna
 
+from deliver.dsn import Notify, OriginalRecipient, Ret
 from deliver.errors import UsageError
 
 MessageId = NewType("MessageId", str)
@@ -92,10 +93,15 @@ def literal_address(domain: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """One recipient of a message; `ordinal` is its place in the envelope, from 0."""
+    """One recipient of a message; `ordinal` is its place in the envelope, from 0.
+
+    `notify` and `original` as the sender asked (RFC 3461 4.1, 4.2); None: nothing was asked.
+    """
 
     ordinal: int
     mailbox: Mailbox
+    notify: frozenset[Notify] | None = None
+    original: OriginalRecipient | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,8 @@ class Envelope:
     """What was accepted, without its content. `sender` is None for the null reverse path.
 
     `size` counts the octets of the content as it will be sent, CRLF line ends included; `received_at`
-    is in seconds since the epoch.
+    is in seconds since the epoch. `smtputf8`: MAIL asked for it (RFC 6531 3.4). `ret` and `envid` (decoded)
+    as the sender asked (RFC 3461 4.3, 4.4). `authenticated`: as whom the client had logged in.
     """
 
     id: MessageId
@@ -112,6 +119,10 @@ class Envelope:
     size: int
     eight_bit: bool
     received_at: float
+    smtputf8: bool = False
+    ret: Ret | None = None
+    envid: str | None = None
+    authenticated: str | None = None
 
     @property
     def reverse_path(self) -> str:

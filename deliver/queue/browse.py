@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from deliver.errors import StorageError
 from deliver.queue import codec
-from deliver.queue.schema import MIGRATIONS, OPEN_STATES, attempt, message, recipient
+from deliver.queue.schema import OPEN_STATES, VERSION, attempt, message, recipient
 
 MAX_PAGE: Final = 10_000  # rows of one listing
 MAX_ATTEMPTS: Final = 100  # of one message, the latest
@@ -109,7 +109,7 @@ def reading(path: Path) -> Iterator[Connection]:
     try:
         with engine.connect() as connection:
             version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
-            if version > len(MIGRATIONS):
+            if version > VERSION:
                 raise StorageError(
                     f"reading {path}", "it was written by a newer version", "use that version of outrider"
                 )

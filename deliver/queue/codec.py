@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict
 from typing import Any, Final
 
+from deliver.dsn import OriginalRecipient, Ret, parse_notify
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.outcome import Contact, Deferred, Delivered, Outcome
 from deliver.report.trace import Trace
@@ -94,7 +95,11 @@ def sender_of(row: Any) -> Mailbox | None:
 
 def recipient_of(row: Any) -> Recipient:
     """The recipient in a row of `recipient`."""
-    return Recipient(row.ordinal, Mailbox(row.local_part, row.domain))
+    original = None
+    if row.original_type is not None:
+        original = OriginalRecipient(row.original_type, row.original_address)
+    notify = None if row.notify is None else parse_notify(row.notify)
+    return Recipient(row.ordinal, Mailbox(row.local_part, row.domain), notify, original)
 
 
 def envelope_of(row: Any, recipients: tuple[Recipient, ...]) -> Envelope:
@@ -106,4 +111,8 @@ def envelope_of(row: Any, recipients: tuple[Recipient, ...]) -> Envelope:
         size=row.size,
         eight_bit=bool(row.eight_bit),
         received_at=row.received_at,
+        smtputf8=bool(row.smtputf8),
+        ret=None if row.ret is None else Ret(row.ret),
+        envid=row.envid,
+        authenticated=row.authenticated,
     )

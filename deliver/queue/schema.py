@@ -48,6 +48,10 @@ message = Table(
     Column("sender_domain", Text),
     Column("size", Integer, nullable=False),
     Column("eight_bit", Boolean, nullable=False),
+    Column("smtputf8", Boolean, nullable=False, server_default="0"),
+    Column("ret", Text),
+    Column("envid", Text),
+    Column("authenticated", Text),
     Column("received_at", Float, nullable=False),
     Column("content", LargeBinary),
     Column("spool_name", Text),
@@ -62,6 +66,9 @@ recipient = Table(
     Column("ordinal", Integer, primary_key=True),
     Column("local_part", Text, nullable=False),
     Column("domain", Text, nullable=False),
+    Column("notify", Text),
+    Column("original_type", Text),  # ORCPT
+    Column("original_address", Text),
     Column("state", Text, nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("in_doubt", Integer, nullable=False, default=0),  # attempts after which the server may hold it
@@ -101,25 +108,45 @@ attempt = Table(
 )
 
 
-def _create(connection: sqlalchemy.Connection) -> None:
-    metadata.create_all(connection)
-    outbox.metadata.create_all(connection)
+def _add_columns(*added: tuple[str, str]) -> Callable[[sqlalchemy.Connection], None]:
+    """A step that adds columns: (table, definition)."""
+
+    def step(connection: sqlalchemy.Connection) -> None:
+        for name, definition in added:
+            connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {definition}")
+
+    return step
 
 
-# Append only: entry n brings version n to n + 1.
-MIGRATIONS: Final[tuple[Callable[[sqlalchemy.Connection], None], ...]] = (_create,)
+# Append only: entry n brings version n + 1 to n + 2. A new file gets the tables above at once.
+MIGRATIONS: Final[tuple[Callable[[sqlalchemy.Connection], None], ...]] = (
+    _add_columns(
+        ("message", "smtputf8 BOOLEAN NOT NULL DEFAULT 0"),
+        ("message", "ret TEXT"),
+        ("message", "envid TEXT"),
+        ("message", "authenticated TEXT"),
+        ("recipient", "notify TEXT"),
+        ("recipient", "original_type TEXT"),
+        ("recipient", "original_address TEXT"),
+    ),
+)
+VERSION: Final = len(MIGRATIONS) + 1
 
 
 def migrate(connection: sqlalchemy.Connection) -> None:
     """Bring the file to this version, in the caller's transaction. Raises StorageError for a newer one."""
     version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
-    if version > len(MIGRATIONS):
+    if version > VERSION:
         raise StorageError(
             "opening the queue",
-            f"it was written by a newer version (schema {version}, this version knows {len(MIGRATIONS)})",
+            f"it was written by a newer version (schema {version}, this version knows {VERSION})",
             "start the newer version again; the queue was left as it is",
         )
-    for step in MIGRATIONS[version:]:
-        step(connection)
-    if version < len(MIGRATIONS):
-        connection.exec_driver_sql(f"PRAGMA user_version={len(MIGRATIONS)}")
+    if version == 0:
+        metadata.create_all(connection)
+        outbox.metadata.create_all(connection)
+    else:
+        for step in MIGRATIONS[version - 1 :]:
+            step(connection)
+    if version < VERSION:
+        connection.exec_driver_sql(f"PRAGMA user_version={VERSION}")

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, exists, insert, select, update
 
+from deliver.dsn import notify_text
 from deliver.message import Envelope, MessageId, Recipient
 from deliver.outcome import Deferred, Delivered, Failed, Outcome
 from deliver.queue import codec, due, schedule
@@ -97,6 +98,10 @@ def accept(
             size=envelope.size,
             eight_bit=envelope.eight_bit,
             received_at=envelope.received_at,
+            smtputf8=envelope.smtputf8,
+            ret=envelope.ret,
+            envid=envelope.envid,
+            authenticated=envelope.authenticated,
             content=content.data if isinstance(content, InlineContent) else None,
             spool_name=content.name if isinstance(content, SpoolContent) else None,
         )
@@ -109,6 +114,9 @@ def accept(
                 "ordinal": each.ordinal,
                 "local_part": each.mailbox.local_part,
                 "domain": each.mailbox.domain,
+                "notify": None if each.notify is None else notify_text(each.notify),
+                "original_type": each.original.kind if each.original else None,
+                "original_address": each.original.address if each.original else None,
                 "state": State.QUEUED.value,
                 "next_attempt": now,
             }

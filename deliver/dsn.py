@@ -1,0 +1,89 @@
+"""What a sender asks of delivery status notifications (RFC 3461): NOTIFY, ORCPT, RET, ENVID, and xtext.
+
+The values here are decoded text. Their encoding is made where they go on a wire or into a report, so that no
+CR, LF, space or `+` of a client ever reaches another server as more than one parameter.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from deliver.errors import UsageError
+
+MAX_ENVID = 100  # octets as xtext (RFC 3461 4.4)
+MAX_ORCPT = 500  # octets as xtext (RFC 3461 4.2)
+
+_PLAIN = re.compile(r"[\x21-\x2a\x2c-\x3c\x3e-\x7e]")
+_XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*\Z")
+_HEX = re.compile(r"\+([0-9A-F]{2})")
+_ADDRESS_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,30}\Z")
+
+
+class Notify(StrEnum):
+    """When a recipient's sender wants to hear (RFC 3461 4.1); NEVER stands alone."""
+
+    NEVER = "NEVER"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    DELAY = "DELAY"
+
+
+class Ret(StrEnum):
+    """How much of the message a failure report returns (RFC 3461 4.3)."""
+
+    FULL = "FULL"
+    HDRS = "HDRS"
+
+
+@dataclass(frozen=True, slots=True)
+class OriginalRecipient:
+    """ORCPT (RFC 3461 4.2): an address type such as "rfc822" or "utf-8", and the decoded address."""
+
+    kind: str
+    address: str
+
+    def __post_init__(self) -> None:
+        if not _ADDRESS_TYPE.match(self.kind) or not self.address or not self.address.isprintable():
+            raise UsageError("reading ORCPT", "it is no address type, ';' and printable text", "correct it")
+
+    def __str__(self) -> str:
+        return f"{self.kind};{self.address}"
+
+
+def xtext(text: str) -> str:
+    """Encode as xtext (RFC 3461 4). Octets above 127 are those of UTF-8."""
+    return "".join(
+        char if _PLAIN.match(char) else "".join(f"+{octet:02X}" for octet in char.encode("utf-8", "replace"))
+        for char in text
+    )
+
+
+def from_xtext(encoded: str) -> str:
+    """Decode xtext to printable text. Raises UsageError for what is not xtext or hides control characters."""
+    if not _XTEXT.match(encoded):
+        raise UsageError("reading xtext", f"{encoded[:80]!r} is not xtext (RFC 3461 4)", "correct it")
+    octets = _HEX.sub(lambda found: chr(int(found[1], 16)), encoded).encode("latin-1")
+    text = octets.decode("utf-8", "replace")
+    if not text.isprintable():
+        raise UsageError("reading xtext", "it hides control characters", "correct it")
+    return text
+
+
+def notify_text(notify: frozenset[Notify]) -> str:
+    """The value of NOTIFY, in a stable order."""
+    return ",".join(word.value for word in Notify if word in notify)
+
+
+def parse_notify(text: str) -> frozenset[Notify]:
+    """Read the value of NOTIFY in any case. Raises UsageError; NEVER stands alone (RFC 3461 4.1)."""
+    try:
+        found = frozenset(Notify(word.upper()) for word in text.split(","))
+    except ValueError:
+        raise UsageError(
+            "reading NOTIFY", f"unknown: {text[:80]!r}", "use NEVER or SUCCESS,FAILURE,DELAY"
+        ) from None
+    if Notify.NEVER in found and len(found) > 1:
+        raise UsageError("reading NOTIFY", "NEVER does not go with others", "use one of them")
+    return found
