@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from hints.check import lenient_text
 
 MIN_PAGES = 64
+WRITE_BUSY_MS = 2000
 
 # SQLITE_ERROR: our statements are fixed, so that it means missing tables or columns.
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
