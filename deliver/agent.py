@@ -11,6 +11,7 @@ from random import Random
 
 from deliver.net.clock import Clock
 from deliver.net.dial import Dialer
+from deliver.pool import NoPool, Pool
 from deliver.resolve.resolver import Resolver
 from deliver.settings import Settings
 from deliver.tls.pkix import TrustStore
@@ -24,7 +25,7 @@ class Agent:
 
     `helo` is our name in EHLO. `own_names` and `own_sockets` (address, port) are how we recognise
     ourselves among mail exchangers. `learner` says who writes hints: "relay" or "send". `gate` may refuse
-    a connection, a session or a certificate.
+    a connection, a session or a certificate. `pool` has the open sessions that wait for another message.
     """
 
     settings: Settings
@@ -39,3 +40,4 @@ class Agent:
     own_names: frozenset[str] = frozenset()
     own_sockets: frozenset[tuple[str, int]] = frozenset()
     gate: EventGate = field(default_factory=OpenGate)
+    pool: Pool = field(default_factory=NoPool)

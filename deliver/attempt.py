@@ -3,7 +3,8 @@
     route   settings → by MX, by a smarthost, or refused
     plan    MX → candidate hosts, ourselves and everything behind us removed
     host    addresses and TLSA → one TLS policy, or the host is refused
-    contact one session per address: connect, greet, STARTTLS, judge, transact
+    reach   an idle session, else the first address to connect: greet, STARTTLS, judge
+    contact transact; one session, or several where the server limits its length
     fold    one outcome per recipient; those that another host may help go on to it
 
 An attempt never raises for what the network did. Whatever moment it is cancelled at, `result` says what is
@@ -15,26 +16,27 @@ from __future__ import annotations
 import trio
 
 from deliver.agent import Agent
-from deliver.candidates import Candidate, find_candidates, refusal_finding, would_loop
+from deliver.candidates import Candidate, find_candidates, refusal_finding, site_of, would_loop
 from deliver.demands import demands_of
 from deliver.errors import Blame
 from deliver.message import Content, Envelope, Recipient
+from deliver.net.race import interleave
 from deliver.net.wire import Journal
 from deliver.outcome import AttemptResult, Deferred, Failed, Outcome, Phase, Step, next_step
+from deliver.reach import Reach
 from deliver.relay.route import Reject, ViaSmarthost, choose, finding
 from deliver.report.testimony import Testimony
 from deliver.report.trace import Finding, Stage, Trace
 from deliver.resolve.mx import HostPlan, MxPlan, NoHost
-from deliver.session import Target, Unusable, open_session
-from deliver.settings import Destination
+from deliver.session import Target, Unusable
 from deliver.smtp.batch import Batch
 from deliver.smtp.reply import EnhancedCode
-from deliver.tls.policy import Refuse, TlsPolicy, clear_text_allowed, decide, in_clear_text
+from deliver.tls.policy import Refuse, clear_text_allowed, decide, in_clear_text
 from hints.port import AddressView
 from hints.records import Word
 
 LOOKUPS = 5  # hosts looked up at a time
-EXTRAS = (Word.CHUNKING, Word.PRDR)  # what a message can do without
+EXTRAS = (Word.CHUNKING, Word.PRDR, Word.RESUMPTION)  # what a message can do without
 PLAIN_EVERY = 3  # every third attempt does without them
 RECENT = 300  # seconds for which an unreachable address is tried after the others
 
@@ -66,6 +68,7 @@ class Attempt:
         self._batch: Batch | None = None
         self._contacts = 0
         self._gave_up: str | None = None
+        self._site: str | None = None
         self.trace = Trace()
         self._testimony = Testimony(self.trace, agent.clock.now, envelope, self._domain, number)
 
@@ -86,7 +89,25 @@ class Attempt:
             self._testimony.settled(recipient, self._settled[ordinal])
         outcomes = tuple((recipient, self._settled[recipient.ordinal]) for recipient in self._recipients)
         self._testimony.attempt_over(outcomes)
-        return AttemptResult(outcomes, self.trace)
+        return AttemptResult(outcomes, self.trace, self._site)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a server has the whole message now and has not answered yet."""
+        transaction = self._batch.current if self._batch is not None else None
+        return transaction is not None and transaction.in_doubt
+
+    def known(self, recipient: Recipient) -> Outcome | None:
+        """The recipient's outcome if it is settled already."""
+        return self._settled.get(recipient.ordinal)
+
+    def last_call(self, why: str) -> None:
+        """Contact no other host from now on; `why` is the reason for those whom that leaves over."""
+        self._gave_up = why
+
+    def progress(self) -> int:
+        """A number that grows whenever something was found out."""
+        return len(self.trace.findings) + len(self.trace.events)
 
     async def _deliver(self) -> None:
         route = choose(self._agent.settings.route, self._domain)
@@ -102,6 +123,7 @@ class Attempt:
             self._testimony.no_route(plan)
             self._settle_all(_outcome_without_host(plan))
             return
+        self._site = site_of(self._agent, self._domain, plan)
         await self._try_hosts(plan)
 
     async def _try_hosts(self, plan: MxPlan) -> None:
@@ -135,22 +157,30 @@ class Attempt:
             self._note_for_all(why, target.host)
             return
         self.trace.extend(policy.findings)
+        targets = await self._targets(host, port)
+        worth = targets[: self._limit - self._contacts]
+        reach = Reach(self._agent, destination, policy, self._testimony, worth, self._note_for_all)
+        while reach.waiting and self._open and not self._gave_up:
+            await self._try_address(reach)
+        self._contacts += len(worth) - len(reach.waiting)
+
+    async def _targets(self, host: HostPlan, port: int) -> tuple[Target, ...]:
+        """Where to connect, ourselves left out, in the order in which it is tried."""
+        targets = []
         for view in await self._order(host, port):
-            address = view.address
-            if (address, port) in self._agent.own_sockets:
-                refusal = would_loop(self._domain, f"{target.host} [{address}]:{port} is this host itself")
+            if (view.address, port) in self._agent.own_sockets:
+                place = f"{host.host} [{view.address}]:{port}"
+                refusal = would_loop(self._domain, f"{place} is this host itself")
                 self.trace.add(refusal_finding(refusal))
                 self._refusals.append(refusal)
-                continue
-            await self._try_address(
-                destination, Target(target.host, address, port, host.secure, self._avoid(view)), policy
-            )
-            if not self._open or self._enough():
-                return
+            else:
+                avoid = self._avoid(view)
+                targets.append(Target(host.host, view.address, port, host.secure, avoid, view.ehlo))
+        return tuple(targets)
 
     async def _order(self, host: HostPlan, port: int) -> tuple[AddressView, ...]:
-        """The addresses, those that lately could not be reached last: advice, none is skipped."""
-        views = await self._agent.hints.look(host.host, host.addresses, port)
+        """The families in turn, what lately could not be reached last: advice, none is skipped."""
+        views = await self._agent.hints.look(host.host, interleave(host.addresses), port)
         recent = self._agent.clock.now() - RECENT
         shunned = {view.address for view in views if (view.last_failure or 0) > recent and view.failures}
         if shunned and len(shunned) < len(host.addresses):
@@ -162,48 +192,59 @@ class Attempt:
         """Extensions that broke with this server lately; now and then all, in case a hint is missing."""
         if self._number % PLAIN_EVERY == 0:
             return frozenset(EXTRAS)
-        return frozenset(word for word in EXTRAS if view.works(word) is False)
+        return frozenset(word for word in (*EXTRAS, Word.LARGE_HELLO) if view.works(word) is False)
+
+    @property
+    def _limit(self) -> int:
+        return self._agent.settings.towards(self._domain, None).delivery.max_hosts
 
     def _enough(self) -> bool:
-        limit = self._agent.settings.towards(self._domain, None).delivery.max_hosts
-        if self._contacts < limit:
+        if self._gave_up:
+            return True
+        if self._contacts < self._limit:
             return False
-        text = f"{limit} addresses were tried in this attempt (delivery.max_hosts): the rest waits"
+        text = f"{self._limit} addresses were tried in this attempt (delivery.max_hosts): the rest waits"
         self.trace.add(Finding(Stage.CONNECT, "max-hosts", text))
         return True
 
-    async def _try_address(self, destination: Destination, target: Target, policy: TlsPolicy) -> None:
-        self._contacts += 1
+    async def _try_address(self, reach: Reach) -> None:
         try:
-            await self._contact(destination, target, policy)
+            await self._contact(reach)
         except Unusable as unusable:
-            fallback = destination.tls.clear_text_fallback
-            if unusable.tls_failed and clear_text_allowed(policy, tls_offered=True, fallback=fallback):
-                clear = in_clear_text(policy, f"TLS with {target} failed and is not required: clear text")
+            fallback = reach.destination.tls.clear_text_fallback
+            if unusable.tls_failed and clear_text_allowed(reach.policy, tls_offered=True, fallback=fallback):
+                target = unusable.target
+                why = f"TLS with {target} failed and is not required: clear text"
+                clear = in_clear_text(reach.policy, why)
                 self.trace.extend(clear.findings)
                 self._testimony.fell_back(target.host, unusable.outcome)
                 try:
-                    await self._contact(destination, target, clear)
+                    await self._contact(reach.once_more(target, clear))
                     return
                 except Unusable as in_clear:
                     unusable = in_clear
-            self._note_for_all(unusable.outcome, target.host)
+            self._note_for_all(unusable.outcome)
 
-    async def _contact(self, destination: Destination, target: Target, policy: TlsPolicy) -> None:
+    async def _contact(self, reach: Reach) -> None:
         """One session, or several where a server limits its length (RFC 9422 4.1)."""
-        recipients = tuple(self._open.values())
+        recipients, fresh = tuple(self._open.values()), False
         while recipients:
-            recipients = await self._one_session(destination, target, policy, recipients)
+            async with reach.session(fresh=fresh) as session:
+                batch = self._batch = session.batch(self._envelope, recipients)
+                await session.transact(batch, self._content, self._journal)
+            reach = reach.once_more(session.target, reach.policy)
+            fresh = session.contact.reused and batch.came_to_nothing
+            if fresh:
+                self._reuse_failed(session.target)
+                continue
+            self._fold(batch)
+            recipients = batch.unoffered if batch.progress else ()
 
-    async def _one_session(
-        self, destination: Destination, target: Target, policy: TlsPolicy, recipients: tuple[Recipient, ...]
-    ) -> tuple[Recipient, ...]:
-        """Deliver; returns those to whom another session with the same server may deliver."""
-        async with open_session(self._agent, destination, target, policy, self._testimony) as session:
-            batch = self._batch = session.batch(self._envelope, recipients)
-            await session.transact(batch, self._content, self._journal)
-        self._fold(batch)
-        return batch.unoffered if batch.progress else ()
+    def _reuse_failed(self, target: Target) -> None:
+        """A session that had ended, or was not meant to be used again, says nothing about the message."""
+        self._batch = None
+        text = f"The open session with {target} was of no use any more: a new connection"
+        self.trace.add(Finding(Stage.CONNECT, "reuse-failed", text))
 
     def _fold(self, batch: Batch) -> None:
         """Take over what a session's transactions found out; those whom another host may help stay open."""
@@ -228,8 +269,8 @@ class Attempt:
         for recipient in tuple(self._open.values()):
             self._settle(recipient, outcome)
 
-    def _note_for_all(self, outcome: Deferred | Failed, host: str) -> None:
-        self._testimony.host_deferred(host, outcome)
+    def _note_for_all(self, outcome: Deferred, host: str = "") -> None:
+        self._testimony.host_deferred(outcome.contact.host if outcome.contact else host, outcome)
         for ordinal in self._open:
             self._latest[ordinal] = outcome
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
 
 import trio
 
@@ -16,6 +17,8 @@ from deliver.report.trace import Finding, Stage, Verdict
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, without_ourselves
 from deliver.resolve.resolver import drive
 from deliver.resolve.walk import Walked, find_host, find_mx
+
+MAX_SITE = 255  # characters
 
 
 async def find_candidates(agent: Agent, domain: str, route: ViaMx | ViaSmarthost) -> Walked[MxPlan]:
@@ -35,6 +38,22 @@ async def find_candidates(agent: Agent, domain: str, route: ViaMx | ViaSmarthost
     if isinstance(route, ViaSmarthost):
         plan = replace(plan, targets=tuple(replace(target, port=route.port) for target in plan.targets))
     return Walked(plan, walked.findings)
+
+
+def site_of(agent: Agent, domain: str, plan: MxPlan) -> str:
+    """The same text for all domains whose mail goes to the same hosts, ports and settings.
+
+    Their mail shares sessions, and what one of them meets the others would meet too.
+    """
+    parts = []
+    for target in sorted(plan.targets, key=lambda target: (target.preference, target.host, target.port or 0)):
+        destination = agent.settings.towards(domain, target.host)
+        port = target.port or destination.delivery.port
+        parts.append(f"{target.preference}:{target.host}:{port}/{destination.tls.level}")
+    text = ",".join(parts)
+    if len(text) <= MAX_SITE:
+        return text
+    return f"{text[: MAX_SITE - 65]}#{sha256(text.encode()).hexdigest()}"
 
 
 class Candidate:

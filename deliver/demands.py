@@ -7,10 +7,13 @@ ConfigurationError, which `outrider config check` finds too.
 from __future__ import annotations
 
 from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
 
 from OpenSSL import SSL
 
 from deliver.configuration.files import secret_path
+from deliver.errors import ConfigurationError
 from deliver.settings import Settings, Tls
 from deliver.tls import crl
 from deliver.tls.context import ClientCertificate, context_for
@@ -29,13 +32,38 @@ def demands_of(tls: Tls) -> Demands:
     )
 
 
-def context_of(settings: Settings, tls: Tls, policy: TlsPolicy) -> SSL.Context:
-    """The shared OpenSSL context. Raises ConfigurationError."""
+def context_of(settings: Settings, tls: Tls, policy: TlsPolicy, *, large: bool = True) -> SSL.Context:
+    """The shared OpenSSL context; `large`: with the post-quantum share. Raises ConfigurationError."""
     client = None
     if tls.client_certificate is not None and tls.client_key_file is not None:
         key = secret_path(settings, tls.client_key_file)
         client = ClientCertificate(str(settings.path(tls.client_certificate)), str(key))
-    return context_for(policy, tls.min_version, ciphers=tls.ciphers, groups=tls.groups, client=client)
+    return context_for(
+        policy,
+        tls.min_version,
+        ciphers=tls.ciphers,
+        groups=tls.groups,
+        client=client,
+        tickets=tls.resumption,
+        large=large,
+    )
+
+
+def client_digest(settings: Settings, tls: Tls) -> str:
+    """The file of our client certificate by its SHA-256, "" without one. Raises ConfigurationError."""
+    return "" if tls.client_certificate is None else _digest(str(settings.path(tls.client_certificate)))
+
+
+@lru_cache(maxsize=16)
+def _digest(path: str) -> str:
+    try:
+        return sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigurationError(
+            f"reading the client certificate {path}",
+            error.strerror or str(error),
+            "set tls.client_certificate",
+        ) from error
 
 
 def lists_of(settings: Settings, tls: Tls) -> crl.RevocationLists:

@@ -18,6 +18,9 @@ MAX_ORCPT = 500  # octets as xtext (RFC 3461 4.2)
 _PLAIN = re.compile(r"[\x21-\x2a\x2c-\x3c\x3e-\x7e]")
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*\Z")
 _HEX = re.compile(r"\+([0-9A-F]{2})")
+# RFC 6533 3: QCHAR and EmbeddedUnicodeChar.
+_QCHAR = re.compile(r"[\x21-\x2a\x2c-\x3c\x3e-\x5b\x5d-\x7e]")
+_EMBEDDED = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
 _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,30}\Z")
 
 
@@ -69,6 +72,34 @@ def from_xtext(encoded: str) -> str:
     if not text.isprintable():
         raise UsageError("reading xtext", "it hides control characters", "correct it")
     return text
+
+
+def orcpt_text(original: OriginalRecipient) -> str:
+    """The value of ORCPT (RFC 3461 4.2); an address of type utf-8 in ASCII, as RFC 6533 3 writes it."""
+    if original.kind.lower() != "utf-8":
+        return f"{original.kind};{xtext(original.address)}"
+    return f"{original.kind};" + "".join(
+        char if _QCHAR.match(char) else f"\\x{{{ord(char):02X}}}" for char in original.address
+    )
+
+
+def parse_orcpt(text: str) -> OriginalRecipient:
+    """Read the value of ORCPT, in ASCII or (type utf-8) in UTF-8. Raises UsageError."""
+    kind, separator, encoded = text.partition(";")
+    if not separator or len(text) > MAX_ORCPT:
+        raise UsageError("reading ORCPT", f"{text[:80]!r} is no address type, ';' and address", "correct it")
+    if kind.lower() != "utf-8":
+        return OriginalRecipient(kind, from_xtext(encoded))
+    # Old xtext is taken too: RFC 6533 3 lets a server meet either.
+    decoded = _EMBEDDED.sub(_embedded, from_xtext(encoded) if encoded.isascii() else encoded)
+    return OriginalRecipient(kind, decoded)
+
+
+def _embedded(found: re.Match[str]) -> str:
+    point = int(found[1], 16)
+    if point > 0x10FFFF or 0xD800 <= point <= 0xDFFF:
+        raise UsageError("reading ORCPT", f"{found[0]} is no character", "correct it")
+    return chr(point)
 
 
 def notify_text(notify: frozenset[Notify]) -> str:

@@ -10,6 +10,7 @@ class Level(StrEnum):
 
     NONE = "none"
     MAY = "may"
+    TRY_VERIFY = "try-verify"
     ENCRYPT = "encrypt"
     VERIFY = "verify"
     DANE = "dane"

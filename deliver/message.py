@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import NewType, Protocol
 
@@ -21,14 +22,24 @@ MessageId = NewType("MessageId", str)
 MAX_LOCAL_PART = 256  # octets; RFC 5321 4.5.3.1.1 asks for at least 64
 MAX_DOMAIN = 253  # octets; RFC 5321 4.5.3.1.2 allows 255 with the root dot
 
-_DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
-_QUOTED = re.compile(r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e])*"\Z')
+# UTF8-non-ascii of RFC 6531 3.3 is in both; `parse` decides whether it may be there.
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"
+_DOT_ATOM = re.compile(rf"{_ATOM}(?:\.{_ATOM})*\Z")
+_QUOTED = re.compile(r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e\x80-\U0010ffff]|\\[\x20-\x7e])*"\Z')
+# Control, surrogate, unassigned; line, paragraph and space separators outside ASCII.
+_UNPRINTABLE = frozenset({"Cc", "Cs", "Cn", "Zl", "Zp", "Zs"})
+# Marks that make a text read otherwise than it is (UAX 9): no address needs them.
+_REORDERING = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """One address: `local_part` as given, `domain` in lower-case A-labels or an address literal `[…]`."""
+    """One address: `local_part` as given, `domain` in lower-case A-labels or an address literal `[…]`.
+
+    Only `parse(…, utf8=True)` makes a local part outside ASCII (RFC 6531); it is never normalised: only the
+    final server knows which spellings mean the same mailbox (RFC 5321 2.3.11).
+    """
 
     local_part: str
     domain: str
@@ -41,16 +52,26 @@ class Mailbox:
         """The IP address inside an address literal (RFC 5321 4.1.3), else None."""
         return literal_address(self.domain)
 
+    @property
+    def internationalised(self) -> bool:
+        """Whether no server without SMTPUTF8 can be told this address (RFC 6531 3.2)."""
+        return not self.local_part.isascii()
+
     @classmethod
-    def parse(cls, text: str) -> Mailbox:
-        """Read `local@domain` (RFC 5321 4.1.2). Raises UsageError for anything else."""
+    def parse(cls, text: str, *, utf8: bool = False) -> Mailbox:
+        """Read `local@domain` (RFC 5321 4.1.2), with `utf8` as RFC 6531 3.3 extends it. Raises UsageError."""
         local_part, at, domain = text.rpartition("@")
         if not at or not local_part:
             raise _bad_address(text, "it has no local part and domain with '@' between them")
-        if len(local_part) > MAX_LOCAL_PART:
+        if len(local_part.encode("utf-8", "replace")) > MAX_LOCAL_PART:
             raise _bad_address(text[:80], f"its local part is longer than {MAX_LOCAL_PART} octets")
-        if not (_DOT_ATOM.match(local_part) or _QUOTED.match(local_part)):
-            raise _bad_address(text, "its local part is neither a dot-atom nor a quoted string in ASCII")
+        if not (_DOT_ATOM.match(local_part) or _QUOTED.match(local_part)) or (
+            not utf8 and not local_part.isascii()
+        ):
+            where = "" if utf8 else " in ASCII"
+            raise _bad_address(text, f"its local part is neither a dot-atom nor a quoted string{where}")
+        if not local_part.isascii():
+            _check_printable(text, local_part)
         return cls(local_part, domain_name(domain))
 
 
@@ -141,6 +162,12 @@ class Content(Protocol):
     async def read(self, offset: int, length: int) -> bytes:
         """At most `length` octets from `offset`, fewer only at the end. Raises StorageError."""
         ...
+
+
+def _check_printable(text: str, local_part: str) -> None:
+    for char in local_part:
+        if not char.isascii() and (char in _REORDERING or unicodedata.category(char) in _UNPRINTABLE):
+            raise _bad_address(ascii(text), f"its local part has U+{ord(char):04X}, which is not printable")
 
 
 def _bad_address(text: str, why: str) -> UsageError:

@@ -19,7 +19,7 @@ host from there on would duplicate mail, so the attempt ends.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntFlag
 
 from deliver.errors import Blame
 from deliver.message import Recipient
@@ -35,6 +35,7 @@ class Phase(Enum):
     EHLO = "while performing the EHLO handshake"
     STARTTLS = "while asking for STARTTLS"
     TLS = "while negotiating or judging TLS"
+    AUTH = "while logging in"
     MAIL = "while sending MAIL FROM"
     RCPT = "while sending RCPT TO"
     DATA = "while sending DATA"
@@ -42,6 +43,17 @@ class Phase(Enum):
     DOT = "while waiting for the final reply (the message may be delivered more than once)"
     RSET = "while resetting the session"
     QUIT = "while closing the session"
+
+
+class Resumption(IntFlag):
+    """What is known about sessions on a connection, with Exim's numbers."""
+
+    OFF = 0
+    SUPPORTED = 1
+    REQUESTED = 2  # a ticket was asked for
+    OFFERED = 4  # an earlier session
+    ISSUED = 8  # a new ticket came
+    USED = 16  # the earlier session was resumed
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +67,38 @@ class TlsFacts:
     resumed: bool
     verified_by: str
     ocsp: str = "none"
+    ocsp_requested: bool = False
+    resumption: Resumption = Resumption.OFF
 
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """The server that a session spoke to; `tls` is None in clear text."""
+    """The server that a session spoke to; `tls` is None in clear text.
+
+    `greeting` and `ehlo`: its first reply, and the first line of its last EHLO reply, for reports. `reused`: the
+    session had served an earlier message.
+    """
 
     host: str
     address: str
     port: int
     tls: TlsFacts | None = None
+    greeting: str = ""
+    ehlo: str = ""
+    reused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The server took responsibility with `reply`, a 2yz after the final dot."""
+    """The server took responsibility with `reply`, a 2yz after the final dot.
+
+    `dsn_passed`: what the sender asks of delivery reports went with the message, so that the server answers for
+    them; without it a report of success is ours to send, as "relayed" (RFC 3461 5.2.2).
+    """
 
     reply: Reply
     contact: Contact
+    dsn_passed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +131,15 @@ Outcome = Delivered | Deferred | Failed
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """What one attempt found out: one outcome per recipient of its claim, and the evidence."""
+    """What one attempt found out: one outcome per recipient of its claim, and the evidence.
+
+    `site`: the same text for all domains with the same exchangers under the same settings, whose mail can
+    therefore share sessions; None where no exchanger was found.
+    """
 
     outcomes: tuple[tuple[Recipient, Outcome], ...]
     trace: Trace
+    site: str | None = None
 
 
 class Step(Enum):

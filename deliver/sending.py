@@ -17,7 +17,7 @@ from deliver.attempt import Attempt
 from deliver.errors import MessageError
 from deliver.message import Envelope, Mailbox, Recipient
 from deliver.net.clock import WallClock
-from deliver.outbox import event_gate, ship_now
+from deliver.outbox import demand_room, event_gate, ship_now
 from deliver.outcome import Outcome
 from deliver.queue.content import InlineContent
 from deliver.relay.identity import MessageIds
@@ -41,7 +41,8 @@ def deliver_now(
 ) -> tuple[Result, ...]:
     """Deliver the text from `source` and return one result per recipient, in the order given.
 
-    Raises MessageError for a message that nobody could send, ConfigurationError for unusable settings.
+    Raises MessageError for a message that nobody could send, ConfigurationError for unusable settings,
+    StorageError, with nothing sent, while too many events wait.
     """
     text = read_message(source, settings.relay.max_message_size)
     if hop_count(bytes(text.content.data)) > settings.relay.max_hops:
@@ -85,6 +86,7 @@ async def _deliver(
     envelope = Envelope(
         MessageIds(clock.now, rng)(), sender, recipients, text.content.size, text.eight_bit, clock.now()
     )
+    await demand_room(settings, clock)
     hints = open_hints(settings, clock)
     gate = event_gate(settings)
     agent = build_agent(settings, hints=hints, clock=clock, rng=rng, learner="send", gate=gate)

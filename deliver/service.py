@@ -25,12 +25,13 @@ from deliver.agent import Agent
 from deliver.attempt import Attempt
 from deliver.dnssec.algorithm import Policy
 from deliver.dnssec.anchors import NegativeAnchor, TrustAnchors, parse, root_anchors
-from deliver.errors import ConfigurationError
+from deliver.errors import ConfigurationError, StorageError
 from deliver.identity import host_name
 from deliver.message import Content
 from deliver.net.clock import Clock, WallClock
 from deliver.net.dial import TcpDialer
 from deliver.outbox import event_actions, event_gate
+from deliver.pool import NoPool, Pool, SessionPool
 from deliver.queue.intake import QueueIntake
 from deliver.queue.notice import Notifier
 from deliver.queue.runner import JournalReply, Runner
@@ -48,6 +49,7 @@ from deliver.settings import Settings, overridden
 from deliver.tls.pkix import TrustStore
 from events.actions import matcher
 from events.backlog import Backlog
+from events.catalogue import Event
 from events.port import EventGate, OpenGate
 from events.shipper import Shipper
 from hints.memory import MemoryHints
@@ -132,6 +134,7 @@ def build_agent(
     learner: str,
     own_sockets: frozenset[tuple[str, int]] = frozenset(),
     gate: EventGate | None = None,
+    pool: Pool | None = None,
 ) -> Agent:
     """Everything that a delivery takes from outside. Raises ConfigurationError for unusable resolvers."""
     resolver = CachingResolver(
@@ -155,6 +158,7 @@ def build_agent(
         own_names=frozenset(name for name in names if name),
         own_sockets=own_sockets,
         gate=gate or OpenGate(),
+        pool=pool or NoPool(),
     )
 
 
@@ -198,6 +202,9 @@ class Relay:
         rng = SystemRandom()
         self._hints = open_hints(settings, clock)
         self._gate = event_gate(settings)
+        self._shard = shard
+        self._backlog = backlog
+        self._pool = SessionPool(settings.pool, self._tell)
         places = [listener.socket.getsockname() for listener in sockets]
         self._agent = build_agent(
             settings,
@@ -207,6 +214,7 @@ class Relay:
             learner="relay",
             own_sockets=frozenset((place[0], place[1]) for place in places),
             gate=self._gate,
+            pool=self._pool,
         )
         hostname = settings.relay.hostname or self._agent.helo
         ids = MessageIds(clock.now, rng)
@@ -241,7 +249,7 @@ class Relay:
             testimony.start_soon(self._keep_time)
             if isinstance(self._hints, SqlHints):
                 testimony.start_soon(self._hints.run)
-            async with trio.open_nursery() as signalled:
+            async with self._pool.open(), trio.open_nursery() as signalled:
                 signalled.start_soon(self._obey, signals, signalled.cancel_scope)
                 async with trio.open_nursery() as work:
                     work.start_soon(self._runner.run)
@@ -281,6 +289,19 @@ class Relay:
         return Attempt(
             self._agent, claim.envelope, claim.recipients, content, number=claim.number, journal=journal
         )
+
+    async def _tell(self, events: Sequence[Event]) -> None:
+        """Commit what belongs to no attempt: a session that has waited in vain is closed."""
+        wanted = [event for event in events if self._backlog.wanted(event)]
+        if not wanted:
+            return
+        about = str(wanted[0].fields.get("message_id"))
+        append = partial(self._backlog.append, message_id=about, events=wanted)
+        try:
+            await self._shard.sql.write(append, durable=False)
+        except StorageError as error:
+            _log.error("%s", error)
+        self._shipper.poke()
 
     def _accepted(self) -> None:
         self._runner.poke()

@@ -14,114 +14,39 @@ decides about clear text; nothing here falls back by itself once TLS was begun.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import trio
-from OpenSSL import SSL
 
 from deliver.agent import Agent
-from deliver.demands import context_of, lists_of
-from deliver.errors import Blame, ConfigurationError, PeerError
+from deliver.encounter import NO_ANSWER, Target, Unusable
 from deliver.message import Content, Envelope, Recipient
 from deliver.net.dial import ConnectFailed
-from deliver.net.tlsstream import TlsStream
 from deliver.net.wire import Journal, Wire
-from deliver.outcome import Contact, Deferred, Delivered, Phase, TlsFacts
+from deliver.outcome import Deferred, Delivered, Phase
 from deliver.report.log import say
-from deliver.report.testimony import Connection, Testimony
-from deliver.report.trace import MAX_TEXT, Finding, Stage, Trace, Verdict
+from deliver.report.testimony import Testimony
+from deliver.report.trace import MAX_TEXT, Verdict
+from deliver.reusing import Reusing
 from deliver.settings import Destination
 from deliver.smtp.batch import Batch
 from deliver.smtp.command import LocalMisuse
-from deliver.smtp.reply import EnhancedCode, Reply
 from deliver.smtp.transaction import Transaction
-from deliver.tls.crl import RevocationLists
-from deliver.tls.engine import TlsEngine, TlsError
-from deliver.tls.judge import judge
-from deliver.tls.pkix import TrustStore
-from deliver.tls.policy import Authentication, TlsPolicy, clear_text_allowed
-from deliver.tls.verdict import Handshake
-from events.catalogue import Event
-from events.port import Refuse
+from deliver.tls.hello import Hello
+from deliver.tls.policy import TlsPolicy
 from hints.levels import dropped
-from hints.records import EhloAnswer, EhloPhase, Feature, LevelSeen, Note, Reachability, Word
+from hints.records import EhloAnswer, EhloPhase, Feature, LevelSeen, Reachability, Word
+
+__all__ = ["Session", "Target", "Unusable", "open_session", "opened"]
 
 _log = logging.getLogger("outrider.connection")
 
-CLOSING = 421  # RFC 5321 3.8: the server ends the session, whatever was asked
 
-# RFC 3463 and, for the last two, the IANA registry.
-NO_ANSWER = EnhancedCode(4, 4, 1)
-DISCONNECTED = EnhancedCode(4, 4, 2)
-NO_SECURITY = EnhancedCode(4, 7, 0)
-NOT_TRUSTED = EnhancedCode(4, 7, 5)
-
-_STAGES = {
-    "connect-failed": Stage.CONNECT,
-    "connected": Stage.CONNECT,
-    "tls-failed": Stage.TLS,
-    "starttls-required": Stage.TLS,
-    "starttls-missing": Stage.TLS,
-    "starttls-refused": Stage.TLS,
-}
-
-
-_VETO_STAGES = {"tcp:connect": Stage.CONNECT, "tls:cert": Stage.TLS}
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where to connect; `secure`: DNSSEC vouches for the address; `avoid`: what went wrong with it lately."""
-
-    host: str
-    address: str
-    port: int
-    secure: bool = False
-    avoid: frozenset[Word] = frozenset()
-
-    def __str__(self) -> str:
-        return f"{self.host} [{self.address}]:{self.port}"
-
-    @property
-    def place(self) -> tuple[str, str, int]:
-        """(host, address, port)"""
-        return self.host, self.address, self.port
-
-
-class Unusable(Exception):
-    """This server is no use in this attempt; `outcome` holds for every recipient.
-
-    `tls_failed`: TLS was offered and did not come about, so that a policy which does not require it may try
-    again in clear text.
-    """
-
-    def __init__(self, outcome: Deferred, *, tls_failed: bool = False) -> None:
-        super().__init__(outcome.why)
-        self.outcome = outcome
-        self.tls_failed = tls_failed
-
-
-class Session:
+class Session(Reusing):
     """An open connection, judged if TLS is on. `contact` says with whom, and over which TLS."""
-
-    def __init__(
-        self, agent: Agent, destination: Destination, target: Target, policy: TlsPolicy, testimony: Testimony
-    ) -> None:
-        self._agent = agent
-        self._destination = destination
-        self._target = target
-        self._policy = policy
-        self._domain = testimony.domain
-        self._trace: Trace = testimony.trace
-        self._events: Connection = testimony.connection(
-            target.host, target.address, target.port, policy, target.secure
-        )
-        self._wire: Wire | None = None
-        self.contact = Contact(target.host, target.address, target.port)
 
     def batch(self, envelope: Envelope, recipients: tuple[Recipient, ...]) -> Batch:
         """The transactions of one message with this server, none of them begun.
@@ -142,14 +67,18 @@ class Session:
                 pass_8bit=smtp.pass_8bit,
                 chunking=chunking and smtp.chunking and Word.CHUNKING not in self._target.avoid,
                 prdr=smtp.prdr and Word.PRDR not in self._target.avoid,
+                logged_in=self._open_wire.machine.logged_in,
+                reset=self._open_wire.needs_reset,
             )
 
-        return Batch(begin, recipients, capabilities.limits, self.contact)
+        self.messages += 1
+        return Batch(begin, recipients, self._limits, self.contact)
 
     async def transact(self, batch: Batch, content: Content, journal: Journal) -> None:
         """Carry them out, one behind the other; whatever happens is in `batch.outcomes()`."""
         wire = self._open_wire
         while (transaction := batch.following()) is not None:
+            self._transactions += 1
             await wire.transact(transaction, content, journal)
             self._learn_about_chunks(transaction)
             if not wire.reusable:
@@ -162,19 +91,30 @@ class Session:
         outcomes = [outcome for _, outcome in transaction.outcomes()]
         worked = any(isinstance(outcome, Delivered) for outcome in outcomes)
         lost = any(isinstance(outcome, Deferred) and outcome.reply is None for outcome in outcomes)
+        lost = lost and not self.contact.reused  # then it may have ended before the chunk
         if worked or lost or transaction.chunks_not_understood:
             feature = Feature(*self._target.place, Word.CHUNKING, worked)
             self._note(feature, "taken" if worked else "broke off")
 
+    async def connect(self) -> None:
+        """The TCP connection only; `open` does it too where it was not done. Raises Unusable."""
+        await self._dial()
+
     async def open(self) -> None:
         """All the steps of the table above. Raises Unusable."""
-        await self._dial()
+        if self._wire is None:
+            await self._dial()
         await self._greet()
         await self._ehlo(EhloPhase.CLEAR)
         if self._policy.use_tls and await self._ask_for_tls():
             await self._start_tls()
             await self._ehlo(EhloPhase.TLS)
+            self._keep_session()
         await self._compare_level()
+
+    def again(self, hello: Hello) -> Session:
+        """Another session with the same server, not connected, whose handshake begins with `hello`."""
+        return Session(self._agent, self._destination, self._target, self._policy, self._testimony, hello)
 
     async def close(self, why: str | None) -> None:
         """Say QUIT where that makes sense, close, and tell it. Bounded, also in a cancelled scope."""
@@ -185,11 +125,6 @@ class Session:
         with trio.CancelScope(shield=True):
             await self._wire.close()
         self._events.closed(self.contact, why)
-
-    @property
-    def _open_wire(self) -> Wire:
-        assert self._wire is not None, "the session is not open"
-        return self._wire
 
     async def _dial(self) -> None:
         delivery, timeouts = self._destination.delivery, self._destination.smtp.timeouts
@@ -212,23 +147,11 @@ class Session:
 
     async def _greet(self) -> None:
         reply = await self._answer(self._open_wire.greeting(), Phase.BANNER)
+        self.contact = replace(self.contact, greeting=str(reply)[:MAX_TEXT])
         greeted = self._events.greeted(reply)
         if not reply.positive:
             raise self._unusable(f"{self._target} refuses the connection: {reply}", Phase.BANNER, reply=reply)
         await self._ask_gate(greeted, Phase.BANNER)
-
-    async def _ask_gate(self, event: Event, phase: Phase, stream: TlsStream | None = None) -> None:
-        """Let an event action refuse what it announces. Raises Unusable; `stream`: not to be used then."""
-        said = await self._agent.gate.consult(event)
-        if not isinstance(said, Refuse):
-            return
-        if stream is not None:
-            await stream.discard()
-            self._events.rejected(said.text)
-        why = f"an event action refuses {event.name} for {self._target}: {said.text}"
-        stage = _VETO_STAGES.get(event.name, Stage.SMTP)
-        self._trace.add(Finding(stage, "event-veto", why, Verdict.REFUSED))
-        raise self._unusable(why, phase, NO_SECURITY, blame=Blame.POLICY)
 
     async def _ehlo(self, phase: EhloPhase) -> None:
         wire = self._open_wire
@@ -238,6 +161,9 @@ class Session:
             reply = await self._answer(wire.helo(name), Phase.EHLO)
         if not reply.positive:
             raise self._unusable(f"{self._target} refuses EHLO: {reply}", Phase.EHLO, reply=reply)
+        self.contact = replace(
+            self.contact, ehlo=f"{reply.code} {reply.lines[0] if reply.lines else ''}"[:MAX_TEXT]
+        )
         self._events.answered_ehlo(reply)
         said = wire.capabilities
         where = "inside TLS" if phase is EhloPhase.TLS else "in clear text"
@@ -245,58 +171,6 @@ class Session:
         self._add("ehlo", f"{self._target.host} offers {where}: {keywords}"[:MAX_TEXT])
         address, port = self._target.address, self._target.port
         self._note(EhloAnswer(address, port, phase, said.greeted_as, said.lines), "EHLO answered")
-
-    async def _ask_for_tls(self) -> bool:
-        """Whether the server is ready for the handshake; False: go on in clear text, as the policy allows."""
-        fallback = self._destination.tls.clear_text_fallback
-        if not self._open_wire.capabilities.starttls:
-            if clear_text_allowed(self._policy, tls_offered=False, fallback=fallback):
-                self._add("starttls-missing", f"{self._target.host} does not offer STARTTLS: clear text")
-                return False
-            raise self._no_tls(f"{self._target.host} does not offer STARTTLS")
-        reply = await self._answer(self._open_wire.starttls(), Phase.STARTTLS)
-        if reply.positive:
-            return True
-        why = f"{self._target.host} refuses STARTTLS: {reply}"
-        if reply.code == CLOSING:
-            raise self._unusable(why, Phase.STARTTLS, reply=reply)
-        if not clear_text_allowed(self._policy, tls_offered=True, fallback=fallback):
-            raise self._no_tls(why)
-        self._add("starttls-refused", f"{why}: clear text")
-        return False
-
-    async def _start_tls(self) -> None:
-        wire = self._open_wire
-        context, trusted, lists = self._tls_material()
-        engine = TlsEngine(context, _server_name(self._policy.sni), request_staple=self._policy.request_ocsp)
-        stream = TlsStream(wire.stream, engine)
-        wire.stream = stream
-        handshake = await self._handshake(stream)
-        for presented in self._events.shook_hands(handshake):
-            await self._ask_gate(presented, Phase.TLS, stream)
-        verdict = judge(self._policy, handshake, self._agent.clock.now(), trusted, lists)
-        self._trace.extend(verdict.findings)
-        if self._policy.request_ocsp:
-            self._events.staple(verdict.ocsp)
-        if not verdict.ok:
-            await stream.discard()
-            refusals = [found.text for found in verdict.findings if found.verdict is Verdict.REFUSED]
-            why = f"{self._target.host} is not authenticated: {'; '.join(refusals)}"
-            self._events.rejected(why)
-            raise self._unusable(why, Phase.TLS, NOT_TRUSTED, blame=Blame.POLICY)
-        facts = TlsFacts(
-            level=self._policy.level,
-            version=handshake.version,
-            cipher=handshake.cipher,
-            group=handshake.group,
-            resumed=handshake.resumed,
-            verified_by=verdict.verified_by,
-            ocsp=verdict.ocsp,
-        )
-        self.contact = replace(self.contact, tls=facts)
-        self._events.judged(facts)
-        wire.starttls_done(stream)
-        wire.ledger.flight(1 if handshake.version == "TLSv1.3" else 2)  # RFC 8446 2, RFC 5246 7.3
 
     async def _compare_level(self) -> None:
         """Tell when the server was better secured before: a repair in progress, or somebody in between.
@@ -313,86 +187,15 @@ class Session:
             say(_log, logging.WARNING, "security dropped", host=self._target.host, was=best, now=reached)
         self._note(LevelSeen(self._domain, self._target.host, reached), "session opened")
 
-    async def _handshake(self, stream: TlsStream) -> Handshake:
-        patience = self._destination.smtp.timeouts.tls
-        why = f"nothing for {patience:g} s"
-        try:
-            with trio.move_on_after(patience):
-                return await stream.do_handshake()
-        except TlsError as error:
-            why = error.happened
-        why = f"the TLS handshake with {self._target.host} failed: {why}"
-        self._events.handshake_failed(why)
-        self._add("tls-failed", why, Verdict.REFUSED)
-        raise self._unusable(why, Phase.TLS, NO_SECURITY, blame=Blame.POLICY, tls_failed=True)
-
-    def _tls_material(self) -> tuple[SSL.Context, TrustStore, RevocationLists]:
-        """What the settings say in files. Raises Unusable: mail waits until they can be read."""
-        settings, tls = self._agent.settings, self._destination.tls
-        try:
-            context = context_of(settings, tls, self._policy)
-            return context, self._trust_store(), lists_of(settings, tls)
-        except ConfigurationError as error:
-            raise self._unusable(str(error), Phase.TLS, NO_SECURITY, blame=Blame.LOCAL) from error
-
-    def _trust_store(self) -> TrustStore:
-        if self._policy.authentication is not Authentication.PKIX:
-            return TrustStore.empty()
-        store = self._destination.tls.trust_store
-        return self._agent.trust(None if store is None else str(self._agent.settings.path(store)))
-
-    def _no_tls(self, why: str) -> Unusable:
-        rfc = "RFC 7672 2.2" if self._policy.authentication is Authentication.DANE else None
-        said = f"TLS is required, but {why}"
-        self._events.starttls_refused(why)
-        self._add("starttls-required", said, Verdict.REFUSED, rfc)
-        return self._unusable(said, Phase.STARTTLS, NO_SECURITY, blame=Blame.POLICY)
-
-    async def _answer(self, conversation: Awaitable[Reply], phase: Phase) -> Reply:
-        """A reply, or Unusable when the connection fails."""
-        try:
-            return await conversation
-        except PeerError as error:
-            where = "" if phase.value in error.happened else f" {phase.value}"
-            why = f"{self._target}: {error.happened}{where}"
-            self._add("connection-lost", why, Verdict.REFUSED)
-            # A server that rejects the handshake is first heard of here (RFC 8446 4.4.2.4).
-            tls_failed = self.contact.tls is not None
-            raise self._unusable(why, phase, tls_failed=tls_failed) from error
-
-    def _unusable(
-        self,
-        why: str,
-        phase: Phase,
-        enhanced: EnhancedCode = DISCONNECTED,
-        reply: Reply | None = None,
-        blame: Blame = Blame.HOST,
-        *,
-        tls_failed: bool = False,
-    ) -> Unusable:
-        if reply is not None:
-            self._add("refused", why, Verdict.REFUSED)
-            enhanced = replace(reply.enhanced, klass=4) if reply.enhanced else enhanced
-        outcome = Deferred(why, blame, phase, reply, enhanced, self.contact)
-        return Unusable(outcome, tls_failed=tls_failed)
-
-    def _add(self, code: str, text: str, verdict: Verdict = Verdict.NOTE, rfc: str | None = None) -> None:
-        self._trace.add(Finding(_STAGES.get(code, Stage.SMTP), code, text, verdict, rfc))
-
-    def _note(self, note: Note, reason: str) -> None:
-        agent = self._agent
-        agent.hints.note(note, source=agent.learner, reason=reason, now=agent.clock.now())
-
 
 @asynccontextmanager
 async def open_session(
     agent: Agent, destination: Destination, target: Target, policy: TlsPolicy, testimony: Testimony
 ) -> AsyncIterator[Session]:
     """A session for the length of the block. Raises Unusable when a step up to the last EHLO fails."""
-    session = Session(agent, destination, target, policy, testimony)
+    session = await opened(Session(agent, destination, target, policy, testimony))
     why: str | None = "interrupted"
     try:
-        await session.open()
         yield session
         why = None
     except Unusable as unusable:
@@ -402,10 +205,22 @@ async def open_session(
         await session.close(why)
 
 
-def _server_name(sni: str) -> str:
-    """Nothing for an IP address: SNI carries host names only (RFC 6066 3)."""
-    try:
-        ipaddress.ip_address(sni)
-    except ValueError:
-        return sni
-    return ""
+async def opened(session: Session) -> Session:
+    """`session` open, or another one with the same server where only the handshake had to begin otherwise.
+
+    Raises Unusable. What is not returned is closed.
+    """
+    while True:
+        why: str | None = "interrupted"
+        try:
+            await session.open()
+            why = None
+            return session
+        except Unusable as unusable:
+            why, again = unusable.outcome.why, unusable.again
+            if again is None:
+                raise
+        finally:
+            if why is not None:
+                await session.close(why)
+        session = session.again(again)

@@ -36,12 +36,14 @@ Date = Annotated[str, Meta(extra={"kind": "date"})]  # "2026-12-31"
 NamePattern = Annotated[str, Meta(extra={"kind": "pattern"})]
 Endpoint = Annotated[str, Meta(extra={"kind": "endpoint"})]  # "host", "host:port", "[address]:port"
 AddressEndpoint = Annotated[str, Meta(extra={"kind": "address endpoint"})]  # no names
+LocalEndpoint = Annotated[str, Meta(extra={"kind": "local endpoint"})]  # the same, or "unix:path"
 ListenEndpoint = Annotated[str, Meta(extra={"kind": "listen endpoint"})]  # port required, 0 picks a free one
 Network = Annotated[str, Meta(extra={"kind": "network"})]
 Ipv4Address = Annotated[str, Meta(extra={"kind": "ipv4 address"})]
 Ipv6Address = Annotated[str, Meta(extra={"kind": "ipv6 address"})]
 CipherList = Annotated[str, Meta(extra={"kind": "cipher list"})]
 GroupList = Annotated[str, Meta(extra={"kind": "group list"})]
+OctalMode = Annotated[str, Meta(extra={"kind": "file mode"})]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 
@@ -96,6 +98,8 @@ class Tls(Section, frozen=True):
     groups: GroupList = ""  # none: OpenSSL's, X25519MLKEM768 first
     client_certificate: FilePath | None = None  # PEM file
     client_key_file: SecretFile | None = None
+    resumption: bool = True  # keep sessions, and offer those that are judged well again
+    retry_small_hello: bool = True  # after a reset or silence; not where `groups` is set
 
 
 class Timeouts(Section, frozen=True):
@@ -111,6 +115,7 @@ class Timeouts(Section, frozen=True):
     block: Duration = Duration(3 * MINUTE)
     dot: Duration = Duration(10 * MINUTE)
     quit: Duration = Duration(5)
+    session: Duration = Duration(20 * MINUTE)  # from connecting to the end of a message, final reply excluded
 
 
 class Smtp(Section, frozen=True):
@@ -120,6 +125,9 @@ class Smtp(Section, frozen=True):
     pass_8bit: bool = False
     chunking: bool = True  # RFC 3030
     prdr: bool = True  # draft-hall-prdr-00
+    pipeconnect: bool = True  # draft-harris-early-pipe: commands before greeting and EHLO reply, as remembered
+    early_bdat_clear: bool = False  # content too, in clear text
+    min_rate: Count = 512  # octets of content per second, on average
     timeouts: Timeouts = Timeouts()
 
 
@@ -132,7 +140,47 @@ class Delivery(Section, frozen=True):
     source_ipv6: Ipv6Address | None = None
     families: tuple[Literal["ipv4", "ipv6"], ...] = ("ipv6", "ipv4")
     max_hosts: Count = 5  # addresses tried in one attempt
+    race_delay: Duration = Duration(0.25)  # before the next address of a host is tried too (RFC 8305 5)
     deadline: Duration = Duration(30 * MINUTE)  # of one attempt, all hosts together
+
+
+class Pool(Section, frozen=True):
+    """Open sessions kept for the next message."""
+
+    idle: Duration = Duration(10)  # 0: every message has its own connection
+    max_age: Duration = Duration(5 * MINUTE)
+    max_sessions: Count = 100  # idle at a time
+    max_messages: Count | None = None  # over one session
+
+
+class RetryStep(Section, frozen=True):
+    """How long to wait until the message is `until` old; see `deliver.queue.retry`."""
+
+    until: Duration
+    wait: Duration
+    kind: Literal["fixed", "geometric", "random-geometric"] = "fixed"
+    factor: Annotated[float, Meta(ge=1, le=100)] = 1.5
+
+
+class RetryRule(Section, frozen=True):
+    """Retries of some destinations, servers, senders or errors; the first rule that matches counts."""
+
+    steps: tuple[RetryStep, ...]  # none: no second attempt
+    domains: tuple[NamePattern, ...] = ()
+    hosts: tuple[NamePattern, ...] = ()
+    senders: tuple[str, ...] = ()  # globs of addresses, "" for the null reverse path
+    errors: tuple[str, ...] = ()
+
+
+class Limit(Section, frozen=True):
+    """A limit for each domain, site, sender or source address by itself, or for all mail together."""
+
+    of: Literal["domain", "site", "sender", "source", "all"]
+    match: tuple[str, ...] = ()  # globs; none: each
+    messages: Count | None = None
+    per: Duration = Duration(1 * HOUR)
+    burst: Count | None = None  # none: what falls into a minute
+    at_a_time: Count | None = None
 
 
 class Queue(Section, frozen=True):
@@ -141,14 +189,34 @@ class Queue(Section, frozen=True):
     directory: FilePath = "queue"
     inline_limit: Size = Size(64 * 1024)
     workers: Count = 50  # attempts at a time
+    slow_workers: Count = 200  # attempts beside them that take longer than slow_after
+    slow_after: Duration = Duration(5)
     per_domain: Count = 5  # attempts at a time to one recipient domain
+    per_site: Count = 20  # and to one set of servers
+    site_start: Count = 2  # of these, for a site of which nothing is known
+    site_pause: Duration = Duration(1 * MINUTE)  # after a site could not be reached; doubles
+    longest_site_pause: Duration = Duration(15 * MINUTE)
+    limit: tuple[Limit, ...] = ()
     retry: tuple[Duration, ...] = tuple(
         Duration(minutes * MINUTE) for minutes in (1, 5, 10, 15, 30, 60, 120, 240)
     )  # the last one repeats
+    retry_rule: tuple[RetryRule, ...] = ()
     expire: Duration = Duration(5 * DAY)
+    keep_history: Duration = Duration(1 * DAY)  # for which `outrider queue show` knows a completed message
+    delay_warning: tuple[Duration, ...] = (Duration(1 * DAY),)  # ages at which the sender hears of a delay
     lease_margin: Duration = Duration(5 * MINUTE)
     min_free_disk: Size = Size(100 * 1024 * 1024)
     shutdown_grace: Duration = Duration(20)
+
+
+class Bounce(Section, frozen=True):
+    """What senders are told: failures, delays, and success where the next server cannot tell it."""
+
+    to: tuple[NamePattern, ...] = ("*",)  # sender domains that are told; logged-in clients always are
+    gather: Duration = Duration(1 * MINUTE)  # more failures of the same message go into one report
+    per_sender: Annotated[int, Meta(ge=0)] = 1000  # reports an hour; 0: no limit; what is above waits
+    return_content: Literal["headers", "full"] = "headers"  # where the sender did not ask by RET
+    return_limit: Size = Size(100 * 1024)  # a larger message is returned without its body
 
 
 class Relay(Section, frozen=True):
@@ -163,6 +231,25 @@ class Relay(Section, frozen=True):
     max_hops: Count = 100  # RFC 5321 6.3
     idle_timeout: Duration = Duration(5 * MINUTE)
     local_names: tuple[HostName, ...] = ()  # names by which MX records mean this host
+
+
+class Lmtp(Section, frozen=True):
+    """The LMTP listener: synchronous delivery for an MTA that keeps the queue."""
+
+    listen: tuple[LocalEndpoint, ...] = ()
+    socket_mode: OctalMode = "0660"
+    socket_group: str = ""  # none: this process's
+    max_connections: Count = 100
+    deadline: Duration = Duration(8 * MINUTE)  # from the end of the message to our answer
+
+
+class Send(Section, frozen=True):
+    """`outrider send`, and what is remembered for callers that keep the queue."""
+
+    handover: bool = True  # a running service takes messages over
+    socket: FilePath = "send.sock"
+    max_connections: Count = 500
+    remember: Duration = Duration(7 * DAY)
 
 
 class Hints(Section, frozen=True):
@@ -225,13 +312,17 @@ class Route(Section, frozen=True):
 
 
 class Rule(Section, frozen=True):
-    """An exception by destination. The three tables hold only the keys to override."""
+    """An exception by destination. The three tables hold only the keys to override.
+
+    `event_action`: actions for the events of these destinations alone.
+    """
 
     domains: tuple[NamePattern, ...] = ()
     hosts: tuple[NamePattern, ...] = ()
     tls: Annotated[dict[str, Any], Meta(extra={"section": "tls"})] = {}
     smtp: Annotated[dict[str, Any], Meta(extra={"section": "smtp"})] = {}
     delivery: Annotated[dict[str, Any], Meta(extra={"section": "delivery"})] = {}
+    event_action: tuple[EventAction, ...] = ()
 
 
 class Destination(Section, frozen=True):
@@ -250,8 +341,12 @@ class Settings(Section, frozen=True, dict=True):
     tls: Tls = Tls()
     smtp: Smtp = Smtp()
     delivery: Delivery = Delivery()
+    pool: Pool = Pool()
     queue: Queue = Queue()
+    bounce: Bounce = Bounce()
     relay: Relay = Relay()
+    lmtp: Lmtp = Lmtp()
+    send: Send = Send()
     hints: Hints = Hints()
     events: Events = Events()
     log: Log = Log()

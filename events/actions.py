@@ -12,7 +12,8 @@ action fills the tables of `events.tables` and needs no SQL; a `FileAction` appe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,8 +25,9 @@ from sqlalchemy.types import TypeEngine
 
 from events.catalogue import EVENTS, FIELDS, Event, match, nearest, parameters_of
 from events.condition import Condition, parse_condition
-from events.fields import Kind, Scalar
+from events.fields import ALIASES, Kind, Scalar
 from events.outbox import DEFAULT_ACTION, Matcher, Pending
+from events.towards import ANYWHERE, Towards
 
 MAX_SQL: Final = 20_000  # characters of a statement
 MAX_STATEMENTS: Final = 20  # of one action
@@ -39,16 +41,29 @@ _TYPES: Final[dict[Kind, type[TypeEngine[Any]]]] = {
 }
 
 
+class BadAction(ValueError):
+    """What is wrong with an action, and in which `key` of it."""
+
+    def __init__(self, key: str, what: str) -> None:
+        super().__init__(what)
+        self.key = key
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One SQL statement and the names of its parameters."""
+    """One SQL statement and its parameters: their names, and the fields that they stand for."""
 
     text: TextClause
-    parameters: tuple[str, ...]
+    bound: tuple[tuple[str, str], ...]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The fields that it asks for."""
+        return tuple(dict.fromkeys(field for _, field in self.bound))
 
     def values(self, known: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """The bound values; NULL where the event has no such field."""
-        return {name: known.get(name) for name in self.parameters}
+        """The values by parameter; NULL where the event has no such field."""
+        return {name: known.get(field) for name, field in self.bound}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +87,7 @@ class EventAction:
     statements: tuple[Statement, ...] = field(default=(), repr=False)
     when: Condition | None = None
     veto: Veto | None = None
+    towards: Towards = ANYWHERE
 
     @property
     def where(self) -> str:
@@ -116,27 +132,35 @@ def parse_action(
     password: str | None = None,
     when: str | None = None,
     veto: Veto | None = None,
+    towards: Towards = ANYWHERE,
 ) -> EventAction:
-    """Check one action of the settings. Raises ValueError that says what is wrong, and the near spelling.
+    """Check one action of the settings. Raises BadAction that says what is wrong, and the near spelling.
 
-    `events` are names or patterns with `*`; `password` goes into the URL of `database`.
+    `events` are names or patterns with `*`; `password` goes into the URL of `database`. With `towards` only
+    events that name such a destination count.
     """
-    names = _names(name, events)
-    if veto is not None:
-        _check_veto(names)
-    texts = (sql,) if isinstance(sql, str) else tuple(sql)
-    if not 1 <= len(texts) <= MAX_STATEMENTS:
-        raise ValueError(f"an action has between 1 and {MAX_STATEMENTS} SQL statements")
+    _check_name(name)
+    with _blaming("events"):
+        names = _names(events, towards)
+        if veto is not None:
+            _check_veto(names)
     allowed = parameters_of(names)
-    statements = tuple(_statement(one, allowed) for one in texts)
-    condition = None if when is None else parse_condition(when, allowed)
-    return EventAction(name, names, database_url(database, password), statements, condition, veto)
+    with _blaming("sql"):
+        statements = _statements(sql, allowed)
+    with _blaming("when"):
+        condition = None if when is None else parse_condition(when, allowed)
+    with _blaming("database"):
+        url = database_url(database, password)
+    return EventAction(name, names, url, statements, condition, veto, towards)
 
 
 def parse_file(name: str, events: Sequence[str], path: Path, when: str | None = None) -> FileAction:
-    """Check one file of the settings. Raises ValueError."""
-    names = _names(name, events)
-    condition = None if when is None else parse_condition(when, parameters_of(names))
+    """Check one file of the settings. Raises BadAction."""
+    _check_name(name)
+    with _blaming("events"):
+        names = _names(events)
+    with _blaming("when"):
+        condition = None if when is None else parse_condition(when, parameters_of(names))
     return FileAction(name, names, path, condition)
 
 
@@ -181,8 +205,18 @@ def matcher(actions: Sequence[Action]) -> Matcher:
 
 
 def applies(action: Action, event: Event) -> bool:
-    """Whether the action's condition is true of the event; without a condition it is."""
+    """Whether the action's destination and condition are true of the event; without them they are."""
+    if isinstance(action, EventAction) and not action.towards.holds(event.fields):
+        return False
     return action.when is None or action.when.holds(_known(event))
+
+
+Known = tuple[Pending, Mapping[str, Scalar]]  # an event with its facts
+
+
+def known_of(batch: Sequence[Pending]) -> tuple[Known, ...]:
+    """Each event with its facts."""
+    return tuple((one, facts(one)) for one in batch)
 
 
 def facts(pending: Pending) -> dict[str, Scalar]:
@@ -198,15 +232,36 @@ def _known(event: Event) -> dict[str, Scalar]:
     return {**event.fields, "event_name": event.name, "event_at": event.at, "event_time": event.time}
 
 
-def _names(name: str, events: Sequence[str]) -> frozenset[str]:
+@contextmanager
+def _blaming(key: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise BadAction(key, str(error)) from error
+
+
+def _check_name(name: str) -> None:
     if not _NAME.match(name) or name == DEFAULT_ACTION:
-        raise ValueError(
+        raise BadAction(
+            "name",
             f"{name!r} cannot be the name of an action: use up to 64 letters, digits, '.', '_', '-', "
-            f"and not {DEFAULT_ACTION!r}"
+            f"and not {DEFAULT_ACTION!r}",
         )
+
+
+def _names(events: Sequence[str], towards: Towards = ANYWHERE) -> frozenset[str]:
     if not events:
         raise ValueError("no event is named; '*' means all")
-    return frozenset(one for pattern in events for one in match(pattern))
+    return frozenset(one for pattern in events for one in _with_destination(pattern, towards))
+
+
+def _with_destination(pattern: str, towards: Towards) -> tuple[str, ...]:
+    """The events that a pattern means, without those that never name what `towards` asks for."""
+    names = tuple(name for name in match(pattern) if set(towards.fields) <= set(EVENTS[name].fields))
+    if not names:
+        lacking = " and ".join(towards.fields)
+        raise ValueError(f"{pattern!r} carries no {lacking}: the action of a rule would never run")
+    return names
 
 
 def _check_veto(names: frozenset[str]) -> None:
@@ -216,24 +271,31 @@ def _check_veto(names: frozenset[str]) -> None:
         raise ValueError(f"{late[0]} tells what has happened and cannot be refused; veto works for {early}")
 
 
+def _statements(sql: str | Sequence[str], allowed: Sequence[str]) -> tuple[Statement, ...]:
+    texts = (sql,) if isinstance(sql, str) else tuple(sql)
+    if not 1 <= len(texts) <= MAX_STATEMENTS:
+        raise ValueError(f"an action has between 1 and {MAX_STATEMENTS} SQL statements")
+    return tuple(_statement(one, allowed) for one in texts)
+
+
 def _statement(sql: str, allowed: Sequence[str]) -> Statement:
     if not sql.strip() or len(sql) > MAX_SQL or "\0" in sql:
         raise ValueError(f"the SQL statement must have between 1 and {MAX_SQL} characters")
     if cast := _CAST.search(sql):  # SQLAlchemy would take it for text, not for a parameter
         raise ValueError(f"{cast[0]}… is ambiguous: write CAST(:{cast[1]} AS …)")
     statement = text(sql)
-    named = tuple(statement.compile().params)
-    for parameter in named:
-        if parameter not in allowed:
-            raise ValueError(_unknown(parameter, allowed))
-    typed = (bindparam(parameter, type_=_TYPES[FIELDS[parameter].kind]) for parameter in named)
-    return Statement(statement.bindparams(*typed), named)
+    bound = tuple((name, ALIASES.get(name, name)) for name in statement.compile().params)
+    for name, field_name in bound:
+        if field_name not in allowed:
+            raise ValueError(_unknown(name, field_name, allowed))
+    typed = (bindparam(name, type_=_TYPES[FIELDS[field_name].kind]) for name, field_name in bound)
+    return Statement(statement.bindparams(*typed), bound)
 
 
-def _unknown(parameter: str, allowed: Sequence[str]) -> str:
-    if parameter in FIELDS:
+def _unknown(parameter: str, field_name: str, allowed: Sequence[str]) -> str:
+    if field_name in FIELDS:
         return f":{parameter} is a field, but none of the events of this action carries it"
     return (
-        f":{parameter} is not a field of these events{nearest(parameter, allowed)}"
+        f":{parameter} is not a field of these events{nearest(parameter, (*allowed, *ALIASES))}"
         r" (write \: for a colon that begins no parameter)"
     )

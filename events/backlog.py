@@ -12,7 +12,7 @@ writer thread: a lost increment is mended by the next count.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -46,15 +46,16 @@ class Backlog:
 
     def append(self, conn: Connection, message_id: str | None, events: Iterable[Event]) -> None:
         """See `outbox.append`."""
-        kept: list[Event] = []
+        kept: list[tuple[Event, Sequence[str]]] = []
         for event in events:
-            if not self.wanted(event):
+            actions = self.wanted(event)
+            if not actions:
                 continue
             if event.name.startswith(KEPT) or self.waiting + len(kept) < self.limit * 4 // 5:
-                kept.append(event)
+                kept.append((event, actions))
             else:
                 self.dropped += 1
-        outbox.append(conn, message_id, kept, wanted=self.wanted)
+        outbox.append_for(conn, message_id, kept)
         self.waiting += len(kept)
 
     async def watch(self, runner: SqlRunner) -> None:
@@ -68,7 +69,16 @@ class Backlog:
 
     async def count(self, runner: SqlRunner) -> None:
         """Count what waits, and say what was dropped since the last time."""
-        self.waiting = await runner.read(_count)
+        await runner.read(self.recount)
+        self.tell_dropped()
+
+    def recount(self, conn: Connection) -> None:
+        """Count what waits, as far as it matters."""
+        some = select(outbox.event_outbox.c.seq).limit(self.limit).subquery()
+        self.waiting = int(conn.execute(select(func.count()).select_from(some)).scalar_one())
+
+    def tell_dropped(self) -> None:
+        """Say what was dropped since the last time."""
         if self.dropped > self._told:
             _log.error(
                 "%d events wait for their databases (events.backlog is %d): "
@@ -77,7 +87,3 @@ class Backlog:
                 ", new mail is refused" if self.full else "",
             )
             self._told = self.dropped
-
-
-def _count(conn: Connection) -> int:
-    return int(conn.execute(select(func.count()).select_from(outbox.event_outbox)).scalar_one())

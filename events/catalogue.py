@@ -10,14 +10,16 @@ field outside the catalogue is an error of the program; `Event.checked` and `pro
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Annotated, Final
 
-from events.fields import FIELDS, IMPLIED, MAX_FIELDS, Scalar, clean
+import msgspec
+from msgspec import Meta
+
+from events.fields import FIELDS, IMPLIED, MAX_FIELDS, MAX_INTEGER, MAX_JSON, Scalar, clean
 
 __all__ = ["EVENTS", "FIELDS", "Event", "EventType", "Scalar", "match", "nearest", "parameters_of"]
 
@@ -56,7 +58,7 @@ _RECIPIENT = ("local_part", "domain")
 _WAY = ("domain", "router", "transport")
 _HOST = (
     *("host", "host_address", "host_port", "sending_ip_address", "sending_port"),
-    "lookup_dnssec_authenticated",
+    *("lookup_dnssec_authenticated", "connection_reused"),
 )
 _TLS = (
     *(
@@ -69,7 +71,7 @@ _TLS = (
         "tls_out_sni",
     ),
     *("tls_out_peerdn", "tls_out_peercert_sha256", "tls_out_dane", "tls_out_tlsa_usage", "tls_out_ocsp"),
-    "tls_out_resumption",
+    *("tls_out_resumption", "tls_ocsp", "tls_resumption"),
 )
 _FAULT = ("event_defer_errno", "phase", "blame", "smtp_code", "enhanced_code", "in_doubt")
 _CLIENT = ("sender_host_address", "sender_helo_name")
@@ -219,6 +221,13 @@ _TYPES: tuple[EventType, ...] = (
         exim=False,
     ),
     _type(
+        "tls:resumed",
+        "An earlier TLS session was resumed; what it rests on was judged again before it was offered.",
+        "the TLS version",
+        *(_WAY, _HOST, _TLS),
+        exim=False,
+    ),
+    _type(
         "tls:fallback",
         "TLS was optional and failed: the host is tried again in clear text, as the settings allow.",
         "why TLS failed",
@@ -233,7 +242,8 @@ _TYPES: tuple[EventType, ...] = (
     ),
     _type(
         "tls:fail:verify",
-        "A handshake finished, but the server was not authenticated as the policy demands (DANE: dane:fail).",
+        "A handshake finished, but the server was not authenticated as the policy demands (DANE: dane:fail), "
+        "or as level try-verify tries (reason: not-required; mail goes on).",
         "why",
         *(_WAY, _HOST, _TLS, _FAULT),
         exim=False,
@@ -287,28 +297,41 @@ class Event:
 
     def encode(self) -> str:
         """JSON text; `decode` reads it."""
-        return json.dumps(
-            {"name": self.name, "at": self.at, "fields": dict(self.fields)},
-            ensure_ascii=False,
-            allow_nan=False,
-            separators=(",", ":"),
-        )
+        return _ENCODER.encode(_Stored(self.name, self.at, dict(self.fields))).decode()
 
     @classmethod
     def decode(cls, text: str) -> Event:
-        """Read what `encode` wrote. Raises ValueError for anything else."""
+        """Read what `encode` wrote. Raises ValueError for anything else; cleans nothing again."""
         try:
-            read = json.loads(text)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
-        if not isinstance(read, dict):
-            raise ValueError("an event is a JSON object")
-        name, at, fields = read.get("name"), read.get("at"), read.get("fields")
-        if not isinstance(name, str) or isinstance(at, bool) or not isinstance(at, int | float):
-            raise ValueError("an event has a name and a time")
-        if not isinstance(fields, dict) or not all(isinstance(one, Scalar) for one in fields.values()):
-            raise ValueError("the fields of an event are an object of plain values")
-        return cls(name, at, fields)
+            stored = _DECODER.decode(text)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise ValueError(str(error)) from None
+        event = object.__new__(cls)
+        object.__setattr__(event, "name", stored.name)
+        object.__setattr__(event, "at", stored.at)
+        object.__setattr__(event, "fields", stored.fields)
+        return event
+
+
+class _Stored(msgspec.Struct):
+    """An event as JSON; its bounds are those of `clean`."""
+
+    name: Annotated[str, Meta(max_length=MAX_NAME)]
+    at: Annotated[float, Meta(ge=0, lt=MAX_TIME)]
+    fields: Annotated[
+        dict[
+            Annotated[str, Meta(max_length=MAX_NAME)],
+            Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+            | float
+            | Annotated[str, Meta(max_length=MAX_JSON)]
+            | None,
+        ],
+        Meta(max_length=MAX_FIELDS),
+    ]
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(_Stored)
 
 
 def vocabulary_problems(name: str, fields: Iterable[str]) -> tuple[str, ...]:

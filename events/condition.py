@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from events.catalogue import nearest
-from events.fields import FIELDS, Kind, Scalar
+from events.fields import ALIASES, FIELDS, Kind, Scalar
 
 MAX_CONDITION: Final = 2000  # characters
 _MAX_DEPTH = 20  # parentheses in one another
@@ -145,6 +145,7 @@ class _Reader:
             self._demand(")")
             return inner
         kind, field = self._advance("a field")
+        field = ALIASES.get(field, field)
         if kind != "word" or field not in self._allowed:
             raise ValueError(self._unknown(field))
         kind, sign = self._advance("a comparison such as ==")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from events.catalogue import EVENTS, FIELDS, EventType
-from events.fields import IMPLIED, MAX_JSON, MAX_TEXT, Field
+from events.fields import ALIASES, IMPLIED, MAX_JSON, MAX_TEXT, Field
 from events.views import VIEWS
 
 _HEAD = f"""\
@@ -44,8 +44,25 @@ ACTION` runs an action with sample data, shows its statements and what they did,
 `--commit`.
 
 At most `events.backlog` events wait. From four fifths of it on, events that only serve diagnosis (all but
-`msg:*`) are dropped, counted and reported in the log; at the limit new mail is refused with 452. Mail that
-was accepted is delivered and told of however full it is.
+`msg:*`) are dropped, counted and reported in the log; at the limit new mail is refused: with 452, and by
+`outrider send` with exit status 75 before anything is sent. Mail that was accepted is delivered and told of
+however full it is.
+
+### Destinations
+
+A `[[rule]]` of the settings may have actions of its own, with the same keys. They are told (or, with `veto`,
+asked) only of events about the rule's `domains` and `hosts`; events that name no such destination, such as
+`msg:complete`, are never theirs, and to list only such events is an error when the settings are read.
+
+```toml
+[[rule]]
+domains = ["bank.example", "*.bank.example"]
+[[rule.event_action]]
+name = "bank"
+events = ["msg:delivery", "tls:*"]
+database = "sqlite:////var/lib/outrider/bank.db"
+sql = "INSERT INTO proof (event, at, host, tls) VALUES (:event_name, :event_at, :host, :tls_version)"
+```
 
 ### Conditions
 
@@ -111,6 +128,14 @@ are seconds since the epoch. `outrider events query VIEW` answers from the views
 """
 
 
+_ALIASES = """\
+## Other names of fields
+
+Statements and conditions that were written for Exim may keep these names, those of its TPDA patches
+(`tpda_delivery_action` is `msg:delivery`, `tpda_host_defer_action` is `msg:host:defer`) included.
+"""
+
+
 def markdown() -> str:
     """The whole document."""
     parts = [
@@ -125,6 +150,7 @@ def markdown() -> str:
     implied = {one.name for one in IMPLIED}
     rest = [one for one in FIELDS.values() if one.name not in implied]
     parts += ["## Fields\n", "\n".join(_fields(rest)), ""]
+    parts += [_ALIASES, "\n".join(_aliases()), ""]
     return "\n".join(parts)
 
 
@@ -140,6 +166,13 @@ def _fields(fields: Sequence[Field]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for one in fields:
         yield f"| `{one.name}` | {one.kind} | {one.meaning} | {'Exim' if one.exim else 'Outrider'} |"
+
+
+def _aliases() -> Iterator[str]:
+    yield "| name | field |"
+    yield "|---|---|"
+    for alias, name in ALIASES.items():
+        yield f"| `{alias}` | `{name}` |"
 
 
 def _overview() -> Iterator[str]:

@@ -20,7 +20,7 @@ MAX_JSON: Final = 100_000  # characters of a field that holds JSON
 MAX_FIELDS: Final = 64  # fields of one event
 OMITTED: Final = '{"omitted":"too long"}'  # replaces JSON beyond MAX_JSON; cutting it would break it
 
-_MAX_INTEGER = 2**63 - 1  # what SQL's BIGINT holds
+MAX_INTEGER: Final = 2**63 - 1  # what SQL's BIGINT holds
 _UNSTORABLE = {0: "�", **dict.fromkeys(range(0xD800, 0xE000), "�")}
 
 
@@ -78,6 +78,7 @@ _OWN: tuple[Field, ...] = (
     _exim("host_port", "the server's TCP port", Kind.INTEGER),
     _exim("sending_ip_address", "our own IP address of the connection"),
     _exim("sending_port", "our own TCP port of the connection", Kind.INTEGER),
+    _ours("connection_reused", "1 when the connection had served an earlier message, else 0", Kind.INTEGER),
     _exim("lookup_dnssec_authenticated", "yes, no or empty: DNSSEC vouches for the addresses of the host"),
     _exim("tls_version", "TLS version in use, such as TLSv1.3; NULL in clear text"),
     _exim("tls_cipher", "cipher suite in use"),
@@ -85,8 +86,18 @@ _OWN: tuple[Field, ...] = (
     _exim("tls_out_peercert_sha256", "SHA-256 over the certificate in DER, hexadecimal"),
     _exim("tls_out_dane", "yes when DANE authenticated the server (RFC 7672)"),
     _exim("tls_out_tlsa_usage", "TLSA usages found: a bit mask, bit 2 DANE-TA, bit 3 DANE-EE", Kind.INTEGER),
-    _exim("tls_out_ocsp", "status of the stapled OCSP response: none, good, revoked, invalid …"),
-    _exim("tls_out_resumption", "1 when the TLS session was resumed, else 0", Kind.INTEGER),
+    _exim(
+        "tls_out_ocsp",
+        "stapled OCSP response: 0 not requested, 1 requested and none came, 3 not good or not usable, 4 good",
+        Kind.INTEGER,
+    ),
+    _ours("tls_ocsp", "the same as a word: none, good, revoked, unknown or invalid"),
+    _exim(
+        "tls_out_resumption",
+        "a bit mask: 1 supported, 2 ticket requested, 4 session offered, 8 new ticket issued, 16 resumed",
+        Kind.INTEGER,
+    ),
+    _ours("tls_resumption", "off, full (no session was offered), offered (and not taken) or resumed"),
     _exim("tls_out_sni", "the server name that we sent in the handshake"),
     _ours("tls_level", "what the settings asked for: none, may, encrypt, verify, dane, dane-only"),
     _ours("tls_required", "1 when the policy forbade clear text, else 0", Kind.INTEGER),
@@ -115,15 +126,34 @@ _OWN: tuple[Field, ...] = (
 
 FIELDS: Final[Mapping[str, Field]] = {field.name: field for field in (*IMPLIED, *_OWN)}
 
+# Names that existing actions use for a field: Exim's variables of another name, and those of its TPDA.
+ALIASES: Final[Mapping[str, str]] = {
+    "message_exim_id": "message_id",
+    "router_name": "router",
+    "transport_name": "transport",
+    "tpda_event": "event_name",
+    "tpda_data": "event_data",
+    "tpda_delivery_ip": "host_address",
+    "tpda_delivery_port": "host_port",
+    "tpda_delivery_fqdn": "host",
+    "tpda_delivery_local_part": "local_part",
+    "tpda_delivery_domain": "domain",
+    "tpda_delivery_confirmation": "event_data",
+    "tpda_defer_errno": "event_defer_errno",
+    "tpda_defer_errstr": "event_data",
+}
+
 
 def clean(name: str, value: object) -> Scalar:
     """The value as it can be stored: text bounded, no NUL; integers within 64 bits; never raises."""
     if value is None:
         return None
+    if type(value) is str and len(value) <= MAX_TEXT and value.isascii() and "\0" not in value:
+        return value  # nearly every one
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, int):
-        return value if -_MAX_INTEGER <= value <= _MAX_INTEGER else None
+        return value if -MAX_INTEGER <= value <= MAX_INTEGER else None
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):

@@ -10,28 +10,48 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Table, bindparam, select, update
 
 from events import log, tables
-from events.actions import facts
+from events.actions import known_of
+from events.bulk import insert_rows
 from events.fields import Scalar
 from events.outbox import Pending
-from events.tables import cut
+from events.tables import MAX_KEY, MAX_NAME, MAX_WORD, copied, cut, lengths
 
 Row = dict[str, Any]
 
-_KEYS_AT_A_TIME = 100  # of up to three columns: SQLite's old limit is 999 parameters
+_KEYS_AT_A_TIME = 400  # of up to two columns: SQLite's old limit is 999 parameters
 _RANK: Final = {"none": 0, "encrypt": 1, "verify": 2, "dane": 3}
-_WANTED: Final = {"none": "none", "may": "encrypt", "encrypt": "encrypt", "verify": "verify"}
+_WANTED: Final = {
+    "none": "none",
+    "may": "encrypt",
+    "try-verify": "encrypt",
+    "encrypt": "encrypt",
+    "verify": "verify",
+}
+
+
+_ATTEMPT = lengths(tables.attempts, "message_id", "host", "host_address", "phase", "blame", "enhanced_code")
+_DELIVERY = lengths(
+    tables.deliveries,
+    *("message_id", "attempt", "sender_address", "local_part", "domain", "host", "host_address"),
+    *("host_port", "tls_version", "tls_cipher", "smtp_code", "enhanced_code"),
+)
+_CONNECTION = lengths(
+    tables.connections,
+    *("seconds", "message_id", "domain", "host", "host_address", "host_port", "sending_ip_address"),
+    *("tls_version", "tls_cipher", "tls_group"),
+)
+_TLS = lengths(tables.tls, "message_id", "domain", "host", "host_address")
 
 
 def file(conn: Connection, batch: Sequence[Pending]) -> None:
     """File the events that are not there yet, in order. Creates nothing, commits nothing."""
-    fresh = log.record(conn, batch)
+    fresh = log.record(conn, known_of(batch))
     inserts: dict[Table, list[Row]] = {}
     folded: dict[Table, dict[tuple[Any, ...], list[Row]]] = {}
-    for one in fresh:
-        known = facts(one)
+    for one, known in fresh:
         for table, row in _rows(one, known):
             if table in _FOLDS:
                 key = tuple(row[column.name] for column in table.primary_key)
@@ -39,7 +59,7 @@ def file(conn: Connection, batch: Sequence[Pending]) -> None:
             else:
                 inserts.setdefault(table, []).append(row)
     for table, rows in inserts.items():
-        conn.execute(insert(table), rows)
+        insert_rows(conn, table, rows)
     for table, changes in folded.items():
         _fold(conn, table, changes)
 
@@ -68,9 +88,9 @@ _RESULTS: Final = {"msg:delivery": "delivered", "msg:fail:delivery": "failed", "
 def _message(name: str, known: Mapping[str, Scalar]) -> Row:
     at = known["event_at"]
     return {
-        "message_id": cut(tables.messages.c.message_id, known.get("message_id")),
+        "message_id": cut(known.get("message_id"), MAX_KEY),
         "sender_address": known.get("sender_address"),
-        "client_address": cut(tables.messages.c.client_address, known.get("sender_host_address")),
+        "client_address": cut(known.get("sender_host_address"), MAX_WORD),
         "size": known.get("message_size"),
         "recipients": known.get("recipients_count") if name == "msg:accept" else None,
         "accepted_at": at if name == "msg:accept" else None,
@@ -80,12 +100,10 @@ def _message(name: str, known: Mapping[str, Scalar]) -> Row:
 
 
 def _attempt(name: str, known: Mapping[str, Scalar]) -> Row:
-    table = tables.attempts
     deferred = name == "msg:defer"
-    row = _copied(table, known, "message_id", "host", "host_address", "phase", "blame", "enhanced_code")
-    return row | {
+    return copied(_ATTEMPT, known) | {
         "attempt": known.get("attempt") or 0,
-        "domain": cut(table.c.domain, known.get("domain")) or "",
+        "domain": cut(known.get("domain"), MAX_NAME) or "",
         "at": known["event_at"],
         "delivered": int(name == "msg:delivery"),
         "failed": int(name.startswith("msg:fail:")),
@@ -97,14 +115,8 @@ def _attempt(name: str, known: Mapping[str, Scalar]) -> Row:
 
 
 def _delivery(name: str, known: Mapping[str, Scalar]) -> Row:
-    table = tables.deliveries
     wanted, reached = _wanted(known), _reached(known)
-    row = _copied(
-        table,
-        known,
-        *("message_id", "attempt", "sender_address", "local_part", "domain", "host", "host_address"),
-        *("host_port", "tls_version", "tls_cipher", "smtp_code", "enhanced_code"),
-    )
+    row = copied(_DELIVERY, known)
     delivered = name == "msg:delivery"
     return row | {
         "id": known["event_id"],
@@ -113,49 +125,45 @@ def _delivery(name: str, known: Mapping[str, Scalar]) -> Row:
         "wanted": wanted,
         "reached": reached if delivered else None,
         "below": int(_RANK[reached] < _RANK[wanted]) if delivered and wanted else None,
-        "resumed": known.get("tls_out_resumption"),
+        "resumed": _resumed(known),
         "said": known.get("event_data"),
     }
 
 
 def _connection(known: Mapping[str, Scalar]) -> Row:
-    table = tables.connections
-    row = _copied(
-        table,
-        known,
-        *("seconds", "message_id", "domain", "host", "host_address", "host_port", "sending_ip_address"),
-        *("tls_version", "tls_cipher", "tls_group"),
-    )
-    return row | {
+    return copied(_CONNECTION, known) | {
         "id": known["event_id"],
         "at": known["event_at"],
-        "dnssec": cut(table.c.dnssec, known.get("lookup_dnssec_authenticated")),
-        "verified_by": cut(table.c.verified_by, known.get("tls_verified_by")),
-        "resumed": known.get("tls_out_resumption"),
-        "certificate": cut(table.c.certificate, known.get("tls_out_peercert_sha256")),
+        "dnssec": cut(known.get("lookup_dnssec_authenticated"), MAX_WORD),
+        "verified_by": cut(known.get("tls_verified_by"), MAX_WORD),
+        "resumed": _resumed(known),
+        "certificate": cut(known.get("tls_out_peercert_sha256"), MAX_WORD),
         "why": known.get("event_data"),
     }
 
 
+def _resumed(known: Mapping[str, Scalar]) -> int | None:
+    word = known.get("tls_resumption")
+    return None if word is None else int(word == "resumed")
+
+
 def _tls(name: str, known: Mapping[str, Scalar]) -> Row:
-    table = tables.tls
-    return _copied(table, known, "message_id", "domain", "host", "host_address") | {
+    return copied(_TLS, known) | {
         "id": known["event_id"],
         "at": known["event_at"],
         "name": name,
         "wanted": _wanted(known),
         "reached": _reached(known) if name == "tls:level" else None,
-        "ocsp": cut(table.c.ocsp, known.get("tls_out_ocsp")),
+        "ocsp": cut(known.get("tls_ocsp"), MAX_WORD),
         "said": known.get("event_data"),
     }
 
 
 def _certificate(known: Mapping[str, Scalar]) -> Row:
-    table = tables.certificates
     return {
-        "host": cut(table.c.host, known.get("host")),
+        "host": cut(known.get("host"), MAX_NAME),
         "depth": known.get("tls_depth") or 0,
-        "sha256": cut(table.c.sha256, known.get("tls_out_peercert_sha256")),
+        "sha256": cut(known.get("tls_out_peercert_sha256"), MAX_WORD),
         "subject": known.get("tls_out_peerdn"),
         "issuer": known.get("tls_cert_issuer"),
         "expires_at": known.get("tls_cert_expires_at"),
@@ -181,10 +189,6 @@ def _reached(known: Mapping[str, Scalar]) -> str:
     return "encrypt" if known.get("tls_version") else "none"
 
 
-def _copied(table: Table, known: Mapping[str, Scalar], *names: str) -> Row:
-    return {name: cut(table.c[name], known.get(name)) for name in names}
-
-
 def _fold(conn: Connection, table: Table, changes: Mapping[tuple[Any, ...], Sequence[Row]]) -> None:
     there = _there(conn, table, tuple(changes))
     new: list[Row] = []
@@ -196,37 +200,47 @@ def _fold(conn: Connection, table: Table, changes: Mapping[tuple[Any, ...], Sequ
         for change in rest:
             _FOLDS[table](folded, change)
         (changed if row is not None else new).append(folded)
-    if new:
-        conn.execute(insert(table), new)
+    insert_rows(conn, table, new)
     if changed:
-        keys = [column.name for column in table.primary_key]
-        statement = (
-            update(table)
-            .where(*(table.c[key] == bindparam(f"key_{key}") for key in keys))
-            .values({name: bindparam(name) for name in table.c.keys() if name not in keys})  # noqa: SIM118
-        )
-        conn.execute(
-            statement,
-            [
-                {(f"key_{name}" if name in keys else name): value for name, value in row.items()}
-                for row in changed
-            ],
-        )
+        keys = table.primary_key.columns.keys()
+        renamed = [
+            {(f"key_{name}" if name in keys else name): value for name, value in row.items()}
+            for row in changed
+        ]
+        conn.execute(_UPDATES[table], renamed)
 
 
 def _there(conn: Connection, table: Table, keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Row]:
-    columns = tuple(table.primary_key)
+    """The rows of these keys: found by the parts that tell most, then compared."""
+    columns = table.primary_key.columns.keys()
+    wanted = set(keys)
     found: dict[tuple[Any, ...], Row] = {}
     for start in range(0, len(keys), _KEYS_AT_A_TIME):
         some = keys[start : start + _KEYS_AT_A_TIME]
-        condition: ColumnElement[bool] = columns[0].in_([key[0] for key in some])
-        if len(columns) > 1:
-            condition = or_(
-                *(and_(*(column == part for column, part in zip(columns, key, strict=True))) for key in some)
-            )
-        for row in conn.execute(select(table).where(condition)).mappings():
-            found[tuple(row[column.name] for column in columns)] = dict(row)
+        values = {name: list({key[columns.index(name)] for key in some}) for name in _TELLING[table]}
+        for row in conn.execute(_SELECTS[table], values).mappings():
+            key = tuple(row[name] for name in columns)
+            if key in wanted:
+                found[key] = dict(row)
     return found
+
+
+# Parts of the key, all in its index; an attempt's message has few others, a certificate's digest none.
+_TELLING: Final[Mapping[Table, tuple[str, ...]]] = {
+    tables.messages: ("message_id",),
+    tables.attempts: ("message_id",),
+    tables.certificates: ("host", "sha256"),
+}
+_SELECTS: Final = {
+    table: select(table).where(*(table.c[name].in_(bindparam(name, expanding=True)) for name in names))
+    for table, names in _TELLING.items()
+}
+_UPDATES: Final = {
+    table: update(table)
+    .where(*(column == bindparam(f"key_{column.name}") for column in table.primary_key))
+    .values({column.name: bindparam(column.name) for column in table.columns if not column.primary_key})
+    for table in _TELLING
+}
 
 
 def _fold_message(row: Row, change: Row) -> None:

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from events.actions import EventAction, applies, facts
 from events.catalogue import Event
 from events.fields import Scalar
-from events.outbox import Pending, random_id
+from events.outbox import Pending, event_id
 from events.port import Allow, Refuse
 from events.sql import TIMED, reason
 
@@ -49,6 +49,11 @@ class SqlGate:
                 if isinstance(said, Refuse):
                     return said
         return Allow()
+
+    def watches(self, name: str, fields: Mapping[str, Scalar]) -> bool:
+        """See `EventGate.watches`. What `when` will say is not known yet."""
+        actions = (judge.action for judge in self._judges)
+        return any(name in action.events and action.towards.holds(fields) for action in actions)
 
     async def aclose(self) -> None:
         """Close the connections; one that hangs is left behind."""
@@ -108,7 +113,7 @@ class _Judge:
 
     def _ask_now(self, asked: Event) -> Allow | Refuse:
         message = asked.fields.get("message_id")
-        known = facts(Pending(0, random_id(), str(message) if message is not None else None, asked))
+        known = facts(Pending(0, event_id(asked), str(message) if message is not None else None, asked))
         with self._open().connect() as conn:
             try:
                 with conn.begin():

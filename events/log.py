@@ -6,10 +6,10 @@ batch may be inserted again after a crash. `seq` is the order of arrival, which 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+import msgspec
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -21,16 +21,17 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    insert,
+    bindparam,
     select,
 )
 from sqlalchemy.dialects import mysql
 
-from events.actions import facts
+from events.actions import Known
+from events.bulk import insert_rows
 from events.catalogue import FIELDS
 from events.fields import Kind, Scalar
 from events.outbox import Pending
-from events.tables import MYSQL, cut
+from events.tables import MYSQL, copied, lengths
 
 metadata = MetaData()
 
@@ -66,23 +67,24 @@ event_log = Table(
 )
 
 
-def record(conn: Connection, batch: Sequence[Pending]) -> tuple[Pending, ...]:
+_ENCODER = msgspec.json.Encoder()
+_LENGTHS = lengths(event_log, *_COPIED)
+_THERE = select(event_log.c.id).where(event_log.c.id.in_(bindparam("ids", expanding=True)))
+
+
+def record(conn: Connection, batch: Sequence[Known]) -> tuple[Known, ...]:
     """Insert the events that are not there yet, in order, and return them. Commits nothing."""
-    ids = [one.id for one in batch]
-    there = set(conn.execute(select(event_log.c.id).where(event_log.c.id.in_(ids))).scalars())
-    fresh = tuple(one for one in batch if one.id not in there)
-    if fresh:
-        conn.execute(insert(event_log), [_row(one) for one in fresh])
+    there = set(conn.execute(_THERE, {"ids": [one.id for one, _ in batch]}).scalars())
+    fresh = tuple(each for each in batch if each[0].id not in there)
+    insert_rows(conn, event_log, [_row(*each) for each in fresh])
     return fresh
 
 
-def _row(pending: Pending) -> dict[str, Scalar]:
-    known = facts(pending)
-    return {
-        "id": pending.id,
-        "at": pending.event.at,
-        "time": pending.event.time,
-        "name": pending.event.name,
-        **{name: cut(event_log.c[name], known.get(name)) for name in _COPIED},
-        "fields": json.dumps(dict(pending.event.fields), ensure_ascii=False, separators=(",", ":")),
-    }
+def _row(pending: Pending, known: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    row: dict[str, Scalar] = copied(_LENGTHS, known)
+    row["id"] = pending.id
+    row["at"] = pending.event.at
+    row["time"] = known["event_time"]
+    row["name"] = pending.event.name
+    row["fields"] = _ENCODER.encode(pending.event.fields).decode()
+    return row

@@ -11,9 +11,10 @@ All functions are synchronous, take the caller's connection and neither begin no
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import (
     BigInteger,
@@ -26,14 +27,16 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    and_,
+    bindparam,
     delete,
     func,
     insert,
+    literal_column,
     select,
     update,
 )
 
+from events.bulk import Row, insert_rows, run
 from events.catalogue import Event
 
 MAX_TRIES = 10  # refusals of one event by one action before it is dead
@@ -78,6 +81,7 @@ event_pending = Table(
 
 # Names of the actions that want this event.
 Matcher = Callable[[Event], Sequence[str]]
+NewId = Callable[[Event], str]
 
 
 def for_default_table(event: Event) -> tuple[str, ...]:
@@ -85,9 +89,9 @@ def for_default_table(event: Event) -> tuple[str, ...]:
     return (DEFAULT_ACTION,)
 
 
-def random_id() -> str:
-    """32 hexadecimal digits."""
-    return uuid.uuid4().hex
+def event_id(event: Event) -> str:
+    """32 hexadecimal digits: milliseconds, then chance; ids of one time are neighbours in every index."""
+    return f"{int(event.at * 1000):012x}{os.urandom(10).hex()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,7 @@ class Outbox:
     """`append` with the matcher and the source of ids that the composition root chose."""
 
     wanted: Matcher = for_default_table
-    new_id: Callable[[], str] = random_id
+    new_id: NewId = event_id
 
     def append(self, conn: Connection, message_id: str | None, events: Iterable[Event]) -> None:
         """See `append`."""
@@ -143,37 +147,48 @@ def append(
     events: Iterable[Event],
     *,
     wanted: Matcher = for_default_table,
-    new_id: Callable[[], str] = random_id,
+    new_id: NewId = event_id,
 ) -> None:
     """Put the events that some action wants into the outbox, in order, within the caller's transaction.
 
     Raises only what the database raises: an event outside the catalogue must not undo the settling of mail.
     """
-    kept = [(event, tuple(dict.fromkeys(wanted(event)))) for event in events]
-    rows = [
-        {
-            "id": new_id(),
-            "message_id": message_id,
-            "name": event.name,
-            "at": event.at,
-            "body": event.encode(),
-        }
-        for event, actions in kept
-        if actions
-    ]
-    if not rows:
-        return
-    # one statement for all: most of the cost of an event is that of its statements
-    numbered = insert(event_outbox).returning(event_outbox.c.seq, sort_by_parameter_order=True)
-    seqs = conn.execute(numbered, rows).scalars().all()
-    conn.execute(
-        insert(event_pending),
-        [
-            {"action": action, "seq": seq, "message_id": message_id}
-            for seq, actions in zip(seqs, (actions for _, actions in kept if actions), strict=True)
-            for action in actions
-        ],
-    )
+    append_for(conn, message_id, [(event, wanted(event)) for event in events], new_id=new_id)
+
+
+def append_for(
+    conn: Connection,
+    message_id: str | None,
+    events: Iterable[tuple[Event, Sequence[str]]],
+    *,
+    new_id: NewId = event_id,
+) -> None:
+    """As `append`, for events with the names of the actions that want each of them."""
+    rows: list[Row] = []
+    pends: list[Row] = []
+    for event, actions in events:
+        if actions:
+            number = new_id(event)
+            row = {"id": number, "message_id": message_id, "name": event.name, "at": event.at}
+            rows.append(row | {"body": event.encode()})
+            pends += [{"action": action, "of": number} for action in dict.fromkeys(actions)]
+    insert_rows(conn, event_outbox, rows)
+    run(conn, _PEND, pends)
+
+
+# Finding the number by the id costs less than having it returned.
+_PEND: Final = insert(event_pending).from_select(
+    ["action", "seq", "message_id", "dead", "tries", "not_before"],
+    select(
+        bindparam("action", type_=Text),
+        event_outbox.c.seq,
+        event_outbox.c.message_id,
+        literal_column("0"),
+        literal_column("0"),
+        literal_column("0.0"),
+    ).where(event_outbox.c.id == bindparam("of", type_=Text)),
+    include_defaults=False,
+)
 
 
 def pending(conn: Connection, action: str, limit: int, *, now: float) -> tuple[Pending, ...]:
@@ -211,10 +226,17 @@ def pending(conn: Connection, action: str, limit: int, *, now: float) -> tuple[P
 def acknowledge(conn: Connection, action: str, seqs: Sequence[int]) -> None:
     """The action has these events; they are forgotten when no other action waits for them."""
     for chunk in _chunks(seqs):
-        conn.execute(
-            delete(event_pending).where(event_pending.c.action == action, event_pending.c.seq.in_(chunk))
-        )
-        _forget_told(conn, chunk)
+        conn.execute(_ACKNOWLEDGE, {"by": action, "seqs": chunk})
+        conn.execute(_FORGET_TOLD, {"seqs": chunk})
+
+
+_ACKNOWLEDGE: Final = delete(event_pending).where(
+    event_pending.c.action == bindparam("by"), event_pending.c.seq.in_(bindparam("seqs", expanding=True))
+)
+_FORGET_TOLD: Final = delete(event_outbox).where(
+    event_outbox.c.seq.in_(bindparam("seqs", expanding=True)),
+    ~select(event_pending.c.seq).where(event_pending.c.seq == event_outbox.c.seq).exists(),
+)
 
 
 def refuse(conn: Connection, action: str, seq: int, tries: int, error: str, *, now: float) -> bool:
@@ -319,11 +341,6 @@ def _decoded(name: str, at: float, body: str) -> Event:
         return Event.decode(body)
     except ValueError:  # a damaged row: tell what is left of it, rather than hold up all later events
         return Event(name, at, {"event_data": "the record of this event could not be read"})
-
-
-def _forget_told(conn: Connection, seqs: Sequence[int]) -> None:
-    waits = select(event_pending.c.seq).where(event_pending.c.seq == event_outbox.c.seq).exists()
-    conn.execute(delete(event_outbox).where(and_(event_outbox.c.seq.in_(seqs), ~waits)))
 
 
 def _chunks(seqs: Sequence[int]) -> Iterable[Sequence[int]]:

@@ -6,13 +6,14 @@ transactions and group commit. `EventGate`: a delivery asks before it does what 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
 
 from events.catalogue import Event
+from events.fields import Scalar
 
 T = TypeVar("T")
 
@@ -48,6 +49,10 @@ class EventGate(Protocol):
         """What the actions say, within their deadlines. Raises nothing."""
         ...
 
+    def watches(self, name: str, fields: Mapping[str, Scalar]) -> bool:
+        """Whether an action may want to decide about an event of this name with these fields, and others yet."""
+        ...
+
 
 class OpenGate:
     """The gate of an installation without veto actions."""
@@ -55,3 +60,7 @@ class OpenGate:
     async def consult(self, event: Event) -> Allow | Refuse:
         """Allow."""
         return Allow()
+
+    def watches(self, name: str, fields: Mapping[str, Scalar]) -> bool:
+        """Nobody does."""
+        return False

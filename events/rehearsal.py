@@ -16,7 +16,7 @@ from events.actions import Action, EventAction, FileAction, facts
 from events.catalogue import EVENTS, Event
 from events.fields import FIELDS, Kind, Scalar
 from events.migrations import NewerSchema, migrate
-from events.outbox import Pending, random_id
+from events.outbox import Pending, event_id
 from events.sql import Unavailable, open_engine, reason
 
 MAX_ROWS = 20  # shown of what a statement returns
@@ -75,7 +75,7 @@ def richest(action: Action) -> str:
 
 def rehearse(action: Action, event: Event, *, commit: bool) -> tuple[Step, ...]:
     """Run the action once. Raises Unavailable with the database's complaint."""
-    pending = Pending(0, random_id(), "sample-1", event)
+    pending = Pending(0, event_id(event), "sample-1", event)
     try:
         if isinstance(action, FileAction):
             if commit:

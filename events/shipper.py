@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import trio
 from sqlalchemy import Connection
@@ -24,10 +25,12 @@ from events.actions import Action, told
 from events.port import SqlRunner
 from events.sql import Databases, Shipment, Unavailable
 
-BATCH = 200  # events in one transaction of the other database
+BATCH = 400  # events in one transaction of the other database
 POLL = 60.0  # seconds
 LINGER = 0.2  # seconds after a poke, so that a busy time makes few large transactions
 PRUNE_EVERY = 3600.0  # seconds
+
+T = TypeVar("T")
 
 _log = logging.getLogger("outrider.events")
 
@@ -143,12 +146,12 @@ class _Pump:
     async def ship_batch(self) -> Shipment | None:
         """Ship one batch and acknowledge it; None when nothing is due. Raises Unavailable."""
         name = self.action.name
+        if self._troubles:  # nothing is read and decoded for a database that is still down
+            await self._off_loop(self._databases.reach, self.action)
         batch = await self._runner.read(partial(_pending, action=name, now=self._clock()))
         if not batch:
             return None
-        shipment = await trio.to_thread.run_sync(
-            self._databases.ship, self.action, batch, limiter=self._limiter, abandon_on_cancel=True
-        )
+        shipment = await self._off_loop(self._databases.ship, self.action, batch)
         settle = partial(_settle, action=name, shipment=shipment, now=self._clock())
         dead = await self._runner.write(settle, durable=False)  # lost in a crash: told again, the id tells
         for refusal in shipment.refused:
@@ -159,6 +162,9 @@ class _Pump:
                     *(" for good" if refusal.pending.seq in dead else "", refusal.error),
                 )
         return shipment
+
+    async def _off_loop(self, fn: Callable[..., T], *args: object) -> T:
+        return await trio.to_thread.run_sync(fn, *args, limiter=self._limiter, abandon_on_cancel=True)
 
     def trouble(self, error: Exception) -> None:
         """Count it, say it once."""

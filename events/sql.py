@@ -80,6 +80,16 @@ class Databases:
         except (SQLAlchemyError, OSError, NewerSchema) as error:
             raise Unavailable(reason(error)) from error
 
+    def reach(self, action: Action) -> None:
+        """Connect, and do nothing. Raises Unavailable."""
+        if isinstance(action, FileAction):
+            return
+        try:
+            with self._engine(action).connect():
+                pass
+        except (SQLAlchemyError, OSError, NewerSchema) as error:
+            raise Unavailable(reason(error)) from error
+
     def close(self) -> None:
         """Close all connections."""
         with self._lock:

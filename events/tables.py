@@ -14,6 +14,7 @@ those of the newest version (`events.migrations`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, SmallInteger, String, Table, Text
@@ -22,10 +23,14 @@ from events.fields import Scalar
 
 metadata = MetaData()
 
-NAME = String(255)  # MySQL cannot index TEXT
-KEY = String(128)
+MAX_NAME: Final = 255  # characters
+MAX_KEY: Final = 128
+MAX_WORD: Final = 64
+
+NAME = String(MAX_NAME)  # MySQL cannot index TEXT
+KEY = String(MAX_KEY)
 EVENT_ID = String(64)
-WORD = String(64)
+WORD = String(MAX_WORD)
 
 # Whatever the database's own default: every character can be stored, and keys differ by case.
 MYSQL: Final[dict[str, Any]] = {
@@ -35,10 +40,22 @@ MYSQL: Final[dict[str, Any]] = {
 }
 
 
-def cut(column: Column[Any], value: Scalar) -> Scalar:
-    """Text cut to the column's length: a longer one, which a peer may choose, is an error in PostgreSQL."""
-    length = getattr(column.type, "length", None)
-    return value[:length] if isinstance(value, str) and length else value
+Lengths = tuple[tuple[str, int | None], ...]
+
+
+def lengths(table: Table, *names: str) -> Lengths:
+    """The columns with the most characters that they take, None for any number."""
+    return tuple((name, getattr(table.c[name].type, "length", None)) for name in names)
+
+
+def copied(columns: Lengths, known: Mapping[str, Scalar]) -> dict[str, Any]:
+    """The values of these names, cut to length: PostgreSQL refuses longer texts, which peers may choose."""
+    return {name: cut(known.get(name), length) if length else known.get(name) for name, length in columns}
+
+
+def cut(value: Scalar, length: int) -> Scalar:
+    """Text of at most `length` characters; anything else as it is."""
+    return value[:length] if isinstance(value, str) else value
 
 
 messages = Table(

@@ -1,19 +1,38 @@
 """The `outrider` command: one module per verb, imported only when that verb is called.
 
-Importing this package loads click and nothing else of weight. `main` is the entry point of the installed
+Importing this package loads nothing of weight: `main` first tries to hand a call of `outrider send` over to a
+running service, and loads click only where that is not to be. `main` is the entry point of the installed
 script and of `python -m deliver`.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from deliver.cli.frame import outrider
+if TYPE_CHECKING:
+    from deliver.cli.frame import outrider
 
 __all__ = ["main", "outrider"]
 
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its status (sysexits.h)."""
+    if "send" in sys.argv[1:4]:
+        from deliver.handover.client import hand_over
+
+        status = hand_over(sys.argv[1:])
+        if status is not None:
+            sys.exit(status)
+    from deliver.cli.frame import outrider
+
     outrider.main(prog_name="outrider")
     raise AssertionError("the frame exits")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "outrider":
+        from deliver.cli import frame
+
+        return frame.outrider
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from deliver import endpoint
+from deliver.configuration import actions
 from deliver.configuration.problem import KeyPath, Problem
 from deliver.settings import EventAction, EventFile, Route, Settings, Tls, overridden
 from deliver.tls.policy import Level
@@ -161,7 +162,7 @@ def _rules(settings: Settings) -> Iterator[Problem]:
                 "the rule names neither domains nor hosts",
                 'add domains = ["example.org"], or set the keys in [tls], [smtp] and [delivery] themselves',
             )
-        if not rule.tls and not rule.smtp and not rule.delivery:
+        if not (rule.tls or rule.smtp or rule.delivery or rule.event_action):
             yield Problem(path, "the rule changes nothing", 'add for instance tls = { level = "verify" }')
 
 
@@ -169,7 +170,7 @@ def _events(settings: Settings) -> Iterator[Problem]:
     events = settings.events
     seen: set[str] = set()
     placed: list[tuple[KeyPath, EventAction | EventFile]] = [
-        *((("events", "action", index), action) for index, action in enumerate(events.action)),
+        *((path, action) for path, action, _ in actions.placed(settings)),
         *((("events", "file", index), file) for index, file in enumerate(events.file)),
     ]
     count = Counter(action.name for _, action in placed)

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from deliver.configuration import actions
 from deliver.configuration.problem import KeyPath, Problem
 from deliver.errors import ConfigurationError
 from deliver.settings import Settings, as_mapping
@@ -41,11 +42,11 @@ def problems(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem
             yield Problem(path, fault, "give a file of CA certificates in PEM form, or remove the key")
     for where, tls in _tls_tables(settings):
         yield from _tls_file_faults(settings, where, tls, environ)
-    for index, action in enumerate(settings.events.action):
+    for path, action, _ in actions.placed(settings):
         if action.password_file is not None:
             trouble = _secret_fault(settings, action.password_file, environ)
             if trouble:
-                yield Problem(("events", "action", index, "password_file"), *trouble)
+                yield Problem((*path, "password_file"), *trouble)
 
 
 def _tls_tables(settings: Settings) -> Iterator[tuple[KeyPath, Mapping[str, object]]]:

@@ -4,7 +4,8 @@ The file is the one given, else $OUTRIDER_CONFIG, else /etc/outrider/outrider.to
 none and the defaults hold. An override is `KEY=VALUE`: a dotted key, and a value in TOML syntax or, when it
 is none, a text as it stands. Relative paths in the file are taken from `state_dir`, in an override from the
 working directory. Nothing is started with settings that have a problem: InvalidSettings (exit status 78)
-lists all of one kind: first the single values, then their combinations, then the files that they name.
+lists all of one kind: first the single values, then their combinations, then the files that they name, then
+the event actions.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from deliver.configuration import combinations, files, values
+from deliver.configuration import actions, combinations, files, values
 from deliver.configuration.lines import key_lines
 from deliver.configuration.problem import InvalidSettings, KeyPath, Located, Place, Problem, dotted
 from deliver.errors import UsageError
@@ -74,6 +75,7 @@ def read(
         raise InvalidSettings((Located(unplaced, "", str(error), "correct the value"),)) from None
     _refuse(combinations.problems(settings), places, unplaced)
     _refuse(files.problems(settings, environ), places, unplaced)
+    _refuse(actions.problems(settings), places, unplaced)
     warnings = _locate(combinations.warnings(settings), places, unplaced)
     return Configuration(settings, tuple(warnings), file, places)
 

@@ -311,6 +311,17 @@ def _listen_endpoint(value: str) -> Fault | None:
     return ("it has no port", remedy) if port is None else None
 
 
+def _local_endpoint(value: str) -> Fault | None:
+    if not value.startswith("unix:"):
+        return _listen_endpoint(value)
+    length = len(value.removeprefix("unix:").encode())
+    return None if 0 < length <= 100 else ("a socket's path has 1 to 100 octets", 'write "unix:lmtp.sock"')
+
+
+def _file_mode(value: str) -> Fault | None:
+    return None if re.fullmatch(r"0?[0-7]{3}", value) else (f"{value[:9]!r} is no file mode", 'write "0660"')
+
+
 def _network(value: str) -> Fault | None:
     try:
         ipaddress.ip_network(value)
@@ -384,6 +395,8 @@ KINDS: dict[str, Callable[[str], Fault | None]] = {
     "endpoint": _endpoint,
     "address endpoint": _address_endpoint,
     "listen endpoint": _listen_endpoint,
+    "local endpoint": _local_endpoint,
+    "file mode": _file_mode,
     "network": _network,
     "ipv4 address": _ipv4,
     "ipv6 address": _ipv6,
@@ -395,6 +408,7 @@ EXAMPLES = {
     "endpoint": "mail.example.org:587",
     "address endpoint": "127.0.0.1:53",
     "listen endpoint": "127.0.0.1:2525",
+    "local endpoint": "unix:lmtp.sock",
     "network": "192.0.2.0/24",
     "database url": "sqlite:///events.db",
 }

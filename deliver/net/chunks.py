@@ -15,7 +15,7 @@ from deliver.errors import Blame, MessageError, PeerError, StorageError
 from deliver.message import Content
 from deliver.outcome import Phase
 from deliver.smtp.chunking import CHUNK, FIRST_CHUNK, LineEnds
-from deliver.smtp.client import Exchange, State, TimedOut
+from deliver.smtp.client import Exchange, State
 from deliver.smtp.command import Bdat, BdatLast, Command
 from deliver.smtp.reply import MalformedReply
 from deliver.smtp.transaction import SendChunks, Transaction
@@ -92,7 +92,7 @@ class ChunkedUpload:
                 self._fold(exchange)
             return
         if not self._transaction.finished:
-            raise self._failure or TimedOut(phase, self._patience(phase))
+            raise self._failure or self._wire.timed_out(phase, self._patience(phase))
 
     def _set_deadline(self) -> None:
         """The clock of a reply starts when everything was written; until then each write has its own."""
@@ -142,7 +142,7 @@ class ChunkedUpload:
         for at in range(0, len(octets), PIECE):
             if last and at + PIECE >= len(octets) and not self._transaction.finished:
                 self._transaction.dot_handed_over()
-            await self._wire.write(octets[at : at + PIECE], announcement.phase, self._wire.timeouts.block)
+            await self._wire.write_content(octets[at : at + PIECE], announcement.phase)
 
     async def _next_chunk(self, size: int) -> bytes:
         """The next octets, checked. Raises StorageError, MessageError."""

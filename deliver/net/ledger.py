@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from deliver.report.trace import Finding, Stage
 
+EARLY = "PIPECONNECT"  # greeting and EHLO not waited for, see `deliver.smtp.pipeconnect`
+
 
 @dataclass(slots=True)
 class Ledger:

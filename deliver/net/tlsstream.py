@@ -80,6 +80,19 @@ class TlsStream(trio.abc.Stream):
         """The facts of the handshake, once it is finished."""
         return self._facts
 
+    @property
+    def offered(self) -> bool:
+        """Whether an earlier session is offered in the handshake."""
+        return self._engine.offered
+
+    def leaf(self) -> bytes | None:
+        """The server's certificate in DER, also on a resumed connection."""
+        return self._engine.leaf()
+
+    def session(self) -> bytes | None:
+        """The session as it is now, in DER; secret. In TLS 1.3 with a ticket after data was received."""
+        return None if self._state is _State.CLOSED else self._engine.session()
+
     async def do_handshake(self) -> Handshake:
         """Finish the handshake and hold its last flight. Safe to repeat. Raises TlsError."""
         async with self._handshaking:
@@ -96,7 +109,9 @@ class TlsStream(trio.abc.Stream):
                 self._break()
                 if self._state is _State.CLOSED:
                     raise
-                raise TlsError("negotiating TLS", f"the connection was lost: {error}".rstrip(": ")) from error
+                raise TlsError(
+                    "negotiating TLS", f"the connection was lost: {error}".rstrip(": "), truncated=True
+                ) from error
             except BaseException:
                 self._break()
                 raise

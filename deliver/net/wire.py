@@ -15,28 +15,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import trio
 
-from deliver.errors import Blame, MessageError, PeerError, StorageError
+from deliver.errors import PeerError
 from deliver.message import Content, Recipient
-from deliver.net.chunks import ChunkedUpload
-from deliver.net.ledger import Ledger
+from deliver.net.chunks import LAST_WORDS, ChunkedUpload
+from deliver.net.ledger import EARLY, Ledger
+from deliver.net.maildata import MailData
+from deliver.net.pace import MIN_RATE, Pace
 from deliver.outcome import Outcome, Phase
 from deliver.settings import Timeouts
 from deliver.smtp.client import ClientMachine, Exchange, Lost, State, TimedOut
-from deliver.smtp.command import Command, Ehlo, EndOfContent, Helo, Quit, Rset, StartTls
-from deliver.smtp.dot import DotStuffer
+from deliver.smtp.command import Command, Ehlo, Helo, LocalMisuse, Quit, Rset, StartTls
 from deliver.smtp.ehlo import Capabilities
+from deliver.smtp.pipeconnect import EarlyHello
 from deliver.smtp.reply import Reply
 from deliver.smtp.transaction import AwaitReply, Done, SendChunks, SendCommands, SendContent, Transaction
 
-PIECE = 64 * 1024  # octets of content per write, each with its own deadline
 CHUNK = 64 * 1024  # octets read at once
-LAST_WORDS = 5.0  # seconds in which a server that does not read any more may still say why
 CLOSING = 1.0  # seconds for an orderly end of the stream
 
 Journal = Callable[[tuple[Recipient, ...], Reply], None]
+Fold = Callable[[Exchange], None]
 
 _log = logging.getLogger("outrider.delivery")
 
@@ -45,13 +47,27 @@ class Wire:
     """One connection. Not for use by two tasks at a time; the owner calls `close` or `cut_off` in the end."""
 
     def __init__(
-        self, stream: trio.abc.Stream, timeouts: Timeouts, machine: ClientMachine | None = None
+        self,
+        stream: trio.abc.Stream,
+        timeouts: Timeouts,
+        machine: ClientMachine | None = None,
+        *,
+        min_rate: int = MIN_RATE,
     ) -> None:
         self.stream = stream
-        self.timeouts = timeouts
         self.machine = machine or ClientMachine()
         self.ledger = Ledger()
         self.unwritable = False
+        self._pace = Pace(timeouts, min_rate)
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The deadlines; those of the next message may be others."""
+        return self._pace.timeouts
+
+    @timeouts.setter
+    def timeouts(self, timeouts: Timeouts) -> None:
+        self._pace.timeouts = timeouts
 
     @property
     def capabilities(self) -> Capabilities:
@@ -64,23 +80,44 @@ class Wire:
         ready = self.machine.state in (State.READY, State.ENVELOPE, State.CHUNKS)
         return ready and self.machine.synchronised() and not self.unwritable
 
+    @property
+    def needs_reset(self) -> bool:
+        """Whether an earlier refusal left a transaction open, so that the next one must begin with RSET."""
+        return self.machine.state in (State.ENVELOPE, State.CHUNKS)
+
+    async def talk_early(self, presumed: Capabilities, *commands: Command) -> None:
+        """EHLO, and what may follow it by what the server said on an earlier connection, before the greeting.
+
+        `greeting`, `ehlo` and `starttls` then read the replies. Raises PeerError.
+        """
+        with self._whole():
+            self.machine.presume(presumed)
+            self.ledger.flight()
+            self.ledger.save(EARLY, len(commands))
+            octets = b"".join(self.machine.send(command) for command in commands)
+            await self.write(octets, Phase.EHLO, self.patience(Phase.EHLO))
+
     async def greeting(self) -> Reply:
         """The server's first words, of whatever code. Raises PeerError."""
         with self._whole():
-            self.ledger.flight()
+            if self.machine.due == 1:
+                self.ledger.flight()
             return (await self._await_exchange()).reply
 
     async def ehlo(self, name: str) -> Reply:
-        """EHLO; a positive reply fills `capabilities`. Raises PeerError."""
-        return await self.command(Ehlo(name))
+        """EHLO, if it was not sent early; a positive reply fills `capabilities`. Raises PeerError."""
+        return await self._command_or_reply(Ehlo(name))
 
     async def helo(self, name: str) -> Reply:
         """HELO, for a server that refused EHLO with 5yz. Raises PeerError."""
         return await self.command(Helo(name))
 
     async def starttls(self) -> Reply:
-        """STARTTLS; after a 2yz the handshake comes next. Raises PeerError, also for octets behind it."""
-        return await self.command(StartTls())
+        """STARTTLS, if it was not sent early; after a 2yz the handshake comes next.
+
+        Raises PeerError, also for octets behind the reply.
+        """
+        return await self._command_or_reply(StartTls())
 
     def starttls_done(self, stream: trio.abc.Stream) -> None:
         """Go on over `stream`, TLS over the old `self.stream`, knowing nothing of the server (RFC 3207 4.2).
@@ -99,35 +136,58 @@ class Wire:
             return (await self._await_exchange()).reply
 
     async def transact(
-        self, transaction: Transaction, content: Content, on_dot_reply: Journal = lambda who, reply: None
+        self,
+        transaction: Transaction,
+        content: Content,
+        on_dot_reply: Journal = lambda who, reply: None,
+        early: EarlyHello | None = None,
     ) -> tuple[tuple[Recipient, Outcome], ...]:
         """Carry out a transaction and return its outcomes; nothing that the server does raises.
 
         `on_dot_reply(recipients, reply)` is called as soon as the final 2yz was read, before anything is
-        awaited. When cancelled, ask the transaction for its outcomes.
+        awaited. When cancelled, ask the transaction for its outcomes. With `early` EHLO leaves in front of
+        the transaction, whose first commands do not wait for its answer.
         """
-        chunks = ChunkedUpload(
-            self, transaction, content, lambda exchange: _fold(transaction, exchange, on_dot_reply)
-        )
+        fold = _Fold(transaction, on_dot_reply, early)
+        chunks = ChunkedUpload(self, transaction, content, fold)
+        self._pace.begin(content.size)
         try:
             with self._whole():
-                if self.machine.state in (State.ENVELOPE, State.CHUNKS):  # left open by an earlier refusal
+                hello = early.command if early is not None else None
+                if early is not None:
+                    self.machine.presume(early.presumed)
+                    self.ledger.save(EARLY, 1 + self.machine.due)  # the wait for EHLO, and for a greeting
+                elif self.needs_reset and not transaction.resets:
                     await self.command(Rset())
                 while not isinstance(action := transaction.next_action(), Done):
                     if isinstance(action, SendCommands):
-                        await self._send_flight(action.commands, transaction, on_dot_reply)
+                        self._count(len(action.commands))
+                        await self._send_flight(_behind(hello, action.commands), transaction, fold)
+                        hello = None
                     elif isinstance(action, SendChunks):
                         self._count(len(action.commands), chunks=True)
-                        await chunks.run(action)
+                        await chunks.run(replace(action, commands=_behind(hello, action.commands)))
+                        hello = None
                     elif isinstance(action, SendContent):
                         self.ledger.flight()
-                        await _Upload(self, transaction, content, on_dot_reply).run()
+                        await MailData(self, transaction, content, fold).run()
                     else:
                         assert isinstance(action, AwaitReply)
-                        _fold(transaction, await self._await_exchange(), on_dot_reply)
+                        fold(await self._await_exchange())
         except PeerError as error:
             transaction.lost(error.happened)
         return transaction.outcomes()
+
+    async def overhear(self) -> None:
+        """Wait, between transactions, until the server says something or hangs up; not `reusable` after that.
+
+        May be cancelled without loss.
+        """
+        try:
+            self.machine.receive(bytes(await self.stream.receive_some(CHUNK)))
+        except trio.BrokenResourceError as error:
+            _log.debug("while idle: %s", _reason(error))
+            self.machine.break_off()
 
     async def close(self) -> None:
         """Say QUIT where that is possible, wait at most `timeouts.quit` for its reply, and close."""
@@ -151,14 +211,22 @@ class Wire:
             except (trio.BrokenResourceError, PeerError) as error:
                 _log.debug("while closing: %s", error)
 
-    async def _send_flight(
-        self, commands: tuple[Command, ...], transaction: Transaction, on_dot_reply: Journal
-    ) -> None:
+    async def _command_or_reply(self, command: Command) -> Reply:
+        """The reply to a command, which is sent unless it left early."""
+        if self.machine.due == 0:
+            return await self.command(command)
+        with self._whole():
+            exchange = await self._await_exchange()
+            if type(exchange.command) is not type(command):
+                raise LocalMisuse(f"{exchange.command} was answered, not {command}")
+            return exchange.reply
+
+    async def _send_flight(self, commands: tuple[Command, ...], transaction: Transaction, fold: Fold) -> None:
         """Write commands that need not wait for each other, folding replies that come meanwhile."""
         phase = commands[0].phase
         self.machine.check_in_step(phase)
-        self._count(len(commands))
         octets = b"".join(self.machine.send(command) for command in commands)
+        due = self.machine.due
         if len(commands) == 1:
             await self.write(octets, phase, self.patience(phase))
             return
@@ -175,9 +243,9 @@ class Wire:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
             try:
-                for _ in commands:
+                for _ in range(due):
                     if not transaction.finished:
-                        _fold(transaction, await self._await_exchange(), on_dot_reply)
+                        fold(await self._await_exchange())
             except PeerError as error:
                 failure = error
             nursery.cancel_scope.cancel()  # the writer, if a refusal was faster
@@ -191,7 +259,7 @@ class Wire:
         patience = min(self.patience(phase), LAST_WORDS) if self.unwritable else self.patience(phase)
         with trio.move_on_after(patience):
             return await self.next_exchange()
-        raise TimedOut(phase, patience)
+        raise self.timed_out(phase, patience)
 
     async def next_exchange(self) -> Exchange:
         """The next exchange, however long it takes. What was read before a cancellation is not lost."""
@@ -215,23 +283,19 @@ class Wire:
                 self.unwritable = True
                 _log.debug("writing %s: %s", phase.value, _reason(error))
         if scope.cancelled_caught:
-            raise TimedOut(phase, patience)
+            raise self.timed_out(phase, patience)
 
     def patience(self, phase: Phase) -> float:
-        """The deadline of a reply; Timeouts has a field for each phase that a wire knows."""
-        timeouts = self.timeouts
-        return {
-            Phase.BANNER: timeouts.banner,
-            Phase.EHLO: timeouts.ehlo,
-            Phase.STARTTLS: timeouts.ehlo,
-            Phase.MAIL: timeouts.mail,
-            Phase.RCPT: timeouts.rcpt,
-            Phase.DATA: timeouts.data,
-            Phase.BODY: timeouts.block,
-            Phase.DOT: timeouts.dot,
-            Phase.RSET: timeouts.mail,
-            Phase.QUIT: timeouts.quit,
-        }[phase]
+        """The deadline of a reply in seconds from now, see `deliver.net.pace`."""
+        return self._pace.patience(phase)
+
+    async def write_content(self, octets: bytes, phase: Phase) -> None:
+        """Write a piece of content as fast as it must go at least. Raises TimedOut, as `write` does."""
+        await self.write(octets, phase, self._pace.patience_with(len(octets)))
+
+    def timed_out(self, phase: Phase, patience: float) -> TimedOut:
+        """The error for a wait of `patience` seconds that was in vain."""
+        return TimedOut(phase, patience, self._pace.why(phase))
 
     def _count(self, commands: int, *, chunks: bool = False) -> None:
         """A flight of so many commands, perhaps with content behind them."""
@@ -250,113 +314,31 @@ class Wire:
             raise
 
 
-class _Upload:
-    """The content and the reply to it: a writer, and beside it the one reader."""
+class _Fold:
+    """Gives a reply to the transaction and the journal; no checkpoint may come between reading and this."""
 
-    def __init__(self, wire: Wire, transaction: Transaction, content: Content, on_dot_reply: Journal) -> None:
-        self._wire = wire
+    def __init__(self, transaction: Transaction, on_dot_reply: Journal, early: EarlyHello | None) -> None:
         self._transaction = transaction
-        self._content = content
         self._on_dot_reply = on_dot_reply
-        self._reading = trio.CancelScope()
-        self._written = trio.Event()
-        self._failure: PeerError | None = None
+        self._early = early
 
-    async def run(self) -> None:
-        """Write, read and fold. Raises PeerError; content that fails settles the transaction itself."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write)
-            await self._read()
-            nursery.cancel_scope.cancel()
-        if self._transaction.finished:
-            if not self._whole_content_left:
-                self._wire.machine.break_off()
-        elif self._failure:
-            raise self._failure
-        else:
-            phase = self._transaction.phase
-            raise TimedOut(phase, LAST_WORDS if self._wire.unwritable else self._wire.patience(phase))
-
-    @property
-    def _whole_content_left(self) -> bool:
-        return self._written.is_set() and not self._wire.unwritable
-
-    async def _read(self) -> None:
-        """One exchange: the answer to the end of the content, or a refusal before it."""
-        with self._reading:
-            try:
-                while await self._read_one():
-                    self._reading.deadline = trio.current_time() + self._wire.patience(Phase.DOT)
-            except PeerError as error:
-                self._failure = self._failure or error
-
-    async def _read_one(self) -> bool:
-        """Read and fold a reply; whether more belong to the answer (see `deliver.smtp.prdr`)."""
-        exchange = await self._wire.next_exchange()
-        if not exchange.reply.transient and not exchange.reply.permanent and not self._written.is_set():
-            # Its last octets are still being written; the answer counts once they have left.
-            await self._written.wait()
-        if not self._transaction.finished:  # the writer may have failed in the same moment
-            _fold(self._transaction, exchange, self._on_dot_reply)
-        return not self._transaction.finished and (exchange.individual or exchange.reply.intermediate)
-
-    async def _write(self) -> None:
-        """Write everything, then start the clock of the final reply."""
-        try:
-            await self._write_content()
-        except StorageError as error:
-            self._transaction.lost(str(error), Blame.LOCAL)
-            self._reading.cancel()
-        except MessageError as error:
-            if not self._transaction.finished:  # a refusal may have come in the same moment
-                self._transaction.unsendable(str(error))
-            self._reading.cancel()
-        except PeerError as error:
-            self._failure = error
-            self._reading.cancel()
-        else:
-            if self._wire.unwritable:
-                self._reading.deadline = trio.current_time() + LAST_WORDS
-            else:
-                self._written.set()
-                self._reading.deadline = trio.current_time() + self._wire.patience(self._transaction.phase)
-
-    async def _write_content(self) -> None:
-        """All pieces; the last one holds the end. Stops early where the server has begun to answer."""
-        stuffer, size = DotStuffer(), self._content.size
-        offset = 0
-        while True:
-            piece = await self._content.read(offset, min(PIECE, size - offset)) if offset < size else b""
-            offset += len(piece)
-            if not piece and offset < size:
-                raise StorageError(
-                    "reading the content of a message",
-                    f"it ends after {offset} of {size} octets",
-                    "look for damage in the queue directory",
-                )
-            octets = stuffer.feed(piece)
-            if offset < size:
-                await self._wire.write(octets, Phase.BODY, self._wire.timeouts.block)
-                if self._wire.unwritable:
-                    return
-                continue
-            end = EndOfContent(stuffer.finish())
-            if not self._wire.machine.may_send(end):
-                return  # a part of an answer is here already: nothing more may be added
-            self._transaction.dot_handed_over()
-            octets += self._wire.machine.send(end)
-            await self._wire.write(octets, Phase.DOT, self._wire.timeouts.block)
+    def __call__(self, exchange: Exchange) -> None:
+        if exchange.phase in (Phase.BANNER, Phase.EHLO):
+            assert self._early is not None, "a greeting or EHLO inside a transaction that did not send it"
+            self._early.got(exchange)
             return
+        delivered = self._transaction.got(exchange)
+        if delivered:
+            try:
+                self._on_dot_reply(delivered, exchange.reply)
+            except (
+                Exception
+            ):  # the message is delivered whatever the journal says; the outcome is settled later
+                _log.exception("the journal of deliveries failed")
 
 
-def _fold(transaction: Transaction, exchange: Exchange, on_dot_reply: Journal) -> None:
-    """Give a reply to the transaction and the journal; no checkpoint may come between reading and this."""
-    delivered = transaction.got(exchange)
-    if delivered:
-        try:
-            on_dot_reply(delivered, exchange.reply)
-        except Exception:  # the message is delivered whatever the journal says; the outcome is settled later
-            _log.exception("the journal of deliveries failed")
+def _behind(hello: Ehlo | None, commands: tuple[Command, ...]) -> tuple[Command, ...]:
+    return commands if hello is None else (hello, *commands)
 
 
 def _reason(error: BaseException) -> str:

@@ -27,7 +27,7 @@ def expiries(
 
 
 def report(claim: Claim, settlements: tuple[Settlement, ...], settled: Settled, now: float) -> None:
-    """One line per recipient, and one each for a bounce and for the end of the message."""
+    """One line per recipient, and one for the end of the message."""
     stale = {recipient.ordinal for recipient in settled.stale}
     for each in settlements:
         if each.recipient.ordinal in stale:
@@ -42,8 +42,6 @@ def report(claim: Claim, settlements: tuple[Settlement, ...], settled: Settled, 
         due = each.next_attempt
         wait = None if due is None else due - now
         log_outcome(claim.envelope, each.recipient, each.outcome, attempt=claim.number, wait=wait)
-    if settled.bounce is not None:
-        say(log, logging.INFO, "bounce queued", id=claim.envelope.id, bounce=settled.bounce.id)
     if settled.completed:
         say(log, logging.INFO, "completed", id=claim.envelope.id)
 

@@ -10,10 +10,11 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from deliver.dsn import OriginalRecipient, Ret, parse_notify
+from deliver.errors import Blame
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
-from deliver.outcome import Contact, Deferred, Delivered, Outcome
+from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase
 from deliver.report.trace import Trace
-from deliver.smtp.reply import Reply
+from deliver.smtp.reply import EnhancedCode, Reply
 
 MAX_TEXT: Final = 1000  # characters
 MAX_LINES: Final = 20  # of a reply
@@ -28,7 +29,7 @@ def outcome_dict(outcome: Outcome) -> dict[str, Any]:
     if outcome.contact is not None:
         plain["contact"] = _contact_dict(outcome.contact)
     if isinstance(outcome, Delivered):
-        return plain
+        return plain | ({"dsn_passed": True} if outcome.dsn_passed else {})
     plain |= {"why": outcome.why[:MAX_TEXT], "blame": outcome.blame.value, "status": str(outcome.enhanced)}
     if outcome.phase is not None:
         plain["phase"] = outcome.phase.name.lower()
@@ -52,8 +53,58 @@ def sentence(outcome: Outcome) -> str:
     return said[:MAX_TEXT]
 
 
+def outcome_of(plain: Any) -> Outcome | None:
+    """What `outcome_dict` wrote, as far as a report needs it (no TLS facts); None for anything else."""
+    if not isinstance(plain, dict):
+        return None
+    reply, contact = _reply_of(plain.get("reply")), _contact_of(plain.get("contact"))
+    if plain.get("kind") == "delivered":
+        where = contact or Contact("", "", 0)
+        return Delivered(reply or Reply(250, ()), where, dsn_passed=bool(plain.get("dsn_passed")))
+    if plain.get("kind") not in ("failed", "deferred"):
+        return None
+    kind, klass = (Failed, 5) if plain["kind"] == "failed" else (Deferred, 4)
+    phase = str(plain.get("phase", "")).upper()
+    return kind(
+        why=str(plain.get("why", "")),
+        blame=Blame(plain["blame"]) if plain.get("blame") in set(Blame) else Blame.LOCAL,
+        phase=Phase[phase] if phase in Phase.__members__ else None,
+        reply=reply,
+        enhanced=EnhancedCode.parse(str(plain.get("status", ""))) or EnhancedCode(klass, 0, 0),
+        contact=contact,
+    )
+
+
+def reason_in(text: str | None) -> str | None:
+    """The sentence in a stored outcome, None where there is none."""
+    try:
+        plain = None if text is None else json.loads(text)
+    except ValueError:
+        return None
+    return plain.get("text") if isinstance(plain, dict) else None
+
+
+def _reply_of(plain: Any) -> Reply | None:
+    if not isinstance(plain, dict) or not isinstance(plain.get("code"), int):
+        return None
+    return Reply(plain["code"], tuple(str(line) for line in plain.get("lines", ())))
+
+
+def _contact_of(plain: Any) -> Contact | None:
+    if not isinstance(plain, dict) or not isinstance(plain.get("port"), int):
+        return None
+    return Contact(
+        str(plain.get("host", "")),
+        str(plain.get("address", "")),
+        plain["port"],
+        greeting=str(plain.get("greeting", "")),
+        ehlo=str(plain.get("ehlo", "")),
+    )
+
+
 def _contact_dict(contact: Contact) -> dict[str, Any]:
     plain: dict[str, Any] = {"host": contact.host, "address": contact.address, "port": contact.port}
+    plain |= {name: text[:MAX_TEXT] for name in ("greeting", "ehlo") if (text := getattr(contact, name))}
     if contact.tls is not None:
         plain["tls"] = asdict(contact.tls)
     return plain

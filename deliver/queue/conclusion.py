@@ -12,6 +12,7 @@ was never begun                           Deferred LOCAL
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from deliver.errors import Blame
@@ -40,7 +41,7 @@ def conclude(
         if reply is not None and not isinstance(outcome, Delivered):
             outcome = Delivered(reply, outcome.contact or Contact("", "", 0))
         outcomes.append((recipient, outcome))
-    return AttemptResult(tuple(outcomes), result.trace)
+    return replace(result, outcomes=tuple(outcomes))
 
 
 def interrupted(recipients: tuple[Recipient, ...], *, started: bool) -> AttemptResult:

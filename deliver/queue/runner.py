@@ -1,74 +1,71 @@
-"""The queue at work: claims what is due, runs attempts side by side, settles each.
+"""The queue at work: claims what is due and runs attempts side by side, each on the lane of its site.
 
-- One loop claims; it sleeps until it is poked (new mail, an attempt ended) or the next recipient is due. At
-  most `queue.workers` attempts run, at most `queue.per_domain` of them to one recipient domain.
-- One task per attempt. Nothing that it raises reaches its siblings: an unexpected exception is logged with
-  its traceback and the recipients are deferred.
-- Every claim is settled, also under cancellation: in a shield with a deadline. A settlement that the database
-  refuses is tried again; if it stays refused, the journal keeps the deliveries and the lease expires.
+- One loop claims; it sleeps until it is poked (new mail, an attempt ended), the next recipient is due, or a
+  lane or limit opens. `queue.workers` attempts run at most, beside those that have turned slow.
+- A worker whose attempt was answered takes the next message for the same site, whose session is still open,
+  for up to TURN messages while others wait; so mail for one host flows back to back.
+- One claim runs at a time, so that lanes and limits are exact.
 - `stop` ends claiming; attempts get `queue.shutdown_grace`, then they are cancelled and settled.
 
-The lease is longer than an attempt may take, so that no attempt outlives its claim.
+The lease is longer than an attempt may take, so that no attempt outlives its claim (see
+`deliver.queue.execution`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
 from deliver.errors import StorageError
-from deliver.message import Content, Recipient
 from deliver.net.clock import Clock
-from deliver.outcome import AttemptResult, Failed
-from deliver.queue import codec, conclusion, due, recovery, schedule, store
-from deliver.queue.account import expiries, report
-from deliver.queue.content import InlineContent, SpoolContent, remove
-from deliver.queue.journal import Proof
-from deliver.queue.notice import Notifier
-from deliver.queue.schedule import Plan
+from deliver.outcome import AttemptResult
+from deliver.queue import claiming, due, recovery, store
+from deliver.queue.admission import Permits
+from deliver.queue.claiming import Claim
+from deliver.queue.content import remove
+from deliver.queue.execution import RETRY_AFTER, Begin, Execution
+from deliver.queue.execution import Attempt as Attempt
+from deliver.queue.execution import JournalReply as JournalReply
+from deliver.queue.lanes import Feedback, Lane, Lanes, Occupancy, feedback
 from deliver.queue.shard import Shard
-from deliver.queue.store import Append, Claim, Settled
-from deliver.relay.bounce import MAX_HEADERS
+from deliver.queue.store import Append
+from deliver.queue.terms import lanes_of, limits_of, plan_of
+from deliver.queue.throttle import Key, Throttle
+from deliver.report.log import say
 from deliver.settings import Queue
-from deliver.smtp.reply import Reply
 from events import outbox
 
 LONGEST_SLEEP: Final = 60.0  # seconds; expired leases and old history are looked for that often
-SETTLE_PATIENCE: Final = 30.0  # seconds in which a settlement must succeed
-RETRY_AFTER: Final = 1.0  # seconds between tries when the database refuses
-KEEP_HISTORY: Final = 86400.0  # seconds for which `queue show` knows a completed message
-
-JournalReply = Callable[[tuple[Recipient, ...], Reply], None]
-
-
-class Attempt(Protocol):
-    """What delivers one claim: `deliver.attempt.Attempt`, or a test's."""
-
-    async def run(self) -> None:
-        """Deliver. May be cancelled at any moment."""
-        ...
-
-    def result(self) -> AttemptResult:
-        """What is known; called once, after `run` has returned, raised or been cancelled."""
-        ...
-
-
-Begin = Callable[[Claim, Content, JournalReply], Attempt]
+TURN: Final = 20  # messages that a worker takes for one site while others wait
+SILENCE: Final = 3600.0  # seconds, unless said otherwise
+IDLE_DESTINATIONS: Final = 3600.0  # seconds for which a destination without mail keeps its place in the line
 
 log = logging.getLogger("outrider.queue")
 
 
-class Runner:
-    """Runs one shard. `begin(claim, content, journal)` makes an attempt; that calls `journal` at a final 2yz.
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An attempt under way: when it began (epoch seconds), on which lane, and what it holds of the limits."""
 
-    `attempt_deadline`: seconds that an attempt may take (delivery.deadline). `settled` is called after each
-    commit that may have put events into the outbox.
+    claim: Claim
+    site: str
+    started: float
+    held: tuple[Key, ...]
+    scope: trio.CancelScope
+
+
+class Runner:
+    """Runs one shard. `begin` makes attempts, see `deliver.queue.execution`; so are `gather` and `settled`.
+
+    `attempt_deadline`: seconds that an attempt may take (delivery.deadline); `silence`: without any progress.
+    `sources`: the source addresses that mail for a domain may leave from.
     """
 
     def __init__(
@@ -80,26 +77,29 @@ class Runner:
         attempt_deadline: float,
         clock: Clock,
         rng: Random,
-        notifier: Notifier,
+        gather: float = 0.0,
         append: Append = outbox.append,
         settled: Callable[[], None] = lambda: None,
+        silence: float = SILENCE,
+        sources: Callable[[str], tuple[str, ...]] = lambda _: (),
     ) -> None:
         self._shard = shard
-        self._on_settled = settled
         self._begin = begin
-        self._settings = settings
-        self._deadline = attempt_deadline
-        self._lease = attempt_deadline + settings.lease_margin
-        self._plan = Plan(tuple(float(seconds) for seconds in settings.retry), settings.expire)
         self._clock = clock
         self._rng = rng
-        self._notifier = notifier
         self._append = append
+        self._settled = settled
+        self._sources = sources
         self._wake = trio.Event()
         self._stopping = False
-        self._tidied = -LONGEST_SLEEP
-        self._busy: Counter[str] = Counter()
-        self._running: dict[int, trio.CancelScope] = {}
+        self._tidied = -math.inf
+        self._claiming = trio.Lock()
+        self._holds: dict[str, float] = {}
+        self._running: dict[int, Running] = {}
+        self.lanes = Lanes(lanes_of(settings))
+        self.throttle = Throttle(limits_of(settings), lambda domain: self._sources(domain))
+        self._occupancy = Occupancy(settings.workers, settings.slow_workers, settings.slow_after)
+        self.reconfigure(settings, attempt_deadline=attempt_deadline, gather=gather, silence=silence)
 
     @property
     def running(self) -> int:
@@ -110,9 +110,47 @@ class Runner:
         """Something may be due: mail was accepted."""
         self._wake.set()
 
+    def retry_sites(self) -> None:
+        """Somebody says that it is worth a try: no site is left alone any longer."""
+        self.lanes.reopen()
+        self._wake.set()
+
     def stop(self) -> None:
         """Claim no more; `run` returns when the attempts under way are settled."""
         self._stopping = True
+        self._wake.set()
+
+    def reconfigure(
+        self,
+        settings: Queue,
+        *,
+        attempt_deadline: float,
+        gather: float = 0.0,
+        silence: float = SILENCE,
+        sources: Callable[[str], tuple[str, ...]] | None = None,
+    ) -> None:
+        """Other settings from now on; attempts under way go on with theirs, what lanes have learned stays."""
+        self._settings = settings
+        self._lease = attempt_deadline + settings.lease_margin
+        self._plan = plan_of(settings)
+        self._sources = sources or self._sources
+        self.lanes.terms = lanes_of(settings)
+        self.throttle.reconfigure(limits_of(settings))
+        self._occupancy.workers = settings.workers
+        self._occupancy.slow_workers = settings.slow_workers
+        self._occupancy.slow_after = settings.slow_after
+        self._execution = Execution(
+            self._shard,
+            self._begin,
+            self._plan,
+            deadline=attempt_deadline + settings.lease_margin / 2,
+            silence=silence,
+            clock=self._clock,
+            rng=self._rng,
+            gather=gather,
+            append=self._append,
+            settled=self._settled,
+        )
         self._wake.set()
 
     async def run(self) -> None:
@@ -132,51 +170,114 @@ class Runner:
             while self._running:
                 self._wake = trio.Event()
                 await self._wake.wait()
-        for scope in tuple(self._running.values()):
-            scope.cancel()
+        for running in tuple(self._running.values()):
+            running.scope.cancel()
 
     async def _step(self, attempts: trio.Nursery) -> float:
         """Claim what is due and start it; returns the seconds until there may be more."""
         now = self._clock.now()
         try:
             await self._tidy(now)
-            claims = await self._claim(now)
+            free = self._occupancy.free(now)
+            started = await self._claim(free)
+            for running in started:
+                # registered before anything is awaited: what is claimed is settled
+                attempts.start_soon(self._work, running)
+            if self._occupancy.free(now) == 0:
+                return min(LONGEST_SLEEP, max(0.0, self._occupancy.next_change() - now))
+            return await self._pause(now)
         except StorageError as error:
             log.error("%s", error)
             return RETRY_AFTER
-        for claim in claims:
-            # registered before anything is awaited: what is claimed is settled
-            self._busy[claim.domain] += 1
-            self._running[claim.attempt_id] = trio.CancelScope()
-            attempts.start_soon(self._work, claim)
-        if self._free() == 0:
-            return LONGEST_SLEEP
-        return await self._pause(now)
 
-    def _free(self) -> int:
-        return self._settings.workers - len(self._running)
-
-    async def _claim(self, now: float) -> tuple[Claim, ...]:
-        if self._free() <= 0:
+    async def _claim(self, limit: int, domains: tuple[str, ...] | None = None) -> tuple[Running, ...]:
+        """Claim at most so many, of these domains if any are given; they count as running from here on."""
+        if limit <= 0 or self._stopping:
             return ()
-        take = partial(
-            store.claim,
+        async with self._claiming:
+            now = self._clock.now()
+            self._holds = {domain: until for domain, until in self._holds.items() if until > now}
+            permits = Permits(self.lanes, self.throttle, now, self._holds)
+            take = partial(
+                claiming.claim,
+                now=now,
+                limit=limit,
+                lease=self._lease,
+                retry=self._plan.retry,
+                admission=permits,
+                domains=domains,
+                append=self._append,
+            )
+            claims = await self._shard.sql.write(take, durable=False)
+            return tuple(
+                self._began(claim, held, now) for claim, held in zip(claims, permits.held, strict=False)
+            )
+
+    def _began(self, claim: Claim, held: tuple[Key, ...], now: float) -> Running:
+        slow = self.lanes.slow(claim.domain)
+        running = Running(claim, self.lanes.begin(claim.domain), now, held, trio.CancelScope())
+        self.throttle.hold(held)
+        self._occupancy.begin(claim.attempt_id, now, slow=slow)
+        self._running[claim.attempt_id] = running
+        return running
+
+    def _ended(self, running: Running, result: AttemptResult | None) -> Feedback:
+        """The counterpart of `_began`; `result` None: nothing is known."""
+        now, claim = self._clock.now(), running.claim
+        said = Feedback.NEUTRAL if result is None else feedback(result)
+        before = self.lanes.lane(claim.domain)
+        lane = self.lanes.end(
+            claim.domain,
+            running.site,
+            said,
+            None if result is None else result.site,
+            started=running.started,
             now=now,
-            limit=self._free(),
-            lease=self._lease,
-            retry=self._plan.retry,
-            per_domain=self._settings.per_domain,
-            busy=dict(self._busy),
         )
-        return await self._shard.sql.write(take, durable=False)
+        self._say_pause(claim.domain, before, lane, now)
+        self.throttle.release(running.held)
+        self._occupancy.end(claim.attempt_id)
+        del self._running[claim.attempt_id]
+        self._wake.set()
+        return said
+
+    def _say_pause(self, domain: str, before: Lane, lane: Lane, now: float) -> None:
+        if lane.paused_until > now and lane.paused_until != before.paused_until:
+            site, pause = self.lanes.site(domain), lane.paused_until - now
+            say(log, logging.WARNING, "site paused", site=site, domain=domain, seconds=f"{pause:g}")
+        elif before.failures and not lane.failures:
+            say(log, logging.INFO, "site answers again", site=self.lanes.site(domain), domain=domain)
+
+    async def _work(self, running: Running) -> None:
+        """Attempts for one site, one behind the other, each from its claim to its settlement."""
+        served = 0
+        following: tuple[Running, ...] = (running,)
+        while following:
+            (running,) = following
+            result: AttemptResult | None = None
+            try:
+                result = await self._execution.run(running.claim, running.scope)
+            finally:
+                said = self._ended(running, result)
+            served += 1
+            following = ()
+            if said is Feedback.GOOD and not running.scope.cancel_called and self._may_go_on(served):
+                following = await self._next(running.claim.domain)
+
+    def _may_go_on(self, served: int) -> bool:
+        return not self._stopping and (served < TURN or self._occupancy.free(self._clock.now()) > 1)
+
+    async def _next(self, domain: str) -> tuple[Running, ...]:
+        """The next message for the same site, if it may have one."""
+        try:
+            return await self._claim(min(1, self._occupancy.free(self._clock.now())), self.lanes.domains(domain))
+        except StorageError as error:
+            log.error("%s", error)
+            return ()
 
     async def _pause(self, now: float) -> float:
-        full = tuple(domain for domain, count in self._busy.items() if count >= self._settings.per_domain)
-        try:
-            moment = await self._shard.sql.read(lambda conn: due.next_due(conn, full=full))
-        except StorageError as error:
-            log.error("%s", error)
-            return RETRY_AFTER
+        permits = Permits(self.lanes, self.throttle, now, self._holds)
+        moment = await self._shard.sql.read(lambda conn: due.next_due(conn, permits.opens_at))
         return LONGEST_SLEEP if moment is None else min(LONGEST_SLEEP, max(0.0, moment - now))
 
     async def _tidy(self, now: float) -> None:
@@ -192,130 +293,10 @@ class Runner:
             for attempt_id in found.attempts:
                 self._shard.journal.settled(attempt_id)
             log.warning("took back %d attempts that were not settled in time", found.interrupted)
-            await self._remove(found.removable)
-        before = now - KEEP_HISTORY
+            if found.removable:
+                await trio.to_thread.run_sync(remove, self._shard.spool, found.removable)
+        before = now - self._settings.keep_history
         await self._shard.sql.write(lambda conn: store.forget(conn, before=before), durable=False)
-
-    async def _work(self, claim: Claim) -> None:
-        """One attempt, from its claim to its settlement; never raises an Exception."""
-        journalled: dict[int, Reply] = {}
-        attempt: Attempt | None = None
-        result = conclusion.interrupted(claim.recipients, started=False)
-        try:
-            with self._running[claim.attempt_id]:
-                content = await self._content(claim)
-                if content is None:
-                    result = conclusion.without_content(claim.recipients)
-                else:
-                    attempt = self._begin(claim, content, partial(self._note, claim, journalled))
-                    with trio.fail_after(self._deadline + self._settings.lease_margin / 2):
-                        await attempt.run()
-        except Exception:
-            log.exception("%s: attempt %d failed unexpectedly", claim.envelope.id, claim.number)
-        finally:
-            if attempt is not None:
-                result = self._result_of(attempt, claim)
-            with trio.CancelScope(shield=True):
-                await self._finish(claim, conclusion.conclude(claim.recipients, result, journalled))
-
-    def _result_of(self, attempt: Attempt, claim: Claim) -> AttemptResult:
-        try:
-            return attempt.result()
-        except Exception:
-            log.exception("%s: attempt %d has no result", claim.envelope.id, claim.number)
-            return conclusion.interrupted(claim.recipients, started=True)
-
-    async def _finish(self, claim: Claim, result: AttemptResult) -> None:
-        settled: Settled | None = None
-        try:
-            with trio.move_on_after(SETTLE_PATIENCE):
-                settled = await self._settle(claim, result)
-            if settled is not None:
-                await self._remove(settled.removable)
-        except Exception:
-            log.exception("%s: attempt %d cannot be settled", claim.envelope.id, claim.number)
-        finally:
-            if settled is None:
-                log.critical(
-                    "%s: attempt %d is open until its lease expires", claim.envelope.id, claim.number
-                )
-            del self._running[claim.attempt_id]
-            self._busy[claim.domain] -= 1
-            self._busy += Counter()  # drops the zeros
-            self._wake.set()
-
-    async def _content(self, claim: Claim) -> Content | None:
-        """The content; None, and an error in the log, when it cannot be read."""
-        try:
-            if claim.spool_name is not None:
-                content = SpoolContent(self._shard.spool, claim.spool_name, claim.envelope.size)
-                await content.read(0, 1)  # a lost file is noticed before any server is bothered
-                return content
-            data = await self._shard.sql.read(lambda conn: store.content_of(conn, claim.envelope.id))
-        except StorageError as error:
-            log.error("%s: %s", claim.envelope.id, error)
-            return None
-        if data is None:
-            log.error("%s: its row has no content", claim.envelope.id)
-            return None
-        return InlineContent(data)
-
-    def _note(
-        self, claim: Claim, journalled: dict[int, Reply], recipients: tuple[Recipient, ...], reply: Reply
-    ) -> None:
-        """A final 2yz has been read for these recipients; synchronous, so that nothing comes in between."""
-        ordinals = tuple(recipient.ordinal for recipient in recipients)
-        journalled.update(dict.fromkeys(ordinals, reply))
-        self._shard.journal.note(Proof(claim.attempt_id, claim.envelope.id, ordinals, reply))
-
-    async def _settle(self, claim: Claim, result: AttemptResult) -> Settled:
-        now = self._clock.now()
-        settlements = tuple(
-            schedule.settle_as(
-                recipient,
-                outcome,
-                self._plan,
-                number=claim.number,
-                received_at=claim.envelope.received_at,
-                now=now,
-                rng=self._rng,
-            )
-            for recipient, outcome in result.outcomes
+        await self._shard.sql.write(
+            lambda conn: due.forget_idle(conn, now - IDLE_DESTINATIONS), durable=False
         )
-        headers = b""
-        if any(isinstance(each.outcome, Failed) for each in settlements):
-            headers = await self._headers(claim)
-        work = partial(
-            store.settle,
-            claim=claim,
-            settlements=settlements,
-            events=(*result.trace.events, *expiries(claim, result, settlements, now)),
-            now=now,
-            trace=codec.trace_json(result.trace),
-            bounce=self._notifier.writer(claim.envelope, headers, now),
-            append=self._append,
-        )
-        while True:
-            try:
-                settled = await self._shard.sql.write(work)
-                break
-            except StorageError as error:
-                log.error("%s: settling attempt %d: %s", claim.envelope.id, claim.number, error)
-                await trio.sleep(RETRY_AFTER)
-        self._shard.journal.settled(claim.attempt_id)
-        report(claim, settlements, settled, now)
-        self._on_settled()
-        return settled
-
-    async def _headers(self, claim: Claim) -> bytes:
-        """The start of the content, for the bounce; a bounce without it is better than none."""
-        content = await self._content(claim)
-        try:
-            return b"" if content is None else await content.read(0, MAX_HEADERS)
-        except StorageError as error:
-            log.error("%s: no header for the bounce: %s", claim.envelope.id, error)
-            return b""
-
-    async def _remove(self, names: tuple[str, ...]) -> None:
-        if names:
-            await trio.to_thread.run_sync(remove, self._shard.spool, names)

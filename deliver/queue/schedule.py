@@ -6,8 +6,9 @@
     Deferred              before the expiry           Deferred, next attempt by the retry list
     Deferred              at or after the expiry      Failed 5.4.7 (RFC 3463 3.5): the sender is told
 
-- The retry list gives the wait after attempt 1, 2, …; its last entry repeats. Jitter only lengthens a wait
-  (up to a tenth), so that a wait is never shorter than the administrator's.
+- The first retry rule that is meant for the recipient and its error decides (see `deliver.queue.retry`), else
+  the retry list: it gives the wait after attempt 1, 2, …; its last entry repeats. Jitter only lengthens a
+  wait (up to a tenth), so that a wait is never shorter than the administrator's.
 - The last attempt is made at the expiry itself, so that the bounce is not late by a whole wait.
 - After an attempt in doubt the wait is that of the attempt after it: the server may still be busy with the
   message (RFC 1047), and every further try may be one copy more.
@@ -22,6 +23,7 @@ from typing import Final
 
 from deliver.message import Recipient
 from deliver.outcome import Deferred, Failed, Outcome
+from deliver.queue.retry import Rule, choose
 from deliver.smtp.reply import EnhancedCode
 
 JITTER: Final = 0.1  # of the wait
@@ -32,11 +34,17 @@ _HOUR: Final = 3600
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What the queue records for one recipient; `next_attempt` (epoch seconds) only where it is Deferred."""
+    """What the queue records for one recipient; `next_attempt` (epoch seconds) only where it is Deferred.
+
+    `warnings`: how many delay warnings a message of this age has caused, if its sender wants them.
+    `waited`: the wait that was decided, in seconds without jitter; a geometric sequence goes on from it.
+    """
 
     recipient: Recipient
     outcome: Outcome
     next_attempt: float | None = None
+    warnings: int = 0
+    waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,8 @@ class Plan:
 
     retry: tuple[float, ...]
     expire: float
+    warnings: tuple[float, ...] = ()  # ages at which a delay is told to the sender
+    rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a list without entries."""
@@ -62,13 +72,10 @@ def pessimistic(now: float, number: int, retry: Sequence[float]) -> float:
     return now + wait(retry, number + 1)
 
 
-def next_attempt(
-    plan: Plan, *, number: int, received_at: float, in_doubt: bool, now: float, rng: Random
-) -> float:
-    """When to try again after attempt `number`: not before `now`, and not after an expiry still to come."""
-    seconds = wait(plan.retry, number + 1 if in_doubt else number)
+def next_attempt(*, seconds: float, received_at: float, expire: float, now: float, rng: Random) -> float:
+    """When to try again after a wait: not before `now`, and not after an expiry still to come."""
     due = now + seconds * (1 + rng.uniform(0, JITTER))
-    expiry = received_at + plan.expire
+    expiry = received_at + expire
     return max(now, min(due, expiry)) if expiry > now else due
 
 
@@ -81,16 +88,33 @@ def settle_as(
     received_at: float,
     now: float,
     rng: Random,
+    sender: str = "",
+    waited: float = 0.0,
 ) -> Settlement:
-    """What is recorded after attempt `number` ended at `now` with `outcome`; the table above."""
+    """What is recorded after attempt `number` ended at `now` with `outcome`; the table above.
+
+    `waited`: of the settlement before, 0 for none.
+    """
     if not isinstance(outcome, Deferred):
         return Settlement(recipient, outcome)
-    if now >= received_at + plan.expire:
-        return Settlement(recipient, expired(outcome, now - received_at))
-    due = next_attempt(
-        plan, number=number, received_at=received_at, in_doubt=outcome.in_doubt, now=now, rng=rng
-    )
-    return Settlement(recipient, outcome, due)
+    age = now - received_at
+    rule = choose(plan.rules, recipient.mailbox.domain, sender, outcome)
+    expire = plan.expire if rule is None else rule.expire
+    if age >= expire:
+        return Settlement(recipient, expired(outcome, age))
+    if rule is None:
+        seconds = wait(plan.retry, number + 1 if outcome.in_doubt else number)
+    else:
+        seconds = rule.gap(age, waited, rng)
+        if outcome.in_doubt:
+            seconds = max(seconds, rule.gap(age, seconds, rng))
+    due = next_attempt(seconds=seconds, received_at=received_at, expire=expire, now=now, rng=rng)
+    return Settlement(recipient, outcome, due, warnings_due(plan, age), seconds)
+
+
+def warnings_due(plan: Plan, age: float) -> int:
+    """How many delay warnings a message of that age has caused; several that are late count as one more."""
+    return sum(1 for each in plan.warnings if age >= each)
 
 
 def expired(outcome: Deferred, seconds: float) -> Failed:

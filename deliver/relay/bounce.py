@@ -1,101 +1,94 @@
-"""The bounce: a delivery status notification to the sender about recipients that failed for good.
+"""The report to a sender about recipients of a message: failed for good, delayed, or handed on.
 
 RFC 3464 (the report), RFC 6522 (multipart/report), RFC 3834 (Auto-Submitted), RFC 5321 6.1 (null reverse
-path). Three parts: words for a person, fields for a program, and the header of the message. The body of the
-message is not returned: it may be large, and the sender has it. Everything is 7-bit ASCII with CRLF line
-ends, so that every server takes it.
+path), RFC 6533 (addresses in UTF-8). Three parts: words for a person, fields for a program, and the header of
+the message, or all of it where that was asked. With ASCII addresses everything but a returned 8-bit body is
+7-bit, so that every server takes it.
 
-A message with the null reverse path, itself a bounce, never causes one: `bounce` returns None.
-Texts from servers are untrusted: control and non-ASCII characters are replaced, lengths are capped.
+A message with the null reverse path, itself a report, never causes one: `report` returns None.
 """
 
 from __future__ import annotations
 
 import base64
-import textwrap
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from typing import Final
 
-from deliver.message import MAX_DOMAIN, Envelope, MessageId, Recipient
-from deliver.outcome import Contact, Failed
-from deliver.smtp.reply import Reply
+from deliver.dsn import Ret
+from deliver.message import Envelope, MessageId
+from deliver.relay.returned import header_section, reference
+from deliver.relay.statusfields import Entry, date, report_fields
+from deliver.relay.wording import gravest, subject, words
 
-MAX_HEADERS: Final = 32 * 1024  # octets of the original header that are returned
-MAX_DIAGNOSTIC: Final = 950  # characters; the field must stay within one line of 998 octets (RFC 5322 2.1.1)
-MAX_DESCRIBED: Final = 50  # recipients in the words for a person; the report has all of them
-WIDTH: Final = 76
-_SAFE_LINE: Final = 998
+MAX_NAMED: Final = 50  # recipients in X-Failed-Recipients
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """One failed recipient and why."""
+class Original:
+    """The message that is reported on, as far as it was read; `content` starts with its header section.
 
-    recipient: Recipient
-    outcome: Failed
+    `whole`: it is all of the message, and may go back as it is.
+    """
+
+    content: bytes
+    whole: bool = False
 
 
-def bounce(
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A composed report: its text, and what a server must be able to take."""
+
+    text: bytes
+    eight_bit: bool
+    smtputf8: bool
+
+
+def wants_body(envelope: Envelope, *, otherwise: str, limit: int) -> bool:
+    """Whether a failure returns the whole message: RET, else the setting; never above `limit` octets."""
+    asked = envelope.ret is Ret.FULL if envelope.ret is not None else otherwise == "full"
+    return asked and envelope.size <= limit
+
+
+def report(
     envelope: Envelope,
-    failures: tuple[Failure, ...],
+    entries: tuple[Entry, ...],
     *,
     reporting_mta: str,
     message_id: MessageId,
     boundary: str,
     now: float,
-    headers: bytes,
-) -> bytes | None:
-    """The notification about `failures` of the message in `envelope`; None for the null reverse path.
+    original: Original,
+) -> Report | None:
+    """The report about `entries` of the message in `envelope`; None for the null reverse path.
 
-    `headers` starts with the original header section; whatever follows it is ignored. `boundary` must be
-    unpredictable for the author of the original message, so that its header cannot end a part. `now` and
-    `envelope.received_at` are in seconds since the epoch.
+    `boundary` must be unpredictable for the author of the original message, so that nothing in it can end a
+    part. `now` is in seconds since the epoch.
     """
-    if envelope.sender is None or not failures:
+    if envelope.sender is None or not entries:
         return None
-    returned = header_section(headers)
-    parts = (
-        ("text/plain; charset=us-ascii", _words(failures, reporting_mta)),
-        ("message/delivery-status", _report(envelope, failures, reporting_mta, now)),
-        ("text/rfc822-headers", returned),
-    )
-    head = [
-        f"From: Mail Delivery System <MAILER-DAEMON@{reporting_mta}>",
-        f"To: <{envelope.sender}>",
-        f"Date: {_date(now)}",
-        "Subject: Undelivered mail returned to sender",
-        f"Message-ID: <{message_id}@{reporting_mta}>",
-        *_references(returned),
-        "Auto-Submitted: auto-replied",
-        "MIME-Version: 1.0",
+    utf8 = _needs_utf8(envelope, entries)
+    returned = header_section(original.content, utf8=utf8)
+    entire = original.whole and gravest(entries) == "failed"  # RFC 3461 4.3: RET is about failures
+    head = _head(envelope, entries, reporting_mta, message_id, now, reference(returned))
+    parts = [
+        _part(f"text/plain; charset={'utf-8' if utf8 else 'us-ascii'}", words(entries, reporting_mta, utf8=utf8)),
+        _part(
+            f"message/{'global-' if utf8 else ''}delivery-status",
+            report_fields(envelope, entries, reporting_mta, utf8=utf8),
+        ),
+        _whole(original.content, utf8) if entire else _headers_only(returned, utf8),
+    ]
+    if not all(part.isascii() for part in parts):
+        head.append("Content-Transfer-Encoding: 8bit")  # RFC 2045 6.4
+    head += [
         "Content-Type: multipart/report; report-type=delivery-status;",
         f'\tboundary="{boundary}"',
         "",
         "This is a multi-part message in MIME format.",
     ]
-    body = "\r\n".join(head)
-    for kind, text in parts:
-        body += f"\r\n--{boundary}\r\nContent-Type: {kind}\r\n\r\n{text}"
-    return f"{body}\r\n--{boundary}--\r\n".encode("ascii", "replace")
-
-
-def header_section(content: bytes) -> str:
-    """The header section as 7-bit text with CRLF, at most MAX_HEADERS octets of whole lines.
-
-    Octets outside ASCII and control characters become `?`; lines beyond 998 octets are cut.
-    """
-    section, _, _ = content[: MAX_HEADERS + _SAFE_LINE].partition(b"\r\n\r\n")
-    lines: list[str] = []
-    room = MAX_HEADERS
-    for line in section.split(b"\r\n"):
-        text = _ascii(line.decode("ascii", "replace"), keep_tab=True)[:_SAFE_LINE]
-        room -= len(text) + 2
-        if room < 0:
-            break
-        lines.append(text)
-    return "\r\n".join(lines) + "\r\n"
+    separator = f"\r\n--{boundary}\r\n".encode("ascii")
+    text = separator.join([_octets("\r\n".join(head)), *parts]) + f"\r\n--{boundary}--\r\n".encode("ascii")
+    return Report(text, eight_bit=not text.isascii(), smtputf8=not str(envelope.sender).isascii())
 
 
 def boundary_from(octets: bytes) -> str:
@@ -103,110 +96,51 @@ def boundary_from(octets: bytes) -> str:
     return f"=_{base64.b32encode(octets).decode('ascii').rstrip('=').lower()}"
 
 
-def _words(failures: tuple[Failure, ...], reporting_mta: str) -> str:
-    several = len(failures) > 1
-    paragraphs = [
-        f"This is the mail system at {reporting_mta}.",
-        "Your message could not be delivered to "
-        + ("the following recipients" if several else "the following recipient")
-        + ". No further attempts will be made. The technical details are in the attached report.",
+def _needs_utf8(envelope: Envelope, entries: tuple[Entry, ...]) -> bool:
+    """RFC 6533 4: the sender asked for SMTPUTF8, so its mail system can read a report in UTF-8."""
+    addresses = [envelope.reverse_path, *(str(entry.recipient.mailbox) for entry in entries)]
+    return envelope.smtputf8 and not all(address.isascii() for address in addresses)
+
+
+def _head(
+    envelope: Envelope,
+    entries: tuple[Entry, ...],
+    reporting_mta: str,
+    message_id: MessageId,
+    now: float,
+    about: str | None,
+) -> list[str]:
+    lines = [
+        f"From: Mail Delivery System <MAILER-DAEMON@{reporting_mta}>",
+        f"To: <{envelope.sender}>",
+        f"Date: {date(now)}",
+        f"Subject: {subject(entries)}",
+        f"Message-ID: <{message_id}@{reporting_mta}>",
     ]
-    for failure in failures[:MAX_DESCRIBED]:
-        paragraphs += [f"<{failure.recipient.mailbox}>", *_explained(failure.outcome)]
-    if len(failures) > MAX_DESCRIBED:
-        paragraphs.append(f"and {len(failures) - MAX_DESCRIBED} more, all in the attached report.")
-    return "\r\n\r\n".join(_wrapped(paragraph) for paragraph in paragraphs) + "\r\n"
+    if about is not None:
+        lines += [f"In-Reply-To: {about}", f"References: {about}"]
+    failed = [str(entry.recipient.mailbox) for entry in entries if entry.action == "failed"]
+    named = [address for address in failed[:MAX_NAMED] if address.isascii()]
+    if named:
+        lines.append("X-Failed-Recipients: " + ",\r\n\t".join(named))
+    return [*lines, "Auto-Submitted: auto-replied", "MIME-Version: 1.0"]
 
 
-def _explained(outcome: Failed) -> list[str]:
-    why = _ascii(outcome.why)
-    host = f"{_host(outcome.contact)} [{_ascii(outcome.contact.address)}]" if outcome.contact else ""
-    told = [f"{why[:1].upper()}{why[1:]}."] if why else []
-    if outcome.reply is not None:
-        told.append(f"The mail server {host} said: {_said(outcome.reply)}".replace("  ", " "))
-    told.append(_advice(outcome))
-    return told
+def _part(kind: str, text: str) -> bytes:
+    octets = _octets(text)
+    coding = "" if octets.isascii() else "Content-Transfer-Encoding: 8bit\r\n"
+    return _octets(f"Content-Type: {kind}\r\n{coding}\r\n") + octets
 
 
-def _advice(outcome: Failed) -> str:
-    """What the sender can do, by the status code (RFC 3463)."""
-    subject, detail = outcome.enhanced.subject, outcome.enhanced.detail
-    if subject == 4 and detail == 7:
-        return "You may send the message again later, or ask the recipient's administrators for help."
-    if subject == 1:
-        return "Please check the address for typing errors, and send the message again."
-    if subject == 2 and detail == 2:
-        return "The mailbox is full. Please tell the recipient in another way."
-    if (subject, detail) in {(3, 4), (2, 3)}:
-        return "Please make the message smaller, for example without its attachments."
-    if subject == 7:
-        return "A security or policy rule refused the message. Please ask your administrator."
-    return "If you need help, please forward this message to your administrator."
+def _headers_only(returned: str, utf8: bool) -> bytes:
+    return _part("message/global-headers" if utf8 else "text/rfc822-headers", returned)
 
 
-def _report(envelope: Envelope, failures: tuple[Failure, ...], reporting_mta: str, now: float) -> str:
-    """The message/delivery-status part: RFC 3464 2.2 per message, 2.3 per recipient."""
-    groups = [
-        [
-            f"Reporting-MTA: dns; {reporting_mta}",
-            f"X-Outrider-Queue-ID: {envelope.id}",
-            f"X-Outrider-Sender: rfc822; {envelope.sender}",
-            f"Arrival-Date: {_date(envelope.received_at)}",
-        ]
-    ]
-    groups += [_recipient_fields(failure, now) for failure in failures]
-    return "".join("\r\n".join(group) + "\r\n\r\n" for group in groups)
+def _whole(content: bytes, utf8: bool) -> bytes:
+    coding = "" if content.isascii() else "Content-Transfer-Encoding: 8bit\r\n"
+    kind = "message/global" if utf8 else "message/rfc822"
+    return _octets(f"Content-Type: {kind}\r\n{coding}\r\n") + content
 
 
-def _recipient_fields(failure: Failure, now: float) -> list[str]:
-    outcome = failure.outcome
-    fields = [
-        f"Final-Recipient: rfc822; {failure.recipient.mailbox}",
-        "Action: failed",
-        f"Status: {outcome.enhanced}",
-    ]
-    if outcome.contact is not None and outcome.contact.host:
-        fields.append(f"Remote-MTA: dns; {_host(outcome.contact)}")
-    if outcome.reply is not None:
-        fields.append(f"Diagnostic-Code: smtp; {_said(outcome.reply)}")
-    else:
-        fields.append(f"Diagnostic-Code: x-outrider; {_ascii(outcome.why)[:MAX_DIAGNOSTIC]}")
-    return [*fields, f"Last-Attempt-Date: {_date(now)}"]
-
-
-def _references(headers: str) -> list[str]:
-    """In-Reply-To and References to the original's Message-ID, if it has a sane one (RFC 5322 3.6.4)."""
-    for line in headers.split("\r\n"):
-        name, _, value = line.partition(":")
-        value = value.strip()
-        if (
-            name.lower() == "message-id"
-            and value.startswith("<")
-            and value.endswith(">")
-            and len(value) < 250
-        ):
-            return [f"In-Reply-To: {value}", f"References: {value}"]
-    return []
-
-
-def _host(contact: Contact) -> str:
-    """The server's name; it comes from the DNS of a stranger."""
-    return _ascii(contact.host)[:MAX_DOMAIN]
-
-
-def _said(reply: Reply) -> str:
-    """A reply in one line, capped."""
-    said = _ascii(str(reply))
-    return said if len(said) <= MAX_DIAGNOSTIC else f"{said[:MAX_DIAGNOSTIC]} [truncated]"
-
-
-def _ascii(text: str, *, keep_tab: bool = False) -> str:
-    return "".join(c if " " <= c <= "~" or (keep_tab and c == "\t") else "?" for c in text)
-
-
-def _wrapped(paragraph: str) -> str:
-    return "\r\n".join(textwrap.wrap(paragraph, WIDTH, break_on_hyphens=False)) or ""
-
-
-def _date(epoch: float) -> str:
-    return format_datetime(datetime.fromtimestamp(int(epoch), UTC))
+def _octets(text: str) -> bytes:
+    return text.encode("utf-8", "replace")

@@ -65,7 +65,7 @@ class Terms:
 
 
 @dataclass(slots=True)
-class _Incoming:
+class Incoming:
     """The message whose content is being received."""
 
     origin: Origin
@@ -96,7 +96,7 @@ class Connection:
         self._clock = clock
         self._new_id = new_id
         self._unsent = bytearray()
-        self._incoming: _Incoming | None = None
+        self._incoming: Incoming | None = None
         self._waiting: trio.CancelScope | None = None
         self._stopping = False
         self._progress_at = 0.0
@@ -213,7 +213,7 @@ class Connection:
             case ConsiderSender(size=size):
                 await self._consider_space(size or 0)
             case ConsiderRecipient():
-                denied = refusal(self._client, self._terms.networks) or self._unroutable(question)
+                denied = self._denied() or self._unroutable(question)
                 if denied is None:
                     self._machine.accept()
                 else:
@@ -222,6 +222,13 @@ class Connection:
                 await self._begin(question)
             case EndContent():
                 await self._commit(question)
+
+    def _denied(self) -> Reply | None:
+        return refusal(self._client, self._terms.networks)
+
+    @property
+    def _protocol(self) -> str:
+        return "ESMTP" if self._machine.extended else "SMTP"
 
     def _unroutable(self, question: ConsiderRecipient) -> Reply | None:
         """A route that rejects is told here, where the sender still hears it, and not by a bounce."""
@@ -233,7 +240,7 @@ class Connection:
             space = await self._intake.check_space(size)
         except OutriderError as error:
             say(log, logging.WARNING, "mail refused", client=self._client, why=error)
-            self._machine.refuse(_apology(error))
+            self._machine.refuse(apology(error))
             return
         if space:
             self._machine.accept()
@@ -246,7 +253,7 @@ class Connection:
             self._new_id(),
             self._client,
             self._machine.helo,
-            "ESMTP" if self._machine.extended else "SMTP",
+            self._protocol,
             self._clock.now(),
         )
         header = received_header(
@@ -260,11 +267,11 @@ class Connection:
         )
         try:
             sink = await self._intake.begin(origin)
-            self._incoming = _Incoming(origin, sink, len(header), HopCounter())
+            self._incoming = Incoming(origin, sink, len(header), HopCounter())
             await sink.write(header)
         except OutriderError as error:
             await self._abandon(str(error))
-            self._machine.refuse(_apology(error))
+            self._machine.refuse(apology(error))
             return
         self._content_since = trio.current_time()
         self._machine.accept()
@@ -282,7 +289,7 @@ class Connection:
             await incoming.sink.write(data)
         except OutriderError as error:
             await self._abandon(str(error))
-            self._machine.refuse_content(_apology(error))
+            self._machine.refuse_content(apology(error))
 
     async def _commit(self, question: EndContent) -> None:
         """The message becomes ours, or it does not; nothing in between is told to the client.
@@ -293,14 +300,14 @@ class Connection:
         await self._flush()  # a client that is gone by now keeps its mail
         incoming, self._incoming = self._incoming, None
         assert incoming is not None, "the content was abandoned"
-        envelope = _envelope(incoming, question)
+        envelope = envelope_of(incoming, question)
         with trio.CancelScope(shield=True) as shield:
             shield.deadline = trio.current_time() + COMMIT_DEADLINE
             try:
                 await incoming.sink.commit(envelope)
             except OutriderError as error:
                 self._refused(incoming, str(error))
-                self._machine.refuse(_apology(error))
+                self._machine.refuse(apology(error))
                 return
             shield.deadline = math.inf  # from here on the client is told 250, within CLOSING seconds
             self._accepted += 1
@@ -329,7 +336,7 @@ class Connection:
 
     # The log
 
-    def _refused(self, incoming: _Incoming, why: str) -> None:
+    def _refused(self, incoming: Incoming, why: str) -> None:
         say(
             log, logging.WARNING, "message not accepted",
             id=incoming.origin.message_id, client=self._client, why=why,
@@ -343,7 +350,8 @@ class Connection:
         )  # fmt: skip
 
 
-def _envelope(incoming: _Incoming, question: EndContent) -> Envelope:
+def envelope_of(incoming: Incoming, question: EndContent) -> Envelope:
+    """The envelope of a message whose content has ended."""
     recipients = tuple(Recipient(n, mailbox) for n, mailbox in enumerate(question.recipients))
     size = incoming.header_size + question.size
     return Envelope(
@@ -356,7 +364,7 @@ def _envelope(incoming: _Incoming, question: EndContent) -> Envelope:
     )
 
 
-def _apology(error: OutriderError) -> Reply:
+def apology(error: OutriderError) -> Reply:
     """What a client learns of an error of ours: whether to try again, not which file or disk it was."""
     if isinstance(error, MessageError):
         return Reply(554, (f"5.6.0 The message cannot be accepted: {error.happened}",))

@@ -95,15 +95,16 @@ class Listener:
         if self._stopping:
             await self._turn_away(stream, client, "4.3.2 The relay is stopping")
             return
-        machine = ServerMachine(self._limits, self._terms.hostname)
-        connection = Connection(
-            stream, client_address(client), machine, self._terms, self._intake, self._clock, self._new_id
-        )
+        connection = self._connection(stream, client_address(client))
         self._connections.add(connection)
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
+
+    def _connection(self, stream: trio.abc.Stream, client: str) -> Connection:
+        machine = ServerMachine(self._limits, self._terms.hostname)
+        return Connection(stream, client, machine, self._terms, self._intake, self._clock, self._new_id)
 
     async def _accepted(self, stream: trio.SocketStream) -> None:
         try:

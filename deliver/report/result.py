@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -48,9 +50,18 @@ def as_line(recipient: Recipient, outcome: Outcome) -> str:
     """`a@example.org: deferred 4.7.0: why`, for people and for the bounce of a calling MTA."""
     if isinstance(outcome, Delivered):
         contact = outcome.contact
-        return f"{recipient.mailbox}: delivered to {contact.host} [{contact.address}]: {outcome.reply}"
+        to = f" to {contact.host} [{contact.address}]" if contact.host else ""
+        return f"{recipient.mailbox}: delivered{to}: {outcome.reply}"
     doubt = " (the server may hold the message)" if isinstance(outcome, Deferred) and outcome.in_doubt else ""
     return f"{recipient.mailbox}: {word(outcome)} {outcome.enhanced}: {outcome.why}{doubt}"
+
+
+def rendered(results: Iterable[tuple[Recipient, Outcome, Trace]], *, as_json: bool) -> str:
+    """One line per recipient, each with its line end: `as_dict` in JSON, or `as_line`."""
+    if as_json:
+        plain = (as_dict(*result) for result in results)
+        return "".join(json.dumps(each, default=str, separators=(",", ":")) + "\n" for each in plain)
+    return "".join(f"{as_line(recipient, outcome)}\n" for recipient, outcome, _ in results)
 
 
 def log_outcome(

@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from cryptography import x509
 
 from deliver.message import Envelope, Recipient
-from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase, TlsFacts
+from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase, Resumption, TlsFacts
 from deliver.report.log import say
 from deliver.report.result import tls_word
 from deliver.report.trace import Finding, Trace
@@ -135,14 +135,15 @@ class Testimony:
 
     def tell(self, name: str, **fields: Scalar) -> Event:
         """Raise an event with what every event of this attempt carries."""
-        return self.trace.raise_event(
-            name,
-            self.now(),
-            message_id=self.envelope.id,
-            sender_address=self.envelope.reverse_path,
-            attempt=self.attempt,
-            **fields,
-        )
+        return self.trace.raise_event(name, self.now(), **{**self.about(), **fields})
+
+    def about(self) -> dict[str, Scalar]:
+        """What every event of this attempt carries."""
+        return {
+            "message_id": self.envelope.id,
+            "sender_address": self.envelope.reverse_path,
+            "attempt": self.attempt,
+        }
 
     def _tell_of(self, recipient: Recipient, name: str, data: str, outcome: Outcome) -> None:
         box = recipient.mailbox
@@ -188,7 +189,29 @@ class Connection:
             "router": testimony.router,
             "transport": "smtp",
             "lookup_dnssec_authenticated": "yes" if secure else "no",
+            "connection_reused": 0,
         }
+        self._announced: list[Event] = []
+
+    def for_another(self, testimony: Testimony, policy: TlsPolicy, secure: bool) -> Connection:
+        """The same connection in the service of another message."""
+        host, address, port = (self._fields[name] for name in ("host", "host_address", "host_port"))
+        other = testimony.connection(str(host), str(address), int(str(port)), policy, secure)
+        other._fields = {**self._fields, **other._fields, "connection_reused": 1}
+        other._announced = self._announced
+        other._began = self._began
+        return other
+
+    def rest(self) -> Trace:
+        """No message is served: a trace for what happens until the next one, told of the last one's id."""
+        self._testimony = replace(self._testimony, trace=Trace())
+        return self._testimony.trace
+
+    def announced_again(self) -> tuple[Event, ...]:
+        """What actions could refuse when the connection was opened, as it would be said of this message."""
+        now, about = self._testimony.now(), self._testimony.about()
+        news = {**about, "domain": self._testimony.domain, "connection_reused": 1}
+        return tuple(Event(event.name, now, {**event.fields, **news}) for event in self._announced)
 
     def connecting(self) -> Event:
         """tcp:connect, before a connection is opened, or before an open one is used for another message."""
@@ -200,7 +223,8 @@ class Connection:
 
     def greeted(self, reply: Reply) -> Event:
         """smtp:connect with the banner."""
-        return self._tell("smtp:connect", event_data=str(reply))
+        self._announced.append(event := self._tell("smtp:connect", event_data=str(reply)))
+        return event
 
     def answered_ehlo(self, reply: Reply) -> None:
         """smtp:ehlo with the whole answer."""
@@ -211,13 +235,14 @@ class Connection:
         if self._policy.authentication is Authentication.DANE:
             self._tell("dane:fail", event_data="starttls-not-supported", reason=why)
 
-    def handshake_failed(self, why: str) -> None:
-        """tls:fail:connect, and dane:fail where DANE asked for TLS."""
-        self._tell("tls:fail:connect", event_data=why, event_defer_errno=TLS_FAILED)
-        if self._policy.authentication is Authentication.DANE:
+    def handshake_failed(self, why: str, *, once_more: str = "") -> None:
+        """tls:fail:connect, and dane:fail where DANE asked for TLS; `once_more`: what is tried next."""
+        reason = f"once more with {once_more}" if once_more else None
+        self._tell("tls:fail:connect", event_data=why, event_defer_errno=TLS_FAILED, reason=reason)
+        if self._policy.authentication is Authentication.DANE and not once_more:
             self._tell("dane:fail", event_data="validation-failure")
 
-    def shook_hands(self, handshake: Handshake) -> tuple[Event, ...]:
+    def shook_hands(self, handshake: Handshake, resumption: Resumption) -> tuple[Event, ...]:
         """tls:cert per certificate of the chain, from the top down to the server's own."""
         self._fields |= {
             "tls_version": handshake.version,
@@ -226,21 +251,24 @@ class Connection:
             "tls_level": self._policy.level,
             "tls_required": int(self._policy.required),
             "tls_out_sni": self._policy.sni,
-            "tls_out_resumption": int(handshake.resumed),
+            "tls_out_resumption": int(resumption),
+            "tls_resumption": _resumption_word(resumption),
             "tls_out_tlsa_usage": _usage_bits(self._policy),
             "tls_out_peerdn": _subject(handshake.chain[0]) if handshake.chain else None,
             "tls_out_peercert_sha256": sha256(handshake.chain[0]).hexdigest() if handshake.chain else None,
         }
-        return tuple(
+        presented = tuple(
             self._tell(
                 "tls:cert", event_data=str(depth), tls_depth=depth, **_certificate(handshake.chain[depth])
             )
             for depth in reversed(range(len(handshake.chain)))
         )
+        self._announced += presented
+        return presented
 
     def staple(self, status: str) -> None:
         """ocsp:result, where a staple was asked for."""
-        self._fields |= {"tls_out_ocsp": status}
+        self._fields |= {"tls_out_ocsp": _ocsp_number(status, requested=True), "tls_ocsp": status}
         self._tell("ocsp:result", event_data=status)
 
     def judged(self, facts: TlsFacts) -> None:
@@ -248,9 +276,25 @@ class Connection:
         self._fields |= {
             "tls_verified_by": facts.verified_by,
             "tls_out_dane": "yes" if facts.verified_by.startswith("dane") else "no",
-            "tls_out_ocsp": facts.ocsp,
+            "tls_out_ocsp": _ocsp_number(facts.ocsp, requested=facts.ocsp_requested),
+            "tls_ocsp": facts.ocsp,
         }
         self._tell("tls:level", event_data="encrypt" if facts.verified_by == "none" else facts.verified_by)
+
+    def resumed(self, facts: TlsFacts) -> None:
+        """tls:resumed, after what the session rests on was judged again."""
+        self._tell("tls:resumed", event_data=facts.version)
+
+    def ticket(self, facts: TlsFacts) -> None:
+        """A new ticket came; later events of the connection tell it."""
+        self._fields |= {
+            "tls_out_resumption": int(facts.resumption),
+            "tls_resumption": _resumption_word(facts.resumption),
+        }
+
+    def not_verified(self, why: str) -> None:
+        """tls:fail:verify where verification was only tried: mail goes on."""
+        self._tell("tls:fail:verify", event_data=why, reason="not-required")
 
     def level_dropped(self, reached: str, best: str) -> None:
         """tls:level again: worse than what this host reached before."""
@@ -263,8 +307,8 @@ class Connection:
         else:
             self._tell("tls:fail:verify", event_data=why, event_defer_errno=TLS_FAILED)
 
-    def closed(self, contact: Contact, why: str | None) -> None:
-        """tcp:close and the line of the connection."""
+    def closed(self, contact: Contact, why: str | None, *, messages: int | None = None) -> None:
+        """tcp:close and the line of the connection; `messages`: how many it served, if it waited."""
         self._tell("tcp:close", event_data=why, seconds=self._testimony.now() - self._began)
         say(
             _connections,
@@ -277,6 +321,7 @@ class Connection:
             tls=tls_word(contact.tls),
             version=contact.tls.version if contact.tls else None,
             cipher=contact.tls.cipher if contact.tls else None,
+            messages=messages,
             seconds=round(self._testimony.now() - self._began, 3),
             why=why,
         )
@@ -305,6 +350,7 @@ def _server(outcome: Outcome) -> dict[str, Scalar]:
         "host": contact.host,
         "host_address": contact.address,
         "host_port": contact.port,
+        "connection_reused": int(contact.reused),
     }
     if contact.tls is not None:
         fields |= {
@@ -314,10 +360,28 @@ def _server(outcome: Outcome) -> dict[str, Scalar]:
             "tls_level": contact.tls.level,
             "tls_verified_by": contact.tls.verified_by,
             "tls_out_dane": "yes" if contact.tls.verified_by.startswith("dane") else "no",
-            "tls_out_ocsp": contact.tls.ocsp,
-            "tls_out_resumption": int(contact.tls.resumed),
+            "tls_out_ocsp": _ocsp_number(contact.tls.ocsp, requested=contact.tls.ocsp_requested),
+            "tls_ocsp": contact.tls.ocsp,
+            "tls_out_resumption": int(contact.tls.resumption),
+            "tls_resumption": _resumption_word(contact.tls.resumption),
         }
     return fields
+
+
+def _ocsp_number(status: str, *, requested: bool) -> int:
+    """Exim's numbers: 0 not requested, 1 no response, 3 not good, 4 good."""
+    if not requested:
+        return 0
+    return {"none": 1, "good": 4}.get(status, 3)
+
+
+def _resumption_word(known: Resumption) -> str:
+    """off, full, offered (and not taken) or resumed."""
+    if Resumption.USED in known:
+        return "resumed"
+    if Resumption.OFFERED in known:
+        return "offered"
+    return "full" if known else "off"
 
 
 def _usage_bits(policy: TlsPolicy) -> int:

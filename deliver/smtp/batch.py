@@ -6,6 +6,7 @@
     452 or 552 to RCPT after others were taken                 those refused so, if the message was taken
       (too many recipients: RFC 5321 4.5.3.1.10)               for at least one: each round makes progress
     BDAT is not understood although CHUNKING was announced     the same recipients, with DATA, once
+    RCPTDOMAINMAX (RFC 9422 4.3): more domains than that       those whose domain would be one too many
     MAILMAX (RFC 9422 4.1) is reached                          nobody here: `unoffered` wants a new session
 
 Recipients never offered are deferred to the blame of the host: another one, or a new session, may take them.
@@ -17,7 +18,7 @@ from collections.abc import Callable
 
 from deliver.errors import Blame
 from deliver.message import Recipient
-from deliver.outcome import Contact, Deferred, Delivered, Outcome, Phase
+from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase
 from deliver.report.trace import Finding
 from deliver.smtp.ehlo import Limits
 from deliver.smtp.reply import EnhancedCode
@@ -26,6 +27,7 @@ from deliver.smtp.transaction import Transaction
 # `begin(recipients, chunking)` makes a transaction that was not begun.
 Begin = Callable[[tuple[Recipient, ...], bool], Transaction]
 
+CLOSING = 421  # RFC 5321 3.8
 _TOO_MANY = frozenset({452, 552})
 
 
@@ -42,6 +44,7 @@ class Batch:
         self._contact = contact
         self._chunking = True
         self._transactions: list[Transaction] = []
+        self._undone: tuple[Finding, ...] = ()
         self._latest: dict[int, Outcome] = {}
 
     @property
@@ -55,9 +58,33 @@ class Batch:
         return self._waiting
 
     @property
+    def count(self) -> int:
+        """Transactions that were begun."""
+        return len(self._transactions)
+
+    @property
+    def _room(self) -> bool:
+        """Whether the connection takes another transaction; two more than recipients are never needed."""
+        limit = len(self._recipients) + 2
+        return self.count < (limit if self._limits.mailmax is None else min(limit, self._limits.mailmax))
+
+    @property
     def progress(self) -> bool:
         """Whether this connection delivered the message to anybody."""
         return any(isinstance(outcome, Delivered) for _, outcome in self.outcomes())
+
+    @property
+    def came_to_nothing(self) -> bool:
+        """Whether the session rather than the message was refused: it was lost, or MAIL was, before any end.
+
+        On a session that was used before this says nothing about the message; nobody can have it.
+        """
+        outcomes = [outcome for _, outcome in self.outcomes()]
+        if any(isinstance(outcome, Delivered) for outcome in outcomes):
+            return False
+        if any(isinstance(outcome, Deferred) and outcome.in_doubt for outcome in outcomes):
+            return False
+        return any(not isinstance(outcome, Delivered) and _of_the_session(outcome) for outcome in outcomes)
 
     def following(self) -> Transaction | None:
         """The next transaction, once the one before is over; None when this connection has done its part."""
@@ -66,14 +93,22 @@ class Batch:
             if not before.finished:
                 return None
             self._take(before)
-        if not self._waiting or len(self._transactions) >= (
-            self._limits.mailmax or len(self._recipients) + 2
-        ):
+        if not self._waiting or not self._room:
             return None
-        most = self._limits.rcptmax or len(self._waiting)
-        now, self._waiting = self._waiting[:most], self._waiting[most:]
+        now = _offer(self._waiting, self._limits)
+        taken = {who.ordinal for who in now}
+        self._waiting = tuple(who for who in self._waiting if who.ordinal not in taken)
         self._transactions.append(self._begin(now, self._chunking))
         return self._transactions[-1]
+
+    def start_over(self, limits: Limits, contact: Contact) -> None:
+        """The only transaction so far does not count: its recipients wait again, on another connection."""
+        undone = self._transactions.pop()
+        offered = {who.ordinal for who, _ in undone.outcomes()}
+        waiting = {who.ordinal for who in self._waiting}
+        self._undone = (*self._undone, *undone.findings())
+        self._waiting = tuple(who for who in self._recipients if who.ordinal in offered | waiting)
+        self._limits, self._contact = limits, contact
 
     def outcomes(self) -> tuple[tuple[Recipient, Outcome], ...]:
         """One outcome per recipient, in order, at any moment."""
@@ -91,7 +126,8 @@ class Batch:
 
     def findings(self) -> tuple[Finding, ...]:
         """What the server said in all of them."""
-        return tuple(found for transaction in self._transactions for found in transaction.findings())
+        said = (found for transaction in self._transactions for found in transaction.findings())
+        return (*self._undone, *said)
 
     def _take(self, transaction: Transaction) -> None:
         """Keep its outcomes; whoever may be offered again waits once more, in front."""
@@ -104,6 +140,27 @@ class Batch:
         elif any(isinstance(outcome, Delivered) for _, outcome in outcomes):
             again = tuple(who for who, outcome in outcomes if _too_many(outcome))
         self._waiting = (*again, *self._waiting)
+
+
+def _offer(waiting: tuple[Recipient, ...], limits: Limits) -> tuple[Recipient, ...]:
+    """As many of the first as the server's limits allow; always at least one."""
+    domains: set[str] = set()
+    offered: list[Recipient] = []
+    for who in waiting:
+        domain = who.mailbox.domain
+        if domain not in domains and len(domains) >= (limits.rcptdomainmax or len(waiting)):
+            continue
+        domains.add(domain)
+        offered.append(who)
+        if len(offered) == limits.rcptmax:
+            break
+    return tuple(offered)
+
+
+def _of_the_session(outcome: Deferred | Failed) -> bool:
+    if outcome.reply is None:
+        return isinstance(outcome, Deferred) and outcome.blame is Blame.HOST
+    return outcome.phase is Phase.MAIL or outcome.reply.code == CLOSING
 
 
 def _too_many(outcome: Outcome) -> bool:

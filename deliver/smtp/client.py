@@ -10,6 +10,8 @@ wrongly is a MalformedReply. Anything absent from the tables is wrong; the machi
     GREETED    EHLO HELO       HELLO        READY              -         GREETED
     READY      STARTTLS        UPGRADING    UPGRADING (1)      -         READY
     READY      MAIL            ENVELOPE     as it is           -         as it is (2)
+    READY      AUTH            LOGIN        READY (6)          ASKED     READY
+    ASKED      (a response)    LOGIN        READY (6)          ASKED     READY
     READY      NOOP            READY        as it is           -         as it is
     ENVELOPE   RCPT            ENVELOPE     as it is           -         as it is
     ENVELOPE   DATA            DATA         -                  CONTENT   ENVELOPE (2)
@@ -21,11 +23,17 @@ wrongly is a MalformedReply. Anything absent from the tables is wrong; the machi
     ENVELOPE CHUNKS  BDAT LAST ENDED        READY              (4)       ENVELOPE (2)
     CHUNKS     RSET            READY        as it is           -         as it is
     GREETED READY ENVELOPE CHUNKS REFUSED  QUIT    CLOSING     CLOSING  -         CLOSING
+    CONNECTED  EHLO            HELLO        as it is           -         BROKEN (5)
+    HELLO      STARTTLS        UPGRADING    as above           -         as above (5)
+    HELLO      MAIL            ENVELOPE     as above           -         as above (5)
 
 (1) Until `start_tls_done`; octets behind this reply were injected before TLS and break the session.
 (2) A refused transaction stays open until RSET.
 (3) The server still reads content: nothing that we could say now would be a command.
 (4) 353 if MAIL asked for PRDR: one reply per accepted RCPT follows, in order, then the one to the message.
+(5) Only after `presume` (draft-harris-early-pipe): what leaves before the greeting and before the answer to
+    EHLO. A greeting or an EHLO that is refused with commands behind it breaks the session.
+(6) Once per session (RFC 4954 4).
 
 Nothing may follow BDAT before the octets that it announced have gone through `send_octets` (RFC 3030 2).
 
@@ -41,6 +49,8 @@ from enum import Enum
 from deliver.errors import PeerError
 from deliver.outcome import Phase
 from deliver.smtp.command import (
+    Auth,
+    AuthResponse,
     Bdat,
     BdatLast,
     Command,
@@ -71,8 +81,8 @@ class Lost(PeerError):
 class TimedOut(Lost):
     """The server did not answer, or did not read, in time; the connection is of no more use."""
 
-    def __init__(self, phase: Phase, patience: float) -> None:
-        super().__init__(phase, f"nothing for {patience:g} s")
+    def __init__(self, phase: Phase, patience: float, why: str | None = None) -> None:
+        super().__init__(phase, why or f"nothing for {patience:g} s")
 
 
 class UnexpectedReply(MalformedReply):
@@ -99,6 +109,8 @@ class State(Enum):
     HELLO = "waiting for the answer to EHLO"
     READY = "ready for a transaction"
     UPGRADING = "between STARTTLS and TLS"
+    LOGIN = "waiting for the answer to AUTH"
+    ASKED = "being asked by AUTH"
     ENVELOPE = "in the envelope of a transaction"
     DATA = "waiting for the answer to DATA"
     CONTENT = "sending content"
@@ -112,6 +124,8 @@ _SENDING: dict[tuple[State, type[Command]], State] = {
     (State.GREETED, Ehlo): State.HELLO,
     (State.GREETED, Helo): State.HELLO,
     (State.READY, StartTls): State.UPGRADING,
+    (State.READY, Auth): State.LOGIN,
+    (State.ASKED, AuthResponse): State.LOGIN,
     (State.READY, Mail): State.ENVELOPE,
     (State.READY, Noop): State.READY,
     (State.READY, Rset): State.READY,
@@ -131,6 +145,13 @@ _SENDING: dict[tuple[State, type[Command]], State] = {
     (State.ENVELOPE, Quit): State.CLOSING,
 }
 
+# What may leave on the strength of an earlier connection: see `presume`.
+_SENDING_EARLY: dict[tuple[State, type[Command]], State] = {
+    (State.CONNECTED, Ehlo): State.HELLO,
+    (State.HELLO, StartTls): State.UPGRADING,
+    (State.HELLO, Mail): State.ENVELOPE,
+}
+
 # By first digit of the reply; None leaves the state as what was sent since has made it.
 _RECEIVING: dict[tuple[Phase, int], State | None] = {
     (Phase.BANNER, 2): State.GREETED,
@@ -142,6 +163,10 @@ _RECEIVING: dict[tuple[Phase, int], State | None] = {
     (Phase.STARTTLS, 2): State.UPGRADING,
     (Phase.STARTTLS, 4): State.READY,
     (Phase.STARTTLS, 5): State.READY,
+    (Phase.AUTH, 2): State.READY,
+    (Phase.AUTH, 3): State.ASKED,
+    (Phase.AUTH, 4): State.READY,
+    (Phase.AUTH, 5): State.READY,
     (Phase.DATA, 3): State.CONTENT,
     (Phase.DATA, 4): State.ENVELOPE,
     (Phase.DATA, 5): State.ENVELOPE,
@@ -198,8 +223,10 @@ class ClientMachine:
         self._count = 1
         self._parser = ReplyParser()
         self._capabilities = Capabilities()
+        self._presumed: Capabilities | None = None
         self._eof = False
         self._secured = False
+        self._logged_in = False
         self._announced = 0  # octets of a chunk that were not sent yet
         self._prdr = False
         self._accepted = 0  # RCPT commands of this transaction that were answered 2yz
@@ -220,6 +247,11 @@ class ClientMachine:
         return self._secured
 
     @property
+    def logged_in(self) -> bool:
+        """Whether the server has accepted a login (RFC 4954 4)."""
+        return self._logged_in
+
+    @property
     def awaiting(self) -> Phase | None:
         """The phase of the next reply that is due."""
         return self._expected[0].phase if self._expected else None
@@ -229,15 +261,28 @@ class ClientMachine:
         """Whether the peer has sent its last octet."""
         return self._eof
 
+    @property
+    def due(self) -> int:
+        """How many replies are due."""
+        return len(self._expected)
+
+    def presume(self, capabilities: Capabilities) -> None:
+        """Until EHLO is answered, send as if it had been answered so. Raises LocalMisuse if it is too late."""
+        first = (State.CONNECTED, State.GREETED)
+        if self._state not in first or any(due.phase is not Phase.BANNER for due in self._expected):
+            raise LocalMisuse(f"presuming capabilities while {self._state.value}, due: {self.awaiting}")
+        self._presumed = capabilities
+
     def may_send(self, command: Command) -> bool:
         """Whether `send` would take this command now."""
-        return (self._state, type(command)) in _SENDING and self._may_follow(command)
+        return self._state_after_sending(command) is not None and self._may_follow(command)
 
     def send(self, command: Command) -> bytes:
         """The octets of a command, whose reply is due from now on. Raises LocalMisuse."""
-        if not self.may_send(command):
+        state = self._state_after_sending(command)
+        if state is None or not self._may_follow(command):
             raise LocalMisuse(f"{type(command).__name__} while {self._state.value}, due: {self.awaiting}")
-        self._state = _SENDING[self._state, type(command)]
+        self._state = state
         if isinstance(command, EndOfContent):
             self._expected.clear()  # the reply due during the content is now the one to its end
         elif isinstance(command, Mail):
@@ -317,6 +362,10 @@ class ClientMachine:
         """Nothing more may be sent: the connection failed, or what was sent last is not known."""
         self._state = State.BROKEN
 
+    def _state_after_sending(self, command: Command) -> State | None:
+        step = (self._state, type(command))
+        return _SENDING.get(step) or (_SENDING_EARLY.get(step) if self._presumed is not None else None)
+
     def _may_follow(self, command: Command) -> bool:
         if self._announced:
             return False  # the server would take it for content
@@ -324,14 +373,18 @@ class ClientMachine:
             return self._parser.empty  # a reply that began before the end is no answer to it
         if isinstance(command, StartTls) and self._secured:
             return False
+        if isinstance(command, Auth) and self._logged_in:
+            return False
         if not self._parser.empty and not self._expected:
             return False  # an unsolicited reply would be taken for the answer
         if not self._expected:
             return not self._eof
         before = self._expected[-1].command
+        if self._presumed is not None and (isinstance(before, Ehlo) or before is None):
+            return self._presumed.pipelining and isinstance(command, Ehlo | StartTls | Mail)
         # STARTTLS may end a group (RFC 3207 4.1), but its reply must come when nothing else is due.
         alone = before is None or before.ends_group or isinstance(command, StartTls)
-        return self._capabilities.pipelining and not alone
+        return (self._presumed or self._capabilities).pipelining and not alone
 
     def _expect(self, phase: Phase, command: Command | None, individual: bool = False) -> None:
         self._expected.append(Expected(phase, self._count, command, individual))
@@ -341,18 +394,21 @@ class ClientMachine:
         digit = reply.code // 100
         in_mail_data = due.phase is Phase.BODY and due.command is None
         if reply.code == 421 and not in_mail_data:
-            self._state = State.CLOSING
+            after: State | None = State.CLOSING
         else:
-            self._state = self._state_after(due, reply, digit) or self._state
+            after = self._state_after(due, reply, digit)
             self._learn(due, reply)
-        if in_mail_data:
-            self._state = State.BROKEN
+        if in_mail_data or self._state is State.BROKEN:
+            after = State.BROKEN
+        self._state = after or self._state
         return Exchange(due.phase, due.command, due.index, reply, due.individual)
 
     def _state_after(self, due: Expected, reply: Reply, digit: int) -> State | None:
         """The tables; None: as it is."""
         if due.phase is Phase.DOT and digit == 3 and self._prdr and not due.individual:
             return None
+        if due.phase in (Phase.BANNER, Phase.EHLO) and self._expected and digit != 3:
+            return None if digit == 2 else State.BROKEN  # commands have left behind it
         if due.individual and digit != 3:
             return None
         kind = type(due.command) if due.command else None
@@ -363,12 +419,16 @@ class ClientMachine:
         return _RECEIVING[due.phase, digit]
 
     def _learn(self, due: Expected, reply: Reply) -> None:
+        if due.phase is Phase.EHLO:
+            self._presumed = None
         if isinstance(due.command, Ehlo) and reply.positive:
             self._capabilities = Capabilities.parse(reply)
         elif isinstance(due.command, Helo) and reply.positive:
             self._capabilities = Capabilities.without_extensions(reply)
         elif due.phase is Phase.RCPT and reply.positive:
             self._accepted += 1
+        elif due.phase is Phase.AUTH and reply.positive:
+            self._logged_in = True
         elif due.phase is Phase.DOT and reply.intermediate:
             self._prdr = False  # asked once, answered once
             for _ in range(self._accepted):

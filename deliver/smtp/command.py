@@ -1,4 +1,5 @@
-"""SMTP commands as values, and their octets (RFC 5321 4.1, RFC 1870, RFC 3030, RFC 6152, RFC 3207).
+"""SMTP commands as values, and their octets (RFC 5321 4.1) with the parameters of the extensions that we use:
+RFC 1870, RFC 3030, RFC 3207, RFC 3461, RFC 4954, RFC 6152, RFC 6531.
 
 A command that exists is safe to send: names and mailboxes are checked again here, so that neither a CR, LF
 or NUL nor a second command or parameter can hide in them. What cannot be printed raises LocalMisuse (it
@@ -8,9 +9,11 @@ should have been refused at the door); what is longer than a command line may be
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from base64 import b64encode
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from deliver.dsn import MAX_ENVID, MAX_ORCPT, Notify, OriginalRecipient, Ret, notify_text, orcpt_text, xtext
 from deliver.errors import Blame, MessageError, OutriderError
 from deliver.message import Mailbox
 from deliver.outcome import Phase
@@ -19,8 +22,11 @@ MAX_COMMAND_LINE = 512  # octets with CRLF (RFC 5321 4.5.3.1.4)
 SIZE_EXTENDS_LINE = 26  # octets more for MAIL (RFC 1870 3)
 BODY_EXTENDS_LINE = 17  # octets more for MAIL (RFC 6152 3)
 PRDR_EXTENDS_LINE = 5  # octets more for MAIL (draft-hall-prdr-00 3)
+UTF8_EXTENDS_LINE = 10  # octets more for MAIL (RFC 6531 3.1)
+MAX_AUTH_LINE = 12288  # octets with CRLF of a response to a challenge (RFC 4954 4)
 
 # A domain or an address literal (RFC 5321 4.1.1.1), without judging its labels.
+_MECHANISM = re.compile(r"[A-Z0-9_-]{1,20}\Z")  # RFC 4422 3.1
 _HELLO_NAME = re.compile(r"(?:[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9:.-]{1,64}\])\Z")
 
 
@@ -92,12 +98,62 @@ class StartTls(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Auth(Command):
+    """AUTH (RFC 4954 4); `initial` None sends no initial response, b"" an empty one. Never shown in a repr.
+
+    Raises CommandTooLong when the initial response does not fit: the exchange begins without it then.
+    """
+
+    phase = Phase.AUTH
+    ends_group = True
+    mechanism: str
+    initial: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not _MECHANISM.match(self.mechanism):
+            raise LocalMisuse(f"{self.mechanism!r} is no SASL mechanism")
+        if len(self.octets) > MAX_COMMAND_LINE:
+            raise CommandTooLong(
+                f"logging in by {self.mechanism}",
+                f"a command line has at most {MAX_COMMAND_LINE} octets",
+                "use a shorter name and password",
+            )
+
+    @property
+    def octets(self) -> bytes:
+        if self.initial is None:
+            return _line(f"AUTH {self.mechanism}")
+        return _line(f"AUTH {self.mechanism} ")[:-2] + (b64encode(self.initial) or b"=") + b"\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthResponse(Command):
+    """What answers a challenge of AUTH; None gives up (RFC 4954 4). Never shown in a repr."""
+
+    phase = Phase.AUTH
+    ends_group = True
+    response: bytes | None = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.octets) > MAX_AUTH_LINE:
+            raise CommandTooLong(
+                "logging in", f"a response has at most {MAX_AUTH_LINE} octets", "use a shorter password"
+            )
+
+    @property
+    def octets(self) -> bytes:
+        return b"*\r\n" if self.response is None else b64encode(self.response) + b"\r\n"
+
+
+@dataclass(frozen=True, slots=True)
 class Mail(Command):
     """MAIL FROM; `sender` None is the null reverse path.
 
     `size` (octets) only where the server announced SIZE, `body_8bit` only where it announced 8BITMIME, `prdr`
     only where it announced PRDR: its answer to the content then has one reply per accepted recipient.
-    Raises CommandTooLong when the line would be longer than the extended limit.
+    `smtputf8` only where it announced SMTPUTF8: the line is in UTF-8. `ret` and `envid` only where it
+    announced DSN. `logged_in`: after AUTH only; says that we do not vouch for who submitted the message
+    (RFC 4954 5). Raises CommandTooLong when the line would be longer than the extended limit.
     """
 
     phase = Phase.MAIL
@@ -105,37 +161,72 @@ class Mail(Command):
     size: int | None = None
     body_8bit: bool = False
     prdr: bool = False
+    smtputf8: bool = False
+    ret: Ret | None = None
+    envid: str | None = None
+    logged_in: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and not 0 <= self.size < 10**20:
             raise LocalMisuse(f"SIZE={self.size} is outside RFC 1870's 20 digits")
+        if self.envid is not None and not 0 < len(xtext(self.envid)) <= MAX_ENVID:
+            raise LocalMisuse(f"ENVID has between 1 and {MAX_ENVID} octets")
         limit = MAX_COMMAND_LINE
         limit += SIZE_EXTENDS_LINE if self.size is not None else 0
         limit += BODY_EXTENDS_LINE if self.body_8bit else 0
         limit += PRDR_EXTENDS_LINE if self.prdr else 0
-        _check_length(self.octets, limit, self.sender)
+        limit += UTF8_EXTENDS_LINE if self.smtputf8 else 0
+        # The parameters of DSN and AUTH have limits of their own, and room for them is made by their RFCs.
+        _check_length(self._line(whole=False), limit, self.sender)
 
     @property
     def octets(self) -> bytes:
+        return self._line(whole=True)
+
+    def _line(self, *, whole: bool) -> bytes:
         size = "" if self.size is None else f" SIZE={self.size}"
         body = " BODY=8BITMIME" if self.body_8bit else ""
         prdr = " PRDR" if self.prdr else ""
-        return _line(f"MAIL FROM:<{_path(self.sender) if self.sender else ''}>{size}{body}{prdr}")
+        utf8 = " SMTPUTF8" if self.smtputf8 else ""
+        rest = ""
+        if whole:
+            rest = f" RET={self.ret.value}" if self.ret else ""
+            rest += f" ENVID={xtext(self.envid)}" if self.envid else ""
+            rest += " AUTH=<>" if self.logged_in else ""
+        path = _path(self.sender, self.smtputf8) if self.sender else ""
+        return _line(f"MAIL FROM:<{path}>{size}{body}{prdr}{utf8}{rest}", self.smtputf8)
 
 
 @dataclass(frozen=True, slots=True)
 class Rcpt(Command):
-    """RCPT TO. Raises CommandTooLong when the line would be longer than RFC 5321 4.5.3.1.4 allows."""
+    """RCPT TO. Raises CommandTooLong when the line would be longer than RFC 5321 4.5.3.1.4 allows.
+
+    `notify` and `original` only where the server announced DSN (RFC 3461 4.1, 4.2), `smtputf8` as in MAIL.
+    """
 
     phase = Phase.RCPT
     mailbox: Mailbox
+    smtputf8: bool = False
+    notify: frozenset[Notify] | None = None
+    original: OriginalRecipient | None = None
 
     def __post_init__(self) -> None:
-        _check_length(self.octets, MAX_COMMAND_LINE, self.mailbox)
+        if self.notify is not None and not self.notify:
+            raise LocalMisuse("NOTIFY without a value")
+        if self.original is not None and len(orcpt_text(self.original)) > MAX_ORCPT:
+            raise LocalMisuse(f"ORCPT has at most {MAX_ORCPT} octets")
+        _check_length(self._line(whole=False), MAX_COMMAND_LINE, self.mailbox)
 
     @property
     def octets(self) -> bytes:
-        return _line(f"RCPT TO:<{_path(self.mailbox)}>")
+        return self._line(whole=True)
+
+    def _line(self, *, whole: bool) -> bytes:
+        rest = ""
+        if whole:
+            rest = f" NOTIFY={notify_text(self.notify)}" if self.notify else ""
+            rest += f" ORCPT={orcpt_text(self.original)}" if self.original else ""
+        return _line(f"RCPT TO:<{_path(self.mailbox, self.smtputf8)}>{rest}", self.smtputf8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,11 +329,11 @@ def _check_name(name: str) -> None:
         raise LocalMisuse(f"{name!r} is neither a host name nor an address literal")
 
 
-def _path(mailbox: Mailbox) -> str:
+def _path(mailbox: Mailbox, utf8: bool) -> str:
     """The mailbox for `<…>`; a Mailbox that was not made by `parse` may hold anything, so parse again."""
     text = str(mailbox)
     try:
-        parsed = Mailbox.parse(text)
+        parsed = Mailbox.parse(text, utf8=utf8)
     except OutriderError as error:
         raise LocalMisuse(f"not a mailbox: {error}") from None
     if parsed != mailbox:
@@ -264,5 +355,5 @@ def _check_length(octets: bytes, limit: int, mailbox: Mailbox | None) -> None:
         )
 
 
-def _line(text: str) -> bytes:
-    return text.encode("ascii") + b"\r\n"
+def _line(text: str, utf8: bool = False) -> bytes:
+    return text.encode("utf-8" if utf8 else "ascii") + b"\r\n"

@@ -20,6 +20,8 @@ MAX_TEXT = 512  # characters of a line that are kept; the reply line limit of RF
 _EHLO_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:[ \t]+(.*))?\Z")
 _SIZE = re.compile(r"[0-9]{1,20}\Z")
 _LIMIT = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*)=([^\s=\x00-\x1f\x7f]+)\Z")  # RFC 9422 3.1
+_MECHANISM = re.compile(r"[A-Z0-9_-]{1,20}\Z")  # RFC 4422 3.1
+MAX_MECHANISMS = 32  # of AUTH that are looked at
 _COUNT = re.compile(r"[1-9][0-9]{0,5}\Z")  # RFC 9422 4: at most six digits
 
 
@@ -84,6 +86,28 @@ class Capabilities:
     def prdr(self) -> bool:
         """draft-hall-prdr-00: one reply per accepted recipient after the content."""
         return "PRDR" in self.keywords
+
+    @property
+    def smtputf8(self) -> bool:
+        """RFC 6531; without 8BITMIME, which it needs (RFC 6531 3.1), the announcement is not believed."""
+        return "SMTPUTF8" in self.keywords and self.eight_bit_mime
+
+    @property
+    def dsn(self) -> bool:
+        """RFC 3461."""
+        return "DSN" in self.keywords
+
+    @property
+    def auth(self) -> tuple[str, ...]:
+        """The SASL mechanisms of AUTH in upper case, in the server's order (RFC 4954 3)."""
+        named = " ".join((self.keywords.get("AUTH", ""), *self._old_auth)).upper()
+        known = (word for word in named.split() if _MECHANISM.match(word))
+        return tuple(dict.fromkeys(known))[:MAX_MECHANISMS]
+
+    @property
+    def _old_auth(self) -> tuple[str, ...]:
+        """`AUTH=LOGIN`, as servers wrote before RFC 2554."""
+        return tuple(line[5:] for line in self.lines if line[:5].upper() == "AUTH=")
 
     @property
     def limits(self) -> Limits:

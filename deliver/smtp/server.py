@@ -103,6 +103,8 @@ class Limits:
 class ServerMachine:
     """One session with one client."""
 
+    protocol = "ESMTP"  # in the greeting
+
     def __init__(self, limits: Limits, hostname: str) -> None:
         self._limits = limits
         self._hostname = hostname
@@ -119,7 +121,7 @@ class ServerMachine:
         self.state = State.FRESH
         self.helo = ""
         self.extended = False
-        self._send(Reply(220, (f"{hostname} ESMTP Outrider",)))
+        self._send(Reply(220, (f"{hostname} {self.protocol} Outrider",)))
 
     @property
     def in_content(self) -> bool:
@@ -176,8 +178,9 @@ class ServerMachine:
         question, self._question = self._question, None
         assert question is not None, "there is no question to refuse"
         if isinstance(question, EndContent):
-            self._end_transaction()
-        self._respond(reply, count=reply.permanent)
+            self._refuse_message(reply, count=reply.permanent)
+        else:
+            self._respond(reply, count=reply.permanent)
 
     def refuse_content(self, reply: Reply) -> None:
         """Read the rest of the content without giving it out, then answer with `reply`."""
@@ -186,8 +189,7 @@ class ServerMachine:
         self._actions.clear()  # only pieces and the end of this content can be waiting
         self._content_refusal = reply
         if ended:
-            self._end_transaction()
-            self._respond(reply, count=False)
+            self._refuse_message(reply, count=False)
 
     def close(self, reply: Reply, why: str) -> None:
         """Say `reply` (a 421) and close; content that was begun is abandoned (RFC 5321 3.8)."""
@@ -224,7 +226,7 @@ class ServerMachine:
         elif length > MAX_COMMAND:
             self._respond(Reply(500, ("5.5.2 Line too long",)), count=True)
         else:
-            self._obey(parse_line(line[:-2]))
+            self._obey(self._parse(line[:-2]))
         return True
 
     def _read_content(self) -> bool:
@@ -247,8 +249,7 @@ class ServerMachine:
 
     def _content_ended(self, incoming: IncomingContent, piece: bytes, refusal: Reply | None) -> None:
         if refusal is not None:
-            self._end_transaction()
-            self._respond(refusal, count=False)
+            self._refuse_message(refusal, count=False)
             return
         if piece:
             self._actions.append(ContentChunk(piece))
@@ -259,7 +260,15 @@ class ServerMachine:
     def _refused(self, incoming: IncomingContent) -> Reply | None:
         return _REFUSALS[incoming.defect] if incoming.defect else self._content_refusal
 
+    def _refuse_message(self, reply: Reply, *, count: bool) -> None:
+        """Answer the end of the content with no."""
+        self._end_transaction()
+        self._respond(reply, count=count)
+
     # Commands
+
+    def _parse(self, line: bytes) -> Request | Foreign | Reply:
+        return parse_line(line)
 
     def _obey(self, request: Request | Foreign | Reply) -> None:
         if isinstance(request, Foreign):
@@ -297,11 +306,14 @@ class ServerMachine:
         if isinstance(read, Reply):
             self._respond(read, count=_protocol_error(read))
         elif read in self._recipients:  # one copy each, however often it is named
-            self._send(Reply(250, ("2.1.5 Recipient ok, named before",)))
+            self._named_again(read)
         elif len(self._recipients) >= self._limits.recipients:
             self._send(Reply(452, ("4.5.3 Too many recipients, send the rest with another message",)))
         else:
             self._actions.append(ConsiderRecipient(read))
+
+    def _named_again(self, mailbox: Mailbox) -> None:
+        self._send(Reply(250, ("2.1.5 Recipient ok, named before",)))
 
     def _on_data(self, request: Request) -> None:
         self._actions.append(BeginContent(self._sender, tuple(self._recipients)))

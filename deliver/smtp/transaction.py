@@ -23,6 +23,8 @@ The last octet is that of the final dot or of BDAT LAST, which may leave before 
 read: only a refusal that was read keeps a recipient out of doubt then.
 
 With PRDR nobody has an outcome before the reply to the message: see `deliver.smtp.prdr`.
+
+A transaction that an earlier one left open before it begins with RSET, which rides with MAIL (RFC 2920 3.1).
 """
 
 from __future__ import annotations
@@ -40,15 +42,14 @@ from deliver.smtp.command import (
     Bdat,
     BdatLast,
     Command,
-    CommandTooLong,
     Data,
     EndOfContent,
     LocalMisuse,
-    Mail,
-    Rcpt,
+    Rset,
 )
 from deliver.smtp.conversation import findings_of
 from deliver.smtp.ehlo import Capabilities
+from deliver.smtp.plan import plan
 from deliver.smtp.prdr import individual_refusal
 from deliver.smtp.refusal import MAX_WHY, refusal_outcome
 from deliver.smtp.reply import EnhancedCode, Reply
@@ -119,9 +120,12 @@ class Transaction:
         pass_8bit: bool = False,
         chunking: bool = True,
         prdr: bool = True,
+        logged_in: bool = False,
+        reset: bool = False,
     ) -> None:
         if not recipients:
             raise LocalMisuse("a transaction without recipients")
+        self.resets = reset  # its first command is RSET
         self.contact = contact
         self._recipients = recipients
         pipelining = pipelining and capabilities.pipelining
@@ -140,13 +144,21 @@ class Transaction:
         self._progress = _Progress.COMMANDS
         self._plan: tuple[Command, ...] = ()
         self._asked: tuple[Recipient, ...] = ()
+        self._first_rcpt = 1  # its place in the plan
         self._sent = 0
         self._answered = 0
-        refusal = _refuse_ourselves(envelope, capabilities, contact, pass_8bit)
-        if refusal:
-            self._settle(self._recipients, refusal)
-        else:
-            self._make_plan(envelope, capabilities, prdr)
+        said = plan(
+            envelope, recipients, capabilities, contact, pass_8bit=pass_8bit, prdr=prdr, logged_in=logged_in
+        )
+        self.dsn_passed = said.dsn_passed
+        for who, failed in said.refused:
+            self._settle((who,), failed)
+        if said.mail is not None:
+            self._asked = tuple(who for who, _ in said.asked)
+            before = (Rset(),) if reset else ()
+            content = () if self.chunked else (Data(),)
+            self._plan = (*before, said.mail, *(rcpt for _, rcpt in said.asked), *content)
+            self._first_rcpt = len(before) + 1
         if not self._plan:
             self._progress = _Progress.DONE
 
@@ -170,6 +182,11 @@ class Transaction:
     def in_doubt(self) -> bool:
         """Whether the server may hold the message for recipients without outcome."""
         return self._progress is _Progress.ENDED and bool(self._open())
+
+    @property
+    def planned(self) -> tuple[tuple[Command, ...], bool, int]:
+        """The commands of the envelope, whether BDAT follows them, how many may leave at once; () if none."""
+        return self._plan, self.chunked, self._flight
 
     @property
     def wants_chunks(self) -> bool:
@@ -230,7 +247,7 @@ class Transaction:
         if self._progress is _Progress.DONE:
             raise LocalMisuse(f"a reply {exchange.phase.value} after the end of the transaction")
         self._exchanges.append(exchange)
-        if exchange.phase in (Phase.MAIL, Phase.RCPT, Phase.DATA):
+        if exchange.phase in (Phase.RSET, Phase.MAIL, Phase.RCPT, Phase.DATA):
             if exchange.command is not self._plan[self._answered]:
                 raise LocalMisuse(f"{exchange.command} was answered before {self._plan[self._answered]}")
             self._answered += 1
@@ -245,6 +262,8 @@ class Transaction:
             self._individual.clear()
         elif isinstance(exchange.command, Bdat):
             self._got_chunk(exchange)
+        elif exchange.phase is Phase.RSET:
+            pass  # whether the server has forgotten, its answer to MAIL says (RFC 5321 3.3)
         elif exchange.phase is Phase.MAIL:
             self._got_mail(exchange)
         elif exchange.phase is Phase.RCPT:
@@ -289,29 +308,6 @@ class Transaction:
         """What the server said, for the trace: refusals one by one, acceptance of recipients as a count."""
         return tuple(findings_of(self._exchanges, self.contact))
 
-    def _make_plan(self, envelope: Envelope, capabilities: Capabilities, prdr: bool) -> None:
-        size = envelope.size if capabilities.announces_size else None
-        body_8bit = envelope.eight_bit and capabilities.eight_bit_mime
-        try:
-            several = len(self._recipients) > 1
-            mail = Mail(envelope.sender, size, body_8bit, prdr and capabilities.prdr and several)
-        except CommandTooLong as error:
-            failed = Failed(str(error)[:MAX_WHY], Blame.MESSAGE, Phase.MAIL, enhanced=EnhancedCode(5, 1, 7))
-            self._settle(self._recipients, failed)
-            return
-        asked: list[tuple[Recipient, Rcpt]] = []
-        for recipient in self._recipients:
-            try:
-                asked.append((recipient, Rcpt(recipient.mailbox)))
-            except CommandTooLong as error:
-                why = str(error)[:MAX_WHY]
-                failed = Failed(why, Blame.RECIPIENT, Phase.RCPT, enhanced=EnhancedCode(5, 1, 3))
-                self._settle((recipient,), failed)
-        if asked:
-            self._asked = tuple(recipient for recipient, _ in asked)
-            content = () if self.chunked else (Data(),)
-            self._plan = (mail, *(rcpt for _, rcpt in asked), *content)
-
     def _next_flight(self) -> tuple[Command, ...]:
         if self._sent == len(self._plan) or self._mail_refused:
             return ()
@@ -337,7 +333,7 @@ class Transaction:
             self._settle_open(exchange)
 
     def _got_rcpt(self, exchange: Exchange) -> None:
-        recipient = self._asked[self._answered - 2]  # the plan begins with MAIL
+        recipient = self._asked[self._answered - 1 - self._first_rcpt]
         if exchange.reply.positive:
             self._any_rcpt_accepted = True
             if not self._mail_refused:
@@ -361,7 +357,7 @@ class Transaction:
             self._chunk_refused = self._chunk_refused or exchange.reply
         if exchange.reply.positive:
             delivered = self._open()
-            self._settle(delivered, Delivered(exchange.reply, self.contact))
+            self._settle(delivered, Delivered(exchange.reply, self.contact, self.dsn_passed))
         else:
             self._settle_open(exchange)
         self._progress = _Progress.DONE
@@ -397,16 +393,3 @@ class Transaction:
             contact=self.contact,
             in_doubt=in_doubt,
         )
-
-
-def _refuse_ourselves(
-    envelope: Envelope, capabilities: Capabilities, contact: Contact, pass_8bit: bool
-) -> Failed | None:
-    """What need not be sent, because this server has announced that it will not take it."""
-    if capabilities.size is not None and envelope.size > capabilities.size:
-        why = f"the message has {envelope.size} octets, {contact.host} takes at most {capabilities.size}"
-        return Failed(why, Blame.MESSAGE, Phase.MAIL, enhanced=EnhancedCode(5, 3, 4), contact=contact)
-    if envelope.eight_bit and not capabilities.eight_bit_mime and not pass_8bit:
-        why = f"the message has 8-bit text and {contact.host} does not announce 8BITMIME"
-        return Failed(why, Blame.HOST, Phase.MAIL, enhanced=EnhancedCode(5, 6, 3), contact=contact)
-    return None

@@ -3,8 +3,9 @@
 OpenSSL verifies nothing here (no trust store, VERIFY_NONE): the judgement comes after the handshake, from
 `deliver.tls.judge`, on the whole chain. RFC 9325: TLS 1.2 at least (3.1.1), no compression (3.3), no
 renegotiation (3.5), neither anonymous nor broken ciphers (4.1), whatever cipher list is set. No session is
-kept. A client certificate goes only to servers that ask for it: in TLS 1.3 in the flight that waits for the
-verdict, in TLS 1.2 before it. SNI belongs to the connection (`deliver.tls.engine`), not to the context.
+kept here (`deliver.tls.sessions` exports them); without `tickets` none is asked for (RFC 5077). A client
+certificate goes only to servers that ask for it: in TLS 1.3 in the flight that waits for the verdict, in TLS
+1.2 before it. SNI belongs to the connection (`deliver.tls.engine`), not to the context.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from deliver.tls import openssl
 from deliver.tls.policy import TlsPolicy
 
 MinVersion = Literal["1.2", "1.3"]
+
+SMALL_GROUPS = "X25519:P-256:X448:P-384:P-521"  # OpenSSL's own choice without the post-quantum ones
 
 _VERSION = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 # Anonymous suites authenticate nobody, so there is nothing to judge; the others are broken (RFC 9325 4.1).
@@ -42,19 +45,22 @@ def context_for(
     ciphers: str = "",
     groups: str = "",
     client: ClientCertificate | None = None,
+    tickets: bool = True,
+    large: bool = True,
 ) -> SSL.Context:
     """The client context for connections under `policy`; shared, not to be changed.
 
-    `ciphers` (TLS 1.2) and `groups` are lists in OpenSSL's words, empty for the defaults. Raises
+    `ciphers` (TLS 1.2) and `groups` are lists in OpenSSL's words, empty for the defaults. Without `large` the
+    default groups are those whose key shares leave the ClientHello in one TCP segment. Raises
     ConfigurationError for a list, or a client certificate, that OpenSSL does not take.
     """
     assert policy.use_tls, "clear text needs no TLS context"
-    return _client_context(min_version, ciphers, groups, client)
+    return _client_context(min_version, ciphers, groups or ("" if large else SMALL_GROUPS), client, tickets)
 
 
 @lru_cache(maxsize=64)
 def _client_context(
-    min_version: MinVersion, ciphers: str, groups: str, client: ClientCertificate | None
+    min_version: MinVersion, ciphers: str, groups: str, client: ClientCertificate | None, tickets: bool
 ) -> SSL.Context:
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(_VERSION[min_version])
@@ -71,6 +77,8 @@ def _client_context(
             'write "X25519MLKEM768:X25519:P-256"',
         )
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    if not tickets:
+        context.set_options(SSL.OP_NO_TICKET)
     context.set_verify(SSL.VERIFY_NONE)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     if client is not None:

@@ -18,7 +18,7 @@ import ipaddress
 from OpenSSL import SSL, crypto
 
 from deliver.errors import PeerError
-from deliver.tls import openssl
+from deliver.tls import openssl, sessions
 from deliver.tls.verdict import Handshake
 
 MAX_HANDSHAKE = 512 * 1024  # octets from the peer before the handshake is over; real ones take under 20 KiB
@@ -46,7 +46,8 @@ class TlsError(PeerError):
 class TlsEngine:
     """One TLS connection. `server_name` goes into SNI (A-labels; none if empty or an IP address).
 
-    `request_staple`: ask the server for an OCSP response about its certificate (RFC 6066 8).
+    `request_staple`: ask the server for an OCSP response about its certificate (RFC 6066 8). `resume`: a
+    session in DER to offer; `offered` says whether OpenSSL took it.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class TlsEngine:
         *,
         server_side: bool = False,
         request_staple: bool = False,
+        resume: bytes | None = None,
     ) -> None:
         self._connection = SSL.Connection(context, None)
         self._failure: TlsError | None = None
@@ -63,6 +65,7 @@ class TlsEngine:
         self._ended = False
         self.server_side = server_side
         self.finished = False
+        self.offered = False
         if server_side:
             self._connection.set_accept_state()
         else:
@@ -71,6 +74,8 @@ class TlsEngine:
                 self._connection.set_tlsext_host_name(server_name.encode("ascii"))
             if request_staple:
                 self._connection.request_ocsp()
+            if resume is not None:
+                self.offered = sessions.offer(self._connection, resume)
 
     @property
     def holds_last_flight(self) -> bool:
@@ -132,6 +137,15 @@ class TlsEngine:
             resumed=openssl.session_reused(connection),
             staple=None if self.server_side else openssl.stapled_response(connection),
         )
+
+    def leaf(self) -> bytes | None:
+        """The server's certificate in DER; on a resumed connection the one inside the session."""
+        certificate = self._connection.get_peer_certificate()
+        return None if certificate is None else crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+
+    def session(self) -> bytes | None:
+        """The session in DER, with its secrets; see `deliver.tls.sessions.export`."""
+        return sessions.export(self._connection) if self.finished and not self.server_side else None
 
     def write(self, data: bytes) -> None:
         """Encrypt at most PIECE octets into the outgoing buffer. Raises TlsError."""

@@ -5,6 +5,7 @@
     NONE                    always (RFC 7435 3)                                none
     DANE                    `deliver.tls.dane` finds a TLSA record that holds   dane-ee, dane-ta
     PKIX                    `deliver.tls.pkix` finds a trusted path and name    pkix
+    TRIED                   always; as PKIX where that accepts                  pkix, else none
 
 Who is accepted is then looked at for revocation (`deliver.tls.revocation`). A failed DANE judgement is never
 rescued by PKIX (RFC 7672 2.2). `judge` is total: whatever the peer sent as a certificate or staple leads to a
@@ -33,6 +34,9 @@ def judge(
     lists: RevocationLists = NO_LISTS,
 ) -> TlsVerdict:
     """The table above; `now` in seconds since the epoch decides what has expired."""
+    if policy.authentication is Authentication.TRIED:
+        strict = replace(policy, authentication=Authentication.PKIX)
+        return _accept_anyway(judge(strict, handshake, now, trust_store, lists))
     try:
         verdict = _authenticate(policy, handshake, now, trust_store)
     except Exception as error:
@@ -55,6 +59,19 @@ def _authenticate(policy: TlsPolicy, handshake: Handshake, now: float, trust_sto
     if policy.authentication is Authentication.DANE:
         return dane.verify(handshake.chain, policy.records, policy.names, now)
     return pkix.verify(handshake.chain, trust_store, policy.names, now)
+
+
+def _accept_anyway(verdict: TlsVerdict) -> TlsVerdict:
+    """Verification was tried: a refusal becomes a fact."""
+    if verdict.ok:
+        return verdict
+    refusals = [found.text for found in verdict.findings if found.verdict is Verdict.REFUSED]
+    findings = tuple(
+        replace(found, verdict=Verdict.NOTE) if found.verdict is Verdict.REFUSED else found
+        for found in verdict.findings
+    )
+    why = "; ".join(refusals)
+    return TlsVerdict(True, VerifiedBy.NONE, findings, ocsp=verdict.ocsp, not_verified=why)
 
 
 def _not_needed(handshake: Handshake) -> Finding:

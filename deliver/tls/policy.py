@@ -7,6 +7,7 @@
     --------------  ---------------------------------  --------------------------------------------------
     none            not asked                          clear text
     may             not asked                          opportunistic TLS
+    try-verify      not asked                          opportunistic TLS, PKIX tried: a failure is a fact
     encrypt         not asked                          TLS required, not authenticated
     verify          not asked                          TLS required, authenticated by PKIX
     dane dane-only  not asked: MX or address insecure  floor
@@ -49,6 +50,7 @@ class Authentication(StrEnum):
     NONE = "none"
     DANE = "dane"
     PKIX = "pkix"
+    TRIED = "tried"  # as PKIX, and accepted all the same when that fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ def _by_level(level: Level, plan: MxPlan, host: HostPlan, demands: Demands) -> T
             return _plain(level, host, "level-none", "The settings ask for clear text (level none)")
         if level is Level.MAY:
             return _opportunistic(level, host, "The settings ask for opportunistic TLS (level may)")
+        if level is Level.TRY_VERIFY:
+            return _tried(level, host, demands)
         return _encrypt(level, host, "level-encrypt", "The settings require TLS (level encrypt)")
     match host.tlsa:
         case TlsaFailed(why=why):
@@ -170,6 +174,12 @@ def _plain(level: Level, host: HostPlan, code: str, text: str) -> TlsPolicy:
 def _opportunistic(level: Level, host: HostPlan, text: str, rfc: str | None = "RFC 7435 3") -> TlsPolicy:
     found = _note("tls-opportunistic", f"{text}; TLS is used where offered, clear text otherwise", rfc)
     return TlsPolicy(level, True, False, Authentication.NONE, host.host, findings=(found,))
+
+
+def _tried(level: Level, host: HostPlan, demands: Demands) -> TlsPolicy:
+    plain = _opportunistic(level, host, "The settings ask to try to verify certificates (level try-verify)")
+    names = tuple(dict.fromkeys((host.host, *demands.names)))
+    return replace(plain, authentication=Authentication.TRIED, names=names)
 
 
 def _encrypt(level: Level, host: HostPlan, code: str, text: str, rfc: str | None = None) -> TlsPolicy:

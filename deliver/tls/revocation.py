@@ -45,7 +45,8 @@ def judge_staple(policy: TlsPolicy, handshake: Handshake, verdict: TlsVerdict, n
     findings = (*verdict.findings, *_findings(found), *refusals)
     if refused:
         return TlsVerdict(False, VerifiedBy.NONE, findings, verdict.path, found.status)
-    return replace(verdict, findings=findings, ocsp=found.status)
+    until = found.until if found.status is ocsp.Status.GOOD else None
+    return replace(verdict, findings=findings, ocsp=found.status, staple_until=until)
 
 
 def judge_lists(policy: TlsPolicy, verdict: TlsVerdict, lists: RevocationLists, now: float) -> TlsVerdict:

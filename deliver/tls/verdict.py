@@ -40,7 +40,8 @@ class TlsVerdict:
     """Whether one more SMTP octet may be sent, because of what, on which evidence.
 
     `path`: the valid path in DER where one was found, the server's certificate first. `ocsp`: what the staple
-    said (see `deliver.tls.ocsp.Status`).
+    said (see `deliver.tls.ocsp.Status`); `staple_until`: the end of a good one, seconds since the epoch.
+    `not_verified`: why a server was accepted although verification, which was only tried, failed.
     """
 
     ok: bool
@@ -48,6 +49,8 @@ class TlsVerdict:
     findings: tuple[Finding, ...]
     path: tuple[bytes, ...] = ()
     ocsp: str = "none"
+    staple_until: float | None = None
+    not_verified: str = ""
 
 
 def certificate_evidence(certificate: bytes) -> tuple[tuple[str, str], ...]:

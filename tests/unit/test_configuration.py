@@ -395,7 +395,10 @@ def test_the_reference_file_and_the_tree_have_the_same_keys() -> None:
 
 def test_every_key_with_a_default_stands_uncommented_in_the_reference_file() -> None:
     tables = {"route", "rule"}
-    optional = {("events", "action"), ("events", "file"), ("dns", "negative_trust_anchor")}
+    optional = {
+            ("events", "action"), ("events", "file"), ("dns", "negative_trust_anchor"), ("queue", "limit"),
+            ("queue", "retry_rule"),
+        }  # fmt: skip
     stated = keys_of_document(tomllib.loads((ROOT / "conf/outrider.toml").read_text()))
     in_tree = keys_of_tree(settings_type())
     with_default = {

@@ -140,7 +140,7 @@ def test_check_tells_the_actions(state):
 def test_check_names_the_mistake(state):
     result = run(state, "check", settings=ACTION.format(":hosd"))
     assert result.exit_code == 78
-    assert "(mine)" in result.stderr
+    assert "outrider.toml:7: events.action[0].sql: :hosd is not a field" in result.stderr
     assert "did you mean 'host'" in result.stderr
 
 
@@ -234,3 +234,63 @@ def test_query_answers_the_documented_questions(state):
 def test_catalogue_lists_every_event(state):
     shown = run(state, "catalogue").stdout
     assert all(name in shown for name in EVENTS)
+
+
+RULE = """
+[[rule]]
+domains = ["Bank.example", "*.bank.example"]
+[[rule.event_action]]
+name = "bank"
+events = ["{}"]
+database = "sqlite:////tmp/never-opened.db"
+sql = "INSERT INTO t VALUES (:{})"
+"""
+
+
+def test_check_shows_the_actions_of_rules(state):
+    result = run(state, "check", "--json", settings=RULE.format("msg:*", "host"))
+    assert result.exit_code == 0, result.stderr
+    (action,) = [one for one in map(json.loads, result.stdout.splitlines()) if one["name"] == "bank"]
+    assert "msg:delivery" in action["events"]
+    assert "msg:complete" not in action["events"], "it names no domain"
+
+
+@pytest.mark.parametrize(
+    ("event", "field", "said"),
+    [
+        ("msg:delivery", "hosd", "outrider.toml:9: rule[0].event_action[0].sql: :hosd is not a field"),
+        (
+            "msg:complete",
+            "event_id",
+            "outrider.toml:7: rule[0].event_action[0].events: 'msg:complete' carries",
+        ),
+        (
+            "msg:delivry",
+            "event_id",
+            "outrider.toml:7: rule[0].event_action[0].events: 'msg:delivry' matches no",
+        ),
+    ],
+)
+def test_mistakes_in_actions_of_rules_are_named_with_their_line(state, event, field, said):
+    result = run(state, "check", settings=RULE.format(event, field))
+    assert result.exit_code == 78
+    assert said in result.stderr
+
+
+def test_a_name_is_used_once_by_global_actions_and_rules(state):
+    twice = RULE.format("msg:*", "host") + ACTION.format(":host").replace("mine", "bank")
+    result = run(state, "check", settings=twice)
+    assert result.exit_code == 78
+    assert "'bank' is the name of 2 actions" in result.stderr
+
+
+def test_an_action_of_a_rule_gets_the_events_of_its_destinations(state):
+    from deliver.configuration import load
+    from deliver.outbox import event_actions
+    from events.actions import matcher
+
+    (state / "outrider.toml").write_text(f'state_dir = "{state}"\n' + RULE.format("msg:*", "host"))
+    wanted = matcher(event_actions(load(state / "outrider.toml")))
+    for domain, told in (("bank.example", True), ("a.bank.example", True), ("bank.example.org", False)):
+        assert ("bank" in wanted(Event("msg:delivery", 1.0, {"domain": domain}))) is told, domain
+    assert "bank" not in wanted(Event("msg:delivery", 1.0))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import create_engine, select
 
 from deliver.cli import outrider
+from events import outbox
+from events.catalogue import Event
 from tests.internet import LiveInternet
 
 TEXT = b"Subject: hi\n\nhello\n"
@@ -21,16 +25,18 @@ def live() -> Iterator[LiveInternet]:
         yield live
 
 
-def send(live: LiveInternet, tmp_path: Path, *words: str, text: bytes = TEXT) -> Result:
-    options = [
+def send(
+    live: LiveInternet, tmp_path: Path, *words: str, text: bytes = TEXT, options: Sequence[str] = ()
+) -> Result:
+    own = [
         f'dns.resolvers=["{live.world.resolver.endpoint}"]',
         f"dns.trust_anchors={live.world.write_trust_anchor(tmp_path)}",
         f"state_dir={tmp_path}/state",
         f"delivery.port={live.world.port}",
         "delivery.helo=relay.example.org",
     ]
-    flags = [word for option in options for word in ("-o", option)]
-    return CliRunner().invoke(outrider, [*flags, "send", *words], input=text)
+    flags = [word for option in own for word in ("-o", option)]
+    return CliRunner().invoke(outrider, [*flags, *options, "send", *words], input=text)
 
 
 @pytest.mark.parametrize(
@@ -118,3 +124,47 @@ def test_events_and_hints_are_kept_for_later(live: LiveInternet, tmp_path: Path)
     assert "msg:delivery" in tail
     hints = runner.invoke(outrider, [*state, "hints", "list", "--json"]).stdout
     assert "mx.dane-ee.test" in hints
+
+
+def waiting(tmp_path: Path, *names: str) -> None:
+    """Events in the outbox of the doors without a queue."""
+    with closing(create_engine(f"sqlite:///{tmp_path}/state/outbox.db").connect()) as conn, conn.begin():
+        outbox.metadata.create_all(conn)
+        outbox.append(conn, "m", [Event(name, 1.0) for name in names])
+
+
+def kept(tmp_path: Path) -> list[str]:
+    with closing(create_engine(f"sqlite:///{tmp_path}/state/outbox.db").connect()) as conn:
+        return list(conn.execute(select(outbox.event_outbox.c.name)).scalars())
+
+
+DEAD = ("-o", "events.database=postgresql+psycopg://nobody@127.0.0.1:1/none", "-o", "events.backlog=10")
+
+
+def test_events_for_diagnosis_give_way_when_many_wait(live: LiveInternet, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    waiting(tmp_path, *["tcp:close"] * 8)
+    ran = send(live, tmp_path, "-f", "me@example.org", "b@dane-ee.test", options=DEAD)
+    assert ran.exit_code == 0, ran.stderr
+    assert [name for name in kept(tmp_path) if name.startswith("msg:")] == ["msg:delivery"]
+    assert len(kept(tmp_path)) == 9
+    assert "that only serve diagnosis were dropped" in ran.stderr
+
+
+def test_mail_is_refused_unsent_when_too_many_events_wait(live: LiveInternet, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    waiting(tmp_path, *["msg:delivery"] * 10)
+    before = len(live.world.messages)
+    ran = send(live, tmp_path, "-f", "me@example.org", "b@dane-ee.test", options=DEAD)
+    assert ran.exit_code == 75
+    assert "10 events wait for the databases" in ran.stderr
+    assert len(live.world.messages) == before
+    assert len(kept(tmp_path)) == 10
+
+
+def test_a_database_that_is_back_makes_room_for_mail(live: LiveInternet, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    waiting(tmp_path, *["msg:delivery"] * 10)
+    ran = send(live, tmp_path, "-f", "me@example.org", "b@dane-ee.test", options=("-o", "events.backlog=10"))
+    assert ran.exit_code == 0, ran.stderr
+    assert kept(tmp_path) == []

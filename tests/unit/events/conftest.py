@@ -11,6 +11,7 @@ import trio
 from sqlalchemy import Connection, Engine, StaticPool, create_engine
 
 from events import outbox
+from events.outbox import NewId
 
 T = TypeVar("T")
 
@@ -51,6 +52,6 @@ def runner(engine: Engine) -> InlineRunner:
 
 
 @pytest.fixture
-def new_id() -> Callable[[], str]:
+def new_id() -> NewId:
     numbers = itertools.count(1)
-    return lambda: f"id{next(numbers)}"
+    return lambda event: f"id{next(numbers)}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from events.actions import facts, matcher, parse_action, ready_made
-from events.catalogue import EVENTS, Event
+from events.actions import BadAction, applies, facts, matcher, parse_action, ready_made
+from events.catalogue import EVENTS, FIELDS, Event
+from events.fields import ALIASES, Kind
 from events.outbox import DEFAULT_ACTION, Pending
 
 URL = "sqlite:////tmp/never-opened.db"
@@ -87,3 +88,42 @@ def test_facts_name_the_message_also_for_events_without_the_field():
         "event_at": 1.5,
         "event_time": "1970-01-01T00:00:01.500Z",
     }
+
+
+@pytest.mark.parametrize(("alias", "field"), ALIASES.items())
+def test_names_of_exims_actions_stand_for_fields(alias, field):
+    action = parse(f"INSERT INTO t VALUES (:{alias}, :host)", events=("msg:*",))
+    value: object = 25 if FIELDS[field].kind is Kind.INTEGER else "said"
+    known = {field: value, "host": "mx.example.org"} | ({field: value} if field == "host" else {})
+    assert action.statements[0].values(known)[alias] == value
+    assert set(action.parameters) == {field, "host"}
+
+
+def test_an_alias_is_checked_like_its_field():
+    with pytest.raises(BadAction, match=":tpda_delivery_ip is a field, but none of the events") as caught:
+        parse("SELECT :tpda_delivery_ip", events=("msg:complete",))
+    assert caught.value.key == "sql"
+    with pytest.raises(BadAction, match="did you mean 'tpda_delivery_ip'"):
+        parse("SELECT :tpda_deliver_ip")
+
+
+def test_conditions_understand_aliases():
+    action = parse(when="tpda_delivery_domain == 'example.org'")
+    assert applies(action, Event("msg:delivery", 1.0, {"domain": "example.org"}))
+    assert not applies(action, Event("msg:delivery", 1.0, {"domain": "example.com"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"events": ("msg:delivry",)}, "events"),
+        ({"when": "hots == 'x'"}, "when"),
+        ({"url": "nonsense"}, "database"),
+        ({"name": "a b"}, "name"),
+        ({"sql": ()}, "sql"),
+    ],
+)
+def test_a_mistake_names_its_key(change, key):
+    with pytest.raises(BadAction) as caught:
+        parse(**change)
+    assert caught.value.key == key

@@ -24,6 +24,7 @@ class FakeDatabases:
         self.down: set[str] = set()
         self.refuses: set[str] = set()
         self.calls = 0
+        self.reached = 0
         self.changed = threading.Event()
         self.closed = False
 
@@ -35,6 +36,11 @@ class FakeDatabases:
         done = tuple(one for one in batch if one not in refused)
         self.arrived += [(action.name, str(one.event.fields["event_data"])) for one in done]
         return Shipment(done, tuple(Refusal(one, "no") for one in refused))
+
+    def reach(self, action):
+        self.reached += 1
+        if action.name in self.down:
+            raise Unavailable("down")
 
     def close(self):
         self.closed = True
@@ -188,3 +194,20 @@ async def until_empty(runner) -> None:
     with trio.fail_after(10):
         while await left(runner):  # noqa: ASYNC110 (a database, and a worker thread that fills it)
             await trio.sleep(0.01)
+
+
+async def test_nothing_is_read_for_a_database_that_is_still_down(runner, databases, clock):
+    shipper = Shipper(runner, [action("a")], clock=clock, databases=databases)
+    await runner.write(lambda conn: outbox.append(conn, "m", [EVENT], wanted=lambda event: ("a",)))
+    databases.down.add("a")
+    assert (await shipper.ship_once()).unavailable == ("a",)
+    assert (databases.calls, databases.reached) == (1, 0)
+    runner.broken = RuntimeError("the outbox was read")
+    assert (await shipper.ship_once()).unavailable == ("a",)
+    assert (databases.calls, databases.reached) == (1, 1), "asked whether it is there, before anything else"
+    runner.broken = None
+    databases.down.clear()
+    assert (await shipper.ship_once()).told == 1
+
+
+EVENT = Event("msg:delivery", 1.0, {"event_data": "x"})

@@ -11,7 +11,8 @@ import trio.testing
 
 from deliver.errors import Blame, StorageError
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
-from deliver.net.wire import LAST_WORDS, PIECE, Wire
+from deliver.net.chunks import LAST_WORDS, PIECE
+from deliver.net.wire import Wire
 from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase
 from deliver.settings import Duration, Timeouts
 from deliver.smtp.client import ClientMachine, Lost, State, TimedOut, UnexpectedReply, Unsolicited

@@ -8,6 +8,8 @@ from deliver.message import Mailbox
 from deliver.outcome import Phase
 from deliver.smtp.client import ClientMachine, Exchange, Lost, State, UnexpectedReply, Unsolicited
 from deliver.smtp.command import (
+    Auth,
+    AuthResponse,
     Bdat,
     BdatLast,
     Command,
@@ -30,7 +32,7 @@ RCPT = Rcpt(Mailbox.parse("bob@example.net"))
 END = EndOfContent(b".\r\n")
 EVERY: tuple[Command, ...] = (
     Ehlo("us"), Helo("us"), StartTls(), Mail(None), RCPT, Data(), END, Rset(), Noop(), Quit(),
-    Bdat(1), BdatLast(0),
+    Bdat(1), BdatLast(0), Auth("PLAIN"), AuthResponse(b"x"),
 )  # fmt: skip
 
 
@@ -93,8 +95,10 @@ SENDABLE = {
     State.GREETED: (Ehlo, Helo, Quit),
     State.REFUSED: (Quit,),
     State.HELLO: (),
-    State.READY: (StartTls, Mail, Rset, Noop, Quit),
+    State.READY: (StartTls, Auth, Mail, Rset, Noop, Quit),
     State.UPGRADING: (),
+    State.LOGIN: (),
+    State.ASKED: (AuthResponse,),
     State.ENVELOPE: (Rcpt, Data, Bdat, BdatLast, Rset, Quit),
     State.DATA: (),
     State.CONTENT: (EndOfContent,),
@@ -117,6 +121,35 @@ def test_every_command_in_every_state(state: State) -> None:
         if not machine.may_send(command):
             with pytest.raises(LocalMisuse):
                 machine.send(command)
+
+
+def test_a_login_is_a_conversation_of_its_own_and_happens_once() -> None:
+    machine = ready("AUTH LOGIN", "PIPELINING")
+    machine.send(Auth("LOGIN"))
+    assert not any(machine.may_send(command) for command in EVERY)
+    for response in (b"ann", b"secret"):
+        answer(machine, b"334 VXNlcg==\r\n")
+        assert machine.state is State.ASKED
+        machine.send(AuthResponse(response))
+    assert not machine.logged_in
+    assert answer(machine, b"235 2.7.0 in\r\n").phase is Phase.AUTH
+    assert machine.logged_in
+    assert machine.state is State.READY
+    assert not machine.may_send(Auth("PLAIN"))
+    assert machine.may_send(Mail(None))
+
+
+def test_a_login_may_be_given_up_and_begun_again() -> None:
+    machine = ready("AUTH LOGIN")
+    machine.send(Auth("LOGIN"))
+    answer(machine, b"334 \r\n")
+    assert machine.send(AuthResponse(None)) == b"*\r\n"
+    answer(machine, b"501 5.7.0 given up\r\n")
+    assert machine.may_send(Auth("PLAIN", b"\0a\0b"))
+    machine.send(Auth("PLAIN", b"\0a\0b"))
+    answer(machine, b"454 4.7.0 later\r\n")
+    assert not machine.logged_in
+    assert machine.state is State.READY
 
 
 def test_without_pipelining_one_reply_is_due_at_a_time() -> None:

@@ -1,0 +1,127 @@
+"""Content as mail data on a wire (RFC 5321 4.1.1.4): one writer, and beside it the one reader of the reply.
+
+An early refusal stops the content, and the connection is of no more use then: the server would take what we
+say next for content. Content that fails on the way ends the transaction without a dot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from deliver.errors import Blame, MessageError, PeerError, StorageError
+from deliver.message import Content
+from deliver.net.chunks import LAST_WORDS, PIECE
+from deliver.outcome import Phase
+from deliver.smtp.client import Exchange
+from deliver.smtp.command import EndOfContent
+from deliver.smtp.dot import DotStuffer
+from deliver.smtp.transaction import Transaction
+
+if TYPE_CHECKING:
+    from deliver.net.wire import Wire
+
+
+class MailData:
+    """The content and the reply to it: a writer, and beside it the one reader."""
+
+    def __init__(
+        self, wire: Wire, transaction: Transaction, content: Content, fold: Callable[[Exchange], None]
+    ) -> None:
+        self._wire = wire
+        self._transaction = transaction
+        self._content = content
+        self._fold = fold
+        self._reading = trio.CancelScope()
+        self._written = trio.Event()
+        self._failure: PeerError | None = None
+
+    async def run(self) -> None:
+        """Write, read and fold. Raises PeerError; content that fails settles the transaction itself."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write)
+            await self._read()
+            nursery.cancel_scope.cancel()
+        if self._transaction.finished:
+            if not self._whole_content_left:
+                self._wire.machine.break_off()
+        elif self._failure:
+            raise self._failure
+        else:
+            phase = self._transaction.phase
+            raise self._wire.timed_out(
+                phase, LAST_WORDS if self._wire.unwritable else self._wire.patience(phase)
+            )
+
+    @property
+    def _whole_content_left(self) -> bool:
+        return self._written.is_set() and not self._wire.unwritable
+
+    async def _read(self) -> None:
+        """One exchange: the answer to the end of the content, or a refusal before it."""
+        with self._reading:
+            try:
+                while await self._read_one():
+                    self._reading.deadline = trio.current_time() + self._wire.patience(Phase.DOT)
+            except PeerError as error:
+                self._failure = self._failure or error
+
+    async def _read_one(self) -> bool:
+        """Read and fold a reply; whether more belong to the answer (see `deliver.smtp.prdr`)."""
+        exchange = await self._wire.next_exchange()
+        if not exchange.reply.transient and not exchange.reply.permanent and not self._written.is_set():
+            # Its last octets are still being written; the answer counts once they have left.
+            await self._written.wait()
+        if not self._transaction.finished:  # the writer may have failed in the same moment
+            self._fold(exchange)
+        return not self._transaction.finished and (exchange.individual or exchange.reply.intermediate)
+
+    async def _write(self) -> None:
+        """Write everything, then start the clock of the final reply."""
+        try:
+            await self._write_content()
+        except StorageError as error:
+            self._transaction.lost(str(error), Blame.LOCAL)
+            self._reading.cancel()
+        except MessageError as error:
+            if not self._transaction.finished:  # a refusal may have come in the same moment
+                self._transaction.unsendable(str(error))
+            self._reading.cancel()
+        except PeerError as error:
+            self._failure = error
+            self._reading.cancel()
+        else:
+            if self._wire.unwritable:
+                self._reading.deadline = trio.current_time() + LAST_WORDS
+            else:
+                self._written.set()
+                self._reading.deadline = trio.current_time() + self._wire.patience(self._transaction.phase)
+
+    async def _write_content(self) -> None:
+        """All pieces; the last one holds the end. Stops early where the server has begun to answer."""
+        stuffer, size = DotStuffer(), self._content.size
+        offset = 0
+        while True:
+            piece = await self._content.read(offset, min(PIECE, size - offset)) if offset < size else b""
+            offset += len(piece)
+            if not piece and offset < size:
+                raise StorageError(
+                    "reading the content of a message",
+                    f"it ends after {offset} of {size} octets",
+                    "look for damage in the queue directory",
+                )
+            octets = stuffer.feed(piece)
+            if offset < size:
+                await self._wire.write_content(octets, Phase.BODY)
+                if self._wire.unwritable:
+                    return
+                continue
+            end = EndOfContent(stuffer.finish())
+            if not self._wire.machine.may_send(end):
+                return  # a part of an answer is here already: nothing more may be added
+            self._transaction.dot_handed_over()
+            octets += self._wire.machine.send(end)
+            await self._wire.write_content(octets, Phase.DOT)
+            return

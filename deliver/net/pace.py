@@ -1,0 +1,88 @@
+"""How long a session may take: a deadline per reply, one for the whole message, a least speed of content.
+
+    each reply      its phase's own deadline (RFC 5321 4.5.3.2)
+    the session     `timeouts.session` from connecting to the last reply before the final one; a later message
+                    on the same connection has as much again
+    content         on average `min_rate` octets per second once `timeouts.block` has passed; the session's
+                    deadline is later by as long as the message may take at that speed
+
+The wait for the final reply is never shortened: whoever gives up there leaves the message in doubt, and the
+next attempt may deliver it twice.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from deliver.outcome import Phase
+from deliver.settings import Timeouts
+
+MIN_RATE = 512  # octets per second, the default of `smtp.min_rate`
+
+_UNHURRIED = frozenset({Phase.DOT, Phase.QUIT})
+
+
+class Pace:
+    """The clock of one connection, which begins now."""
+
+    def __init__(self, timeouts: Timeouts, min_rate: int = MIN_RATE) -> None:
+        self.timeouts = timeouts
+        self._min_rate = min_rate
+        self._ends = trio.current_time() + timeouts.session
+        self._fresh = True
+        self._began = 0.0
+        self._written = 0
+
+    def begin(self, size: int) -> None:
+        """A message of `size` octets is about to be sent."""
+        now = trio.current_time()
+        if not self._fresh:
+            self._ends = now + self.timeouts.session
+        self._fresh = False
+        self._ends += size / self._min_rate
+        self._began, self._written = 0.0, 0
+
+    def patience(self, phase: Phase) -> float:
+        """Seconds for a reply of this phase, from now."""
+        own = _own(self.timeouts, phase)
+        return own if phase in _UNHURRIED else min(own, self._left)
+
+    def patience_with(self, octets: int) -> float:
+        """Seconds for the next write of so much content, from now."""
+        now = trio.current_time()
+        if not self._written:
+            self._began = now
+        self._written += octets
+        due = self._began + self.timeouts.block + self._written / self._min_rate
+        return max(0.0, min(self.timeouts.block, due - now, self._left))
+
+    def why(self, phase: Phase) -> str | None:
+        """What to say of a wait in vain; None: that its own time was over."""
+        if phase not in _UNHURRIED and self._left <= 0:
+            return f"the session took longer than {self.timeouts.session:g} s (smtp.timeouts.session)"
+        if self._written and phase in (Phase.BODY, Phase.DOT):
+            due = self._began + self.timeouts.block + self._written / self._min_rate
+            if trio.current_time() >= due:
+                return f"content went slower than {self._min_rate} octets per second (smtp.min_rate)"
+        return None
+
+    @property
+    def _left(self) -> float:
+        return max(0.0, self._ends - trio.current_time())
+
+
+def _own(timeouts: Timeouts, phase: Phase) -> float:
+    """Timeouts has a field for each phase that a wire knows."""
+    return {
+        Phase.BANNER: timeouts.banner,
+        Phase.EHLO: timeouts.ehlo,
+        Phase.STARTTLS: timeouts.ehlo,
+        Phase.AUTH: timeouts.ehlo,
+        Phase.MAIL: timeouts.mail,
+        Phase.RCPT: timeouts.rcpt,
+        Phase.DATA: timeouts.data,
+        Phase.BODY: timeouts.block,
+        Phase.DOT: timeouts.dot,
+        Phase.RSET: timeouts.mail,
+        Phase.QUIT: timeouts.quit,
+    }[phase]

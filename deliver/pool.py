@@ -1,0 +1,206 @@
+"""Idle sessions, kept for the next message that demands nothing which was not proven on them.
+
+The pool only stores. Whether a session may serve is asked twice: its `terms` must equal those of the message
+(see `deliver.reusing`), and whoever takes it judges it again before it is used. While a session is idle one
+task listens to it, so that a server which says 421 or hangs up is noticed then and not by the next message.
+
+    put     keep it, or close it where there is no room, no time left, or nobody to listen
+    take    the session used last for these terms that is still in order; it belongs to the caller alone
+    idle    `pool.idle` seconds without use, or `pool.max_age` since it was opened: QUIT
+
+Reuse is limited by time, not by count: a count would draw most connections to the slowest server.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from deliver.settings import Pool as Limits
+from events.catalogue import Event
+
+FAREWELL = 2.0  # seconds for QUIT on everything when the pool ends
+ENDED = "the server ended the session"
+
+_log = logging.getLogger("outrider.connection")
+
+Told = Callable[[Sequence[Event]], Awaitable[None]]
+
+
+class Idle(Protocol):
+    """What a pool needs of a session."""
+
+    @property
+    def terms(self) -> Hashable:
+        """What it was opened under; a message with other terms never gets it."""
+        ...
+
+    @property
+    def opened_at(self) -> float:
+        """When it was opened, on trio's clock."""
+        ...
+
+    @property
+    def messages(self) -> int:
+        """How many messages it has served."""
+        ...
+
+    @property
+    def usable(self) -> bool:
+        """Whether another transaction may begin on it."""
+        ...
+
+    async def overhear(self) -> None:
+        """Wait until the server says something unasked or hangs up; may be cancelled without loss."""
+        ...
+
+    async def part(self, why: str) -> Sequence[Event]:
+        """Close it within bounded time, in good order where it can be; what there is to tell of it."""
+        ...
+
+    async def cut_off(self) -> None:
+        """Close it without a word."""
+        ...
+
+
+class Pool(Protocol):
+    """Where a delivery looks for an open session before it connects."""
+
+    async def take(self, terms: Hashable) -> Idle | None:
+        """A session opened under these terms, out of the pool."""
+        ...
+
+    def put(self, session: Idle) -> bool:
+        """Keep it; False: the caller closes it."""
+        ...
+
+
+class NoPool:
+    """Keeps nothing: every message has its own connection."""
+
+    async def take(self, terms: Hashable) -> None:
+        """Nothing."""
+
+    def put(self, session: Idle) -> bool:
+        """Not taken."""
+        return False
+
+
+@dataclass(eq=False, slots=True)
+class _Resting:
+    """A session in the pool, and the task that listens to it."""
+
+    session: Idle
+    listening: trio.CancelScope = field(default_factory=trio.CancelScope)
+    over: trio.Event = field(default_factory=trio.Event)
+    taken: bool = False
+
+
+async def _tell_nobody(events: Sequence[Event]) -> None:
+    """For a pool whose owner commits no events."""
+
+
+class SessionPool:
+    """Idle sessions of one process. `told` gets the events of sessions that end in the pool."""
+
+    def __init__(self, limits: Limits, told: Told = _tell_nobody) -> None:
+        self._limits = limits
+        self._told = told
+        self._resting: dict[Hashable, list[_Resting]] = {}
+        self._nursery: trio.Nursery | None = None
+
+    def __len__(self) -> int:
+        return sum(len(resting) for resting in self._resting.values())
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[SessionPool]:
+        """Keep sessions during the block, and say QUIT on all of them after it; cancelled, cut them off."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                yield self
+                self._nursery = None  # nothing more is kept
+                nursery.cancel_scope.deadline = trio.current_time() + FAREWELL
+                for resting in self._all():
+                    resting.listening.cancel()
+        finally:
+            self._nursery = None
+
+    def put(self, session: Idle) -> bool:
+        """Keep it if there is time left and somebody to listen; where there is no room the oldest goes."""
+        if self._nursery is None or self._patience(session) <= 0 or not session.usable:
+            return False
+        if len(self) >= self._limits.max_sessions:
+            oldest = min(self._all(), key=lambda resting: resting.session.opened_at)
+            self._forget(oldest)
+            oldest.listening.cancel()
+        resting = _Resting(session)
+        self._resting.setdefault(session.terms, []).append(resting)
+        self._nursery.start_soon(self._listen, resting)
+        return True
+
+    async def take(self, terms: Hashable) -> Idle | None:
+        """The one used last: the others grow old and are closed."""
+        while found := self._resting.get(terms):
+            resting = found[-1]
+            resting.taken = True
+            self._forget(resting)
+            resting.listening.cancel()
+            with trio.CancelScope(shield=True):  # at once: until then the listener may still read
+                await resting.over.wait()
+            if resting.session.usable and self._patience(resting.session) > 0:
+                return resting.session
+            if self._nursery is None:
+                await resting.session.cut_off()
+            else:
+                self._nursery.start_soon(self._part, resting.session, ENDED)
+        return None
+
+    def _patience(self, session: Idle) -> float:
+        """How many seconds it may stay, from now on."""
+        if self._limits.max_messages is not None and session.messages >= self._limits.max_messages:
+            return 0
+        age = trio.current_time() - session.opened_at
+        return min(float(self._limits.idle), self._limits.max_age - age)
+
+    async def _listen(self, resting: _Resting) -> None:
+        """Until it is taken, the server speaks, its time is over, or the pool closes."""
+        session, why = resting.session, "not needed any more"
+        try:
+            with resting.listening:
+                with trio.move_on_after(self._patience(session)):
+                    await session.overhear()
+                    why = ENDED
+                why = why if why == ENDED else "idle for long enough"
+        except BaseException:
+            self._forget(resting)
+            if not resting.taken:
+                await session.cut_off()
+            raise
+        finally:
+            resting.over.set()
+        if not resting.taken:
+            self._forget(resting)
+            await self._part(session, why)
+
+    async def _part(self, session: Idle, why: str) -> None:
+        try:
+            await self._told(await session.part(why))
+        except Exception:  # one session must not take the others with it
+            _log.exception("closing an idle session failed unexpectedly")
+
+    def _forget(self, resting: _Resting) -> None:
+        terms = resting.session.terms
+        found = self._resting.get(terms, [])
+        if resting in found:
+            found.remove(resting)
+        if not found:
+            self._resting.pop(terms, None)
+
+    def _all(self) -> list[_Resting]:
+        return [resting for found in self._resting.values() for resting in found]

@@ -1,0 +1,268 @@
+"""What an administrator does to queued recipients: retry, hold, release, remove, bounce.
+
+The relay owns the shard, but any process may change its database in short transactions: each function here is
+for one such transaction over a bounded number of recipients. It ends by counting the change, so that the
+relay looks (see `deliver.queue.upkeep`). A recipient with an attempt under way (LEASED) is never touched:
+nobody can say any more what the server will have got. Synchronous; times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
+
+from deliver.errors import Blame
+from deliver.message import MessageId
+from deliver.outcome import Deferred, Failed
+from deliver.queue import codec, freeze, hold
+from deliver.queue.due import note_due, note_due_again
+from deliver.queue.hold import Append, Key
+from deliver.queue.owed import owed
+from deliver.queue.schema import State, counter, message, recipient
+from deliver.queue.schema import freeze as freeze_table
+from deliver.queue.selection import Selection, conditions
+from deliver.queue.store import complete, note_owed
+from deliver.smtp.reply import EnhancedCode
+from events.catalogue import Event
+
+CHANGES: Final = "changes"
+GIVEN_UP: Final = EnhancedCode(5, 0, 0)
+_ENDED: Final = "a date that was given has come"
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What was done: recipients changed, and those left alone because an attempt is under way, because they
+    are held (retry), or because a freeze rule holds them (release). `removable`: spool files to remove after
+    COMMIT.
+    """
+
+    changed: int = 0
+    busy: int = 0
+    held: int = 0
+    frozen: int = 0
+    removable: tuple[str, ...] = ()
+
+    def __add__(self, other: Changed) -> Changed:
+        return Changed(
+            self.changed + other.changed,
+            self.busy + other.busy,
+            self.held + other.held,
+            self.frozen + other.frozen,
+            self.removable + other.removable,
+        )
+
+
+Change = Callable[[Connection, Sequence[Key]], Changed]
+
+
+def matching(conn: Connection, selection: Selection, now: float) -> list[Key]:
+    """The recipients that are meant, those of one message together."""
+    columns = select(recipient.c.message_id, recipient.c.ordinal, recipient.c.last_outcome)
+    query = columns.where(*conditions(selection, now)).order_by(recipient.c.message_id, recipient.c.ordinal)
+    if selection.of_messages:
+        query = query.join(message, message.c.id == recipient.c.message_id)
+    return [
+        Key(row[0], row[1]) for row in conn.execute(query) if selection.says(codec.reason_in(row.last_outcome))
+    ]
+
+
+def retry(conn: Connection, keys: Sequence[Key], now: float) -> Changed:
+    """Make them due now."""
+    rows = hold.with_messages(conn, keys, State.QUEUED)
+    _make_due(conn, rows, now)
+    return _done(conn, keys, len(rows), held=_count(conn, keys, State.HELD))
+
+
+def hold_back(
+    conn: Connection, keys: Sequence[Key], now: float, *, reason: str, until: float | None, append: Append
+) -> Changed:
+    """Hold them, until `until` if it is given."""
+    held = hold.hold(conn, keys, reason=reason, until=until, now=now, append=append)
+    return _done(conn, keys, held)
+
+
+def release(
+    conn: Connection, keys: Sequence[Key], now: float, *, append: Append, why: str = "released"
+) -> Changed:
+    """Make held ones due now; those that a freeze rule holds stay."""
+    rows = hold.with_messages(conn, keys, State.HELD)
+    ours = [row for row in rows if row.freeze_id is None]
+    _release(conn, ours, now, why, append)
+    return _done(conn, keys, len(ours), frozen=len(rows) - len(ours))
+
+
+def remove(conn: Connection, keys: Sequence[Key], now: float, *, reason: str, append: Append) -> Changed:
+    """End them without telling the sender (msg:fail:internal is told)."""
+    rows = hold.with_messages(conn, keys, State.QUEUED, State.HELD)
+    for row in rows:
+        outcome = Failed(reason, Blame.POLICY, enhanced=GIVEN_UP)
+        _fail(conn, row, outcome, None, now, append)
+    return _ended(conn, keys, rows, now, append)
+
+
+def bounce(conn: Connection, keys: Sequence[Key], now: float, *, reason: str, append: Append) -> Changed:
+    """End them and tell the sender, as far as NOTIFY allows; the relay writes the report."""
+    rows = hold.with_messages(conn, keys, State.QUEUED, State.HELD)
+    for row in rows:
+        outcome = _given_up(row, reason)
+        tell = owed(outcome, codec.recipient_of(row), codec.sender_of(row))
+        _fail(conn, row, outcome, tell.value if tell else None, now, append)
+    for message_id in {row.message_id for row in rows}:
+        note_owed(conn, message_id, now)
+    return _ended(conn, keys, rows, now, append)
+
+
+def freeze_now(conn: Connection, rule: freeze.Rule, now: float, append: Append) -> int:
+    """Hold a portion of what a new rule matches; returns how many, 0 when nothing is left."""
+    keys = [] if rule.kind is freeze.Kind.HOST else freeze.frozen(conn, rule)
+    held = freeze.hold_by(conn, rule, keys, now, append)
+    note_change(conn)
+    return held
+
+
+def thaw(conn: Connection, rule_ids: list[int], now: float, append: Append) -> int:
+    """Take rules back and release what they hold; returns how many recipients."""
+    freeze.drop(conn, rule_ids)
+    rows = _held_by(conn, recipient.c.freeze_id.in_(rule_ids))
+    _release(conn, rows, now, "thawed", append)
+    note_change(conn)
+    return len(rows)
+
+
+def next_release(conn: Connection) -> float | None:
+    """When the next hold or freeze rule ends by its date; None when none does."""
+    ends = select(func.min(recipient.c.held_until)).where(recipient.c.state == State.HELD.value)
+    times = (
+        conn.execute(ends).scalar_one_or_none(),
+        conn.execute(select(func.min(freeze_table.c.until))).scalar_one_or_none(),
+    )
+    return min((float(time) for time in times if time is not None), default=None)
+
+
+def release_due(conn: Connection, now: float, *, append: Append) -> int:
+    """End holds and freeze rules whose date has come; returns how many recipients were released."""
+    over = select(freeze_table.c.id).where(freeze_table.c.until <= now)
+    rule_ids = list(conn.execute(over).scalars())
+    freeze.drop(conn, rule_ids)
+    rows = _held_by(conn, or_(recipient.c.held_until <= now, recipient.c.freeze_id.in_(rule_ids)))
+    _release(conn, rows, now, _ENDED, append)
+    return len(rows)
+
+
+def count(conn: Connection) -> int:
+    """How many changes tools have made so far."""
+    value = conn.execute(select(counter.c.value).where(counter.c.name == CHANGES)).scalar_one_or_none()
+    return int(value or 0)
+
+
+def note_change(conn: Connection) -> None:
+    """Count a change, so that the relay looks."""
+    raised = update(counter).where(counter.c.name == CHANGES).values(value=counter.c.value + 1)
+    if conn.execute(raised).rowcount == 0:
+        conn.execute(insert(counter).values(name=CHANGES, value=1))
+
+
+def _held_by(conn: Connection, condition: Any) -> list[Row[Any]]:
+    query = (
+        select(recipient, message.c.sender_local_part, message.c.sender_domain, message.c.size)
+        .join(message, message.c.id == recipient.c.message_id)
+        .where(recipient.c.state == State.HELD.value, condition)
+    )
+    return list(conn.execute(query))
+
+
+def _release(conn: Connection, rows: list[Row[Any]], now: float, why: str, append: Append) -> None:
+    for start in range(0, len(rows), freeze.CHUNK):
+        part = rows[start : start + freeze.CHUNK]
+        conn.execute(
+            update(recipient)
+            .where(hold.is_one_of([Key(row.message_id, row.ordinal) for row in part]))
+            .values(state=State.QUEUED.value, held_reason=None, held_until=None, freeze_id=None)
+        )
+    hold.tell(conn, "msg:release", rows, why, now, append)
+    _make_due(conn, rows, now)
+
+
+def _make_due(conn: Connection, rows: list[Row[Any]], now: float) -> None:
+    for start in range(0, len(rows), freeze.CHUNK):
+        part = rows[start : start + freeze.CHUNK]
+        conn.execute(
+            update(recipient)
+            .where(hold.is_one_of([Key(row.message_id, row.ordinal) for row in part]))
+            .values(next_attempt=now)
+        )
+    for domain in {row.domain for row in rows}:
+        note_due(conn, domain, now)
+
+
+def _fail(
+    conn: Connection, row: Row[Any], outcome: Failed, tell: str | None, now: float, append: Append
+) -> None:
+    conn.execute(
+        update(recipient)
+        .where(hold.is_one_of([Key(row.message_id, row.ordinal)]))
+        .values(
+            state=State.FAILED.value,
+            finished_at=now,
+            last_outcome=codec.outcome_json(outcome),
+            owed=tell,
+            held_reason=None,
+            held_until=None,
+            freeze_id=None,
+        )
+    )
+    sender = codec.sender_of(row)
+    fields: dict[str, str | int | float | None] = {
+        "message_id": row.message_id,
+        "sender_address": str(sender) if sender else "",
+        "attempt": row.attempts,
+        "local_part": row.local_part,
+        "domain": row.domain,
+        "blame": outcome.blame.value,
+        "enhanced_code": str(outcome.enhanced),
+        "event_data": outcome.why,
+    }
+    append(conn, row.message_id, [Event("msg:fail:internal", now, fields)])
+
+
+def _given_up(row: Row[Any], reason: str) -> Failed:
+    """The failure, with what the last attempt was told."""
+    try:
+        last = codec.outcome_of(json.loads(row.last_outcome)) if row.last_outcome else None
+    except ValueError:
+        last = None
+    if not isinstance(last, Deferred):
+        return Failed(reason, Blame.POLICY, enhanced=GIVEN_UP)
+    why = f"{reason}; the last reason was: {last.why}"
+    return Failed(why, Blame.POLICY, last.phase, last.reply, GIVEN_UP, last.contact)
+
+
+def _ended(
+    conn: Connection, keys: Sequence[Key], rows: list[Row[Any]], now: float, append: Append
+) -> Changed:
+    for domain in {row.domain for row in rows}:
+        note_due_again(conn, domain)
+    removable: list[str] = []
+    for message_id in dict.fromkeys(row.message_id for row in rows):
+        removable += complete(conn, MessageId(message_id), now, append) or ()
+    return _done(conn, keys, len(rows)) + Changed(removable=tuple(removable))
+
+
+def _done(
+    conn: Connection, keys: Sequence[Key], changed: int, *, held: int = 0, frozen: int = 0
+) -> Changed:
+    if changed:
+        note_change(conn)
+    return Changed(changed, busy=_count(conn, keys, State.LEASED), held=held, frozen=frozen)
+
+
+def _count(conn: Connection, keys: Sequence[Key], state: State) -> int:
+    if not keys:
+        return 0
+    query = select(func.count()).where(hold.is_one_of(keys), recipient.c.state == state.value)
+    return int(conn.execute(query).scalar_one())

@@ -1,0 +1,247 @@
+"""Claims: due recipients are leased. Synchronous, on the caller's connection, `now` given.
+
+The attempt, its number and a pessimistic next attempt are on record before any network I/O, so that a crash
+costs one wait and never the mail. Turns are taken twice: domains one message each, the one that was served
+longest ago first; and within a domain its senders, round and round by name.
+
+Rows are locked as they are chosen, and skipped where another process has them, so that many processes may
+claim from one database; SQLite has one writer and knows no such locks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
+
+from deliver.message import Envelope, Recipient
+from deliver.queue import codec, due, freeze, schedule
+from deliver.queue.hold import Append
+from deliver.queue.schema import State, attempt, message, recipient
+from events import outbox
+
+MAX_RECIPIENTS: Final = 100  # of one claim; every server takes as many (RFC 5321 4.5.3.1.8)
+MAX_HOPS: Final = 20  # senders without anything due, or with a limit, that are passed over for one claim
+MAX_SENDER: Final = 320  # characters
+_VERP: Final = "+="  # behind these a local part is made for one recipient or purpose
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One message and its due recipients of one domain, leased until `lease_until` (epoch seconds).
+
+    `envelope.recipients` are the recipients of this claim only. `number` counts the attempts from 1.
+    The content is in the row unless `spool_name` is given. `waited`: the wait that was decided last, by
+    recipient. `tried`: the address that the attempt before spoke to, if any. `sender`: see `sender_key`.
+    """
+
+    attempt_id: int
+    number: int
+    envelope: Envelope
+    recipients: tuple[Recipient, ...]
+    domain: str
+    lease_until: float
+    spool_name: str | None
+    waited: tuple[float, ...] = ()
+    tried: str | None = None
+    sender: str = ""
+
+
+class Admission(Protocol):
+    """What may begin now; asked and told in the database's thread."""
+
+    def opens_at(self, domain: str) -> float:
+        """From when on one more attempt for the domain may begin; -inf is now, inf is not known."""
+        ...
+
+    def sender_opens_at(self, domain: str, sender: str) -> float:
+        """The same for mail of that sender to the domain."""
+        ...
+
+    def took(self, domain: str, sender: str) -> None:
+        """One was claimed."""
+        ...
+
+    def hold(self, domain: str, until: float) -> None:
+        """Nobody's mail to the domain may go before that moment."""
+        ...
+
+
+def sender_key(envelope: Envelope) -> str:
+    """Who shares a turn: the login, else the sender's address without what was added for one recipient."""
+    if envelope.authenticated:
+        return envelope.authenticated[:MAX_SENDER]
+    if envelope.sender is None:
+        return ""
+    local_part = envelope.sender.local_part
+    for mark in _VERP:
+        local_part = local_part.partition(mark)[0] or local_part
+    return f"{local_part}@{envelope.sender.domain}".lower()[:MAX_SENDER]
+
+
+def claim(
+    conn: Connection,
+    *,
+    now: float,
+    limit: int,
+    lease: float,
+    retry: tuple[float, ...],
+    admission: Admission,
+    domains: Iterable[str] | None = None,
+    append: Append = outbox.append,
+) -> tuple[Claim, ...]:
+    """Lease at most `limit` messages' due recipients for `lease` seconds, as far as `admission` allows.
+
+    With `domains` only of these, in that order. What a freeze rule matches is held instead.
+    """
+    freeze.hold_frozen(conn, now, append)
+    claims: list[Claim] = []
+    while len(claims) < limit:
+        wanted = limit - len(claims)
+        if domains is None:
+            turn = due.due_domains(conn, now, admission.opens_at, wanted)
+        else:
+            turn = due.due_among(conn, now, tuple(domains), admission.opens_at, wanted)
+        if not turn:
+            break
+        for domain, last_sender in turn:
+            taken = _claim_one(conn, domain, last_sender, now, lease, retry, admission)
+            due.note_served(conn, domain, now, taken.sender if taken else last_sender)
+            if taken is not None:
+                claims.append(taken)
+    return tuple(claims)
+
+
+def _claim_one(
+    conn: Connection,
+    domain: str,
+    last_sender: str,
+    now: float,
+    lease: float,
+    retry: tuple[float, ...],
+    admission: Admission,
+) -> Claim | None:
+    chosen = _next_message(conn, domain, last_sender, now, admission)
+    if chosen is None:
+        return None
+    rows = conn.execute(
+        select(recipient)
+        .where(*_due(domain, now), recipient.c.message_id == chosen.message_id)
+        .order_by(recipient.c.ordinal)
+        .limit(MAX_RECIPIENTS)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if not rows:
+        return None
+    mail = conn.execute(select(message).where(message.c.id == chosen.message_id)).one()
+    admission.took(domain, chosen.sender)
+    return _lease(conn, mail, rows, domain, now, lease, retry)
+
+
+def _next_message(
+    conn: Connection, domain: str, last_sender: str, now: float, admission: Admission
+) -> Row[Any] | None:
+    """The message that is due longest of the sender whose turn it is."""
+    opening = math.inf
+    sender: str | None = last_sender
+    for _ in range(MAX_HOPS):
+        sender = _sender_behind(conn, domain, sender or "")
+        if sender is None:
+            return None
+        opens = admission.sender_opens_at(domain, sender)
+        if opens <= now:
+            query = _oldest(domain, now).where(recipient.c.sender == sender)
+            if (found := conn.execute(query).one_or_none()) is not None:
+                return found
+        else:
+            opening = min(opening, opens)
+        if sender == last_sender:
+            break
+    else:  # many senders wait for their time: the oldest message of any that may go
+        for found in conn.execute(_oldest(domain, now, MAX_HOPS)):
+            if admission.sender_opens_at(domain, found.sender) <= now:
+                return found
+    if opening < math.inf or conn.execute(_oldest(domain, now)).first() is not None:
+        admission.hold(domain, opening if opening < math.inf else now + 1)
+    return None
+
+
+def _sender_behind(conn: Connection, domain: str, sender: str) -> str | None:
+    """The next sender by name with something queued for the domain; behind the last one the first."""
+    queued = (recipient.c.state == State.QUEUED.value, recipient.c.domain == domain)
+    names = select(recipient.c.sender).where(*queued).order_by(recipient.c.sender).limit(1)
+    found = conn.execute(names.where(recipient.c.sender > sender)).scalar_one_or_none()
+    return conn.execute(names).scalar_one_or_none() if found is None else str(found)
+
+
+def _due(domain: str, now: float) -> tuple[ColumnElement[bool], ...]:
+    return (
+        recipient.c.state == State.QUEUED.value,
+        recipient.c.domain == domain,
+        recipient.c.next_attempt <= now,
+    )
+
+
+def _oldest(domain: str, now: float, limit: int = 1) -> Any:
+    return (
+        select(recipient.c.message_id, recipient.c.sender)
+        .where(*_due(domain, now))
+        .order_by(recipient.c.next_attempt)
+        .limit(limit)
+    )
+
+
+def _lease(
+    conn: Connection,
+    mail: Row[Any],
+    rows: Iterable[Row[Any]],
+    domain: str,
+    now: float,
+    lease: float,
+    retry: tuple[float, ...],
+) -> Claim:
+    leased = tuple(rows)
+    number = 1 + max(row.attempts for row in leased)
+    key = conn.execute(
+        insert(attempt).values(
+            message_id=mail.id, domain=domain, number=number, started_at=now, lease_until=now + lease
+        )
+    ).inserted_primary_key
+    assert key is not None
+    attempt_id = int(key[0])
+    conn.execute(
+        update(recipient)
+        .where(
+            recipient.c.message_id == mail.id,
+            recipient.c.ordinal.in_([row.ordinal for row in leased]),
+            recipient.c.state == State.QUEUED.value,
+        )
+        .values(
+            state=State.LEASED.value,
+            attempt_id=attempt_id,
+            attempts=number,
+            next_attempt=schedule.pessimistic(now, number, retry),
+        )
+    )
+    recipients = tuple(codec.recipient_of(row) for row in leased)
+    return Claim(
+        attempt_id,
+        number,
+        codec.envelope_of(mail, recipients),
+        recipients,
+        domain,
+        now + lease,
+        mail.spool_name,
+        waited=tuple(row.waited for row in leased),
+        tried=_address(leased[0].last_outcome),
+        sender=leased[0].sender,
+    )
+
+
+def _address(outcome: str | None) -> str | None:
+    contact = json.loads(outcome).get("contact") if outcome else None
+    return contact.get("address") or None if contact else None

@@ -1,0 +1,243 @@
+"""One claim, from its content to its settlement.
+
+- Nothing that an attempt raises reaches its siblings: an unexpected exception is logged with its traceback and
+  the recipients are deferred.
+- Every claim is settled, also under cancellation: in a shield with a deadline. A settlement that the database
+  refuses is tried again; if it stays refused, the journal keeps the deliveries and the lease expires.
+- An attempt that does nothing for `silence` seconds, longer than every timeout allows, is ended, and said.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Final, Protocol
+
+import trio
+
+from deliver.errors import StorageError
+from deliver.message import Content, Recipient
+from deliver.net.clock import Clock
+from deliver.outcome import AttemptResult
+from deliver.queue import codec, conclusion, schedule, store
+from deliver.queue.account import expiries, report
+from deliver.queue.claiming import Claim
+from deliver.queue.content import InlineContent, SpoolContent, remove
+from deliver.queue.journal import Proof
+from deliver.queue.schedule import Plan
+from deliver.queue.shard import Shard
+from deliver.queue.store import Append, Settled
+from deliver.smtp.reply import Reply
+
+SETTLE_PATIENCE: Final = 30.0  # seconds in which a settlement must succeed
+RETRY_AFTER: Final = 1.0  # seconds between tries when the database refuses
+
+JournalReply = Callable[[tuple[Recipient, ...], Reply], None]
+
+
+class Attempt(Protocol):
+    """What delivers one claim: `deliver.attempt.Attempt`, or a test's."""
+
+    async def run(self) -> None:
+        """Deliver. May be cancelled at any moment."""
+        ...
+
+    def result(self) -> AttemptResult:
+        """What is known; called once, after `run` has returned, raised or been cancelled."""
+        ...
+
+    def progress(self) -> int:
+        """A number that grows whenever something was found out."""
+        ...
+
+
+Begin = Callable[[Claim, Content, JournalReply], Attempt]
+
+log = logging.getLogger("outrider.queue")
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Content that tells when it is read: octets on their way are progress."""
+
+    content: Content
+    noticed: Callable[[], None]
+
+    @property
+    def size(self) -> int:
+        """Octets altogether."""
+        return self.content.size
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """See `deliver.message.Content`."""
+        self.noticed()
+        return await self.content.read(offset, length)
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How claims are carried out; times in seconds.
+
+    `begin(claim, content, journal)` makes an attempt, which calls `journal` at a final 2yz and may run for
+    `deadline`. `gather`: see `store.settle`. `settled` is called after each commit that may have put events
+    into the outbox.
+    """
+
+    shard: Shard
+    begin: Begin
+    plan: Plan
+    deadline: float
+    silence: float
+    clock: Clock
+    rng: Random
+    gather: float
+    append: Append
+    settled: Callable[[], None]
+
+    async def run(self, claim: Claim, scope: trio.CancelScope) -> AttemptResult:
+        """Attempt within `scope`, then settle, whatever happens; never raises an Exception."""
+        journalled: dict[int, Reply] = {}
+        attempt: Attempt | None = None
+        result = conclusion.interrupted(claim.recipients, started=False)
+        try:
+            with scope:
+                content = await self._content(claim)
+                if content is None:
+                    result = conclusion.without_content(claim.recipients)
+                else:
+                    read = _Counter()
+                    watched = Watched(content, read.count)
+                    attempt = self.begin(claim, watched, partial(self._note, claim, journalled))
+                    with trio.fail_after(self.deadline):
+                        await self._watch(attempt, read, claim)
+        except Exception:
+            log.exception("%s: attempt %d failed unexpectedly", claim.envelope.id, claim.number)
+        finally:
+            if attempt is not None:
+                result = self._result_of(attempt, claim)
+            result = conclusion.conclude(claim.recipients, result, journalled)
+            with trio.CancelScope(shield=True):
+                await self._finish(claim, result)
+        return result
+
+    async def _watch(self, attempt: Attempt, read: _Counter, claim: Claim) -> None:
+        """Run the attempt, and end it when nothing happens any more."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_when_silent, attempt, read, claim, nursery.cancel_scope)
+            await attempt.run()
+            nursery.cancel_scope.cancel()
+
+    async def _end_when_silent(
+        self, attempt: Attempt, read: _Counter, claim: Claim, scope: trio.CancelScope
+    ) -> None:
+        seen = None
+        while (now := (attempt.progress(), read.value)) != seen:
+            seen = now
+            await trio.sleep(self.silence)
+        log.error(
+            "%s: attempt %d to %s did nothing for %g s, longer than any timeout allows: it is ended",
+            claim.envelope.id,
+            claim.number,
+            claim.domain,
+            self.silence,
+        )
+        scope.cancel()
+
+    def _result_of(self, attempt: Attempt, claim: Claim) -> AttemptResult:
+        try:
+            return attempt.result()
+        except Exception:
+            log.exception("%s: attempt %d has no result", claim.envelope.id, claim.number)
+            return conclusion.interrupted(claim.recipients, started=True)
+
+    async def _finish(self, claim: Claim, result: AttemptResult) -> None:
+        settled: Settled | None = None
+        try:
+            with trio.move_on_after(SETTLE_PATIENCE):
+                settled = await self._settle(claim, result)
+            if settled is not None and settled.removable:
+                await trio.to_thread.run_sync(remove, self.shard.spool, settled.removable)
+        except Exception:
+            log.exception("%s: attempt %d cannot be settled", claim.envelope.id, claim.number)
+        finally:
+            if settled is None:
+                log.critical(
+                    "%s: attempt %d is open until its lease expires", claim.envelope.id, claim.number
+                )
+
+    async def _content(self, claim: Claim) -> Content | None:
+        """The content; None, and an error in the log, when it cannot be read."""
+        try:
+            if claim.spool_name is not None:
+                content = SpoolContent(self.shard.spool, claim.spool_name, claim.envelope.size)
+                await content.read(0, 1)  # a lost file is noticed before any server is bothered
+                return content
+            data = await self.shard.sql.read(lambda conn: store.content_of(conn, claim.envelope.id))
+        except StorageError as error:
+            log.error("%s: %s", claim.envelope.id, error)
+            return None
+        if data is None:
+            log.error("%s: its row has no content", claim.envelope.id)
+            return None
+        return InlineContent(data)
+
+    def _note(
+        self, claim: Claim, journalled: dict[int, Reply], recipients: tuple[Recipient, ...], reply: Reply
+    ) -> None:
+        """A final 2yz has been read for these recipients; synchronous, so that nothing comes in between."""
+        ordinals = tuple(recipient.ordinal for recipient in recipients)
+        journalled.update(dict.fromkeys(ordinals, reply))
+        self.shard.journal.note(Proof(claim.attempt_id, claim.envelope.id, ordinals, reply))
+
+    async def _settle(self, claim: Claim, result: AttemptResult) -> Settled:
+        now = self.clock.now()
+        waited = {
+            recipient.ordinal: seconds
+            for recipient, seconds in zip(claim.recipients, claim.waited, strict=False)
+        }
+        settlements = tuple(
+            schedule.settle_as(
+                recipient,
+                outcome,
+                self.plan,
+                number=claim.number,
+                received_at=claim.envelope.received_at,
+                now=now,
+                rng=self.rng,
+                sender=claim.envelope.reverse_path,
+                waited=waited.get(recipient.ordinal, 0.0),
+            )
+            for recipient, outcome in result.outcomes
+        )
+        work = partial(
+            store.settle,
+            claim=claim,
+            settlements=settlements,
+            events=(*result.trace.events, *expiries(claim, result, settlements, now)),
+            now=now,
+            trace=codec.trace_json(result.trace),
+            gather=self.gather,
+            append=self.append,
+        )
+        while True:
+            try:
+                settled = await self.shard.sql.write(work)
+                break
+            except StorageError as error:
+                log.error("%s: settling attempt %d: %s", claim.envelope.id, claim.number, error)
+                await trio.sleep(RETRY_AFTER)
+        self.shard.journal.settled(claim.attempt_id)
+        report(claim, settlements, settled, now)
+        self.settled()
+        return settled
+
+
+@dataclass(slots=True)
+class _Counter:
+    value: int = 0
+
+    def count(self) -> None:
+        self.value += 1

@@ -1,0 +1,136 @@
+"""Freeze rules: what they match is held instead of claimed, until the rule ends or is taken back.
+
+    kind     pattern                          what happens
+    -------  -------------------------------  ----------------------------------------------------------
+    domain   a recipient domain pattern       recipients are held, new ones too
+    sender   an address, a domain, `<>`       the same, by envelope sender
+    host     a host name pattern or address   the host is not contacted (see `deliver.frozen`); mail to it
+             or network                       goes to other hosts or waits by the retry rules
+
+A rule has a reason, and should have an end: a forgotten one heals itself. Synchronous, within the caller's
+transaction.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, or_, select
+
+from deliver.errors import UsageError
+from deliver.pattern import canonical
+from deliver.queue.hold import Append, Key, hold
+from deliver.queue.schema import State, message, recipient
+from deliver.queue.schema import freeze as table
+from deliver.queue.selection import NULL_SENDER, name_matches, sent_by
+
+CHUNK: Final = 500  # recipients in one statement
+MAX_RULES: Final = 1000
+MAX_REASON: Final = 500  # characters
+
+
+class Kind(StrEnum):
+    """What a rule is about."""
+
+    DOMAIN = "domain"
+    SENDER = "sender"
+    HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule; `until` in seconds since the epoch, None: until it is taken back."""
+
+    id: int
+    kind: Kind
+    pattern: str
+    reason: str
+    created_at: float
+    until: float | None
+
+
+def checked_pattern(kind: Kind, pattern: str) -> str:
+    """The pattern in its one form. Raises UsageError."""
+    if kind is Kind.SENDER and pattern in NULL_SENDER:
+        return "<>"
+    if kind is Kind.HOST:
+        try:
+            return str(ipaddress.ip_network(pattern, strict=False))
+        except ValueError:
+            return canonical(pattern)
+    local, at, name = pattern.rpartition("@")
+    if kind is Kind.SENDER and at and local:
+        return f"{local}@{canonical(name)}"
+    return canonical(name if kind is Kind.SENDER else pattern)
+
+
+def add(
+    conn: Connection, kind: Kind, pattern: str, *, reason: str, until: float | None, now: float
+) -> Rule:
+    """Make a rule, in force at once. Raises UsageError for a bad pattern, or when there are too many."""
+    if conn.execute(select(func.count()).select_from(table)).scalar_one() >= MAX_RULES:
+        raise UsageError("adding a freeze rule", f"there are {MAX_RULES} of them", "thaw some")
+    wanted = checked_pattern(kind, pattern)
+    values = {
+        "kind": kind.value,
+        "pattern": wanted,
+        "reason": reason[:MAX_REASON],
+        "created_at": now,
+        "until": until,
+    }
+    key = conn.execute(insert(table).values(values)).inserted_primary_key
+    assert key is not None
+    return Rule(int(key[0]), kind, wanted, reason[:MAX_REASON], now, until)
+
+
+def rules(conn: Connection) -> tuple[Rule, ...]:
+    """All of them, the oldest first."""
+    return tuple(
+        Rule(row.id, Kind(row.kind), row.pattern, row.reason, row.created_at, row.until)
+        for row in conn.execute(select(table).order_by(table.c.id))
+    )
+
+
+def active(conn: Connection, now: float) -> tuple[Rule, ...]:
+    """Those that are in force."""
+    return tuple(rule for rule in rules(conn) if rule.until is None or rule.until > now)
+
+
+def drop(conn: Connection, rule_ids: list[int]) -> None:
+    """Take rules back; what they hold is released by `deliver.queue.changes`."""
+    conn.execute(delete(table).where(table.c.id.in_(rule_ids)))
+
+
+def frozen(conn: Connection, rule: Rule, *, due: float | None = None, limit: int = CHUNK) -> list[Key]:
+    """Queued recipients that the rule holds; with `due` only those due by then."""
+    query = select(recipient.c.message_id, recipient.c.ordinal).where(
+        recipient.c.state == State.QUEUED.value, _matches(rule)
+    )
+    if due is not None:
+        query = query.where(recipient.c.next_attempt <= due)
+    return [Key(row[0], row[1]) for row in conn.execute(query.limit(limit))]
+
+
+def hold_frozen(conn: Connection, now: float, append: Append) -> int:
+    """Before a claim: hold what is due and frozen, so that it is not claimed; returns how many."""
+    held = 0
+    for rule in active(conn, now):
+        while rule.kind is not Kind.HOST and (keys := frozen(conn, rule, due=now)):
+            held += hold_by(conn, rule, keys, now, append)
+    return held
+
+
+def hold_by(conn: Connection, rule: Rule, keys: list[Key], now: float, append: Append) -> int:
+    """Hold these recipients in the name of the rule."""
+    return hold(
+        conn, keys, reason=rule.reason, until=rule.until, now=now, append=append, freeze_id=rule.id
+    )
+
+
+def _matches(rule: Rule) -> ColumnElement[bool]:
+    if rule.kind is Kind.DOMAIN:
+        return name_matches(recipient.c.domain, rule.pattern)
+    return exists().where(message.c.id == recipient.c.message_id, or_(sent_by(rule.pattern)))

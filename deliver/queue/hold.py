@@ -1,0 +1,98 @@
+"""Holding recipients: nothing is tried until somebody releases them, or a date does. They do not expire.
+
+Synchronous, within the caller's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, select, tuple_, update
+
+from deliver.queue import codec
+from deliver.queue.schema import State, message, recipient
+from events.catalogue import Event
+
+Append = Callable[[Connection, str | None, Iterable[Event]], None]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """One recipient of one message."""
+
+    message_id: str
+    ordinal: int
+
+
+def is_one_of(keys: Sequence[Key]) -> ColumnElement[bool]:
+    """The rows of `recipient` with these keys."""
+    pairs = [(key.message_id, key.ordinal) for key in keys]
+    return tuple_(recipient.c.message_id, recipient.c.ordinal).in_(pairs)
+
+
+def hold(
+    conn: Connection,
+    keys: Sequence[Key],
+    *,
+    reason: str,
+    until: float | None,
+    now: float,
+    append: Append,
+    freeze_id: int | None = None,
+) -> int:
+    """Hold those that are queued; returns how many. msg:hold is appended once per message."""
+    rows = with_messages(conn, keys, State.QUEUED)
+    if not rows:
+        return 0
+    conn.execute(
+        update(recipient)
+        .where(is_one_of([Key(row.message_id, row.ordinal) for row in rows]))
+        .values(state=State.HELD.value, held_reason=reason, held_until=until, freeze_id=freeze_id)
+    )
+    tell(conn, "msg:hold", rows, reason, now, append)
+    return len(rows)
+
+
+def with_messages(conn: Connection, keys: Sequence[Key], *states: State) -> list[Row[Any]]:
+    """Those of the recipients that are in one of the states, with their message's sender, size and times."""
+    if not keys:
+        return []
+    query = (
+        select(
+            recipient,
+            message.c.sender_local_part,
+            message.c.sender_domain,
+            message.c.size,
+            message.c.received_at,
+            message.c.spool_name,
+        )
+        .join(message, message.c.id == recipient.c.message_id)
+        .where(is_one_of(keys), recipient.c.state.in_([state.value for state in states]))
+        .order_by(recipient.c.message_id, recipient.c.ordinal)
+    )
+    return list(conn.execute(query))
+
+
+def tell(
+    conn: Connection, name: str, rows: Iterable[Row[Any]], reason: str, now: float, append: Append
+) -> None:
+    """One event per message: `event_data` says why, `recipients_count` how many recipients it is about."""
+    by_message: dict[str, list[Row[Any]]] = {}
+    for row in rows:
+        by_message.setdefault(row.message_id, []).append(row)
+    for message_id, of_message in by_message.items():
+        sender = codec.sender_of(of_message[0])
+        event = Event(
+            name,
+            now,
+            {
+                "event_data": reason,
+                "message_id": message_id,
+                "sender_address": str(sender) if sender else "",
+                "message_size": of_message[0].size,
+                "recipients_count": len(of_message),
+            },
+        )
+        append(conn, message_id, [event])

@@ -1,0 +1,132 @@
+"""What the doors without a queue put down: settled recipients and events, in one database and one commit.
+
+The file is `outbox.db` in the state directory. Several processes may use it at once. Where a settlement cannot
+be written, the answer to the caller stays what it is: a delivered message is delivered, and this is said.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import sqlalchemy
+
+from deliver import settled
+from deliver.errors import OutriderError, StorageError
+from deliver.message import Envelope, Recipient
+from deliver.net.clock import Clock
+from deliver.outbox import OUTBOX
+from deliver.outcome import Outcome
+from deliver.owner import is_alive, own_name
+from deliver.queue.journal import Journal, Proof
+from deliver.queue.journal import read as read_journal
+from deliver.queue.store import Append
+from deliver.settings import Settings
+from deliver.settled import Job, Opened
+from deliver.smtp.reply import Reply
+from deliver.sqlrun import Sql, SqlRunner
+from events import outbox
+from events.catalogue import Event
+
+PRUNE_EVERY = 3600.0  # seconds
+
+_log = logging.getLogger("outrider.delivery")
+
+
+class Records:
+    """The doors' database, and the journal of this process."""
+
+    def __init__(self, settings: Settings, sql: Sql, append: Append, clock: Clock) -> None:
+        """`append` keeps events in the caller's transaction, see `events.outbox.append`."""
+        self.sql = sql
+        self.owner = own_name()
+        self._directory = Path(settings.state_dir)
+        self._remember = float(settings.send.remember)
+        self._append = append
+        self._clock = clock
+        self._journal: Journal | None = None
+        self._pruned = 0.0
+
+    @classmethod
+    async def open(cls, settings: Settings, append: Append, clock: Clock) -> Records:
+        """Open or create the file. Raises StorageError."""
+        return cls(settings, await SqlRunner.open(settings.path(OUTBOX), prepare), append, clock)
+
+    async def begin(self, job: Job, envelope: Envelope, lease: float) -> Opened:
+        """Who has to be delivered, for `lease` seconds. Raises StorageError."""
+        now = self._clock.now()
+        if self._pruned + PRUNE_EVERY < now:
+            self._pruned = now
+            await self.sql.write(partial(settled.prune, before=now - self._remember), durable=False)
+        return await self.sql.write(
+            partial(
+                settled.begin,
+                job=job,
+                envelope=envelope,
+                owner=self.owner,
+                now=now,
+                lease=lease,
+                alive=is_alive,
+                proofs=self._proofs,
+            ),
+            durable=False,
+        )
+
+    def note(self, attempt: int, envelope: Envelope, recipients: Sequence[Recipient], reply: Reply) -> None:
+        """A final 2yz was read: put it down at once. Never raises."""
+        try:
+            if self._journal is None:
+                self._journal = Journal(self._journal_of(self.owner))
+            ordinals = tuple(recipient.ordinal for recipient in recipients)
+            self._journal.note(Proof(attempt, envelope.id, ordinals, reply))
+        except OutriderError as error:
+            _log.error("%s", error)
+
+    async def settle(
+        self,
+        job: Job | None,
+        attempt: int,
+        envelope: Envelope,
+        outcomes: Sequence[tuple[Recipient, Outcome]],
+        events: Sequence[Event],
+    ) -> None:
+        """Outcomes and events, in one durable commit. Never raises an error of the tree."""
+        now = self._clock.now()
+
+        def write(conn: sqlalchemy.Connection) -> None:
+            if job is not None:
+                settled.settle(
+                    conn, job=job, message_id=envelope.id, outcomes=outcomes, owner=self.owner, now=now
+                )
+            self._append(conn, envelope.id, events)
+
+        try:
+            await self.sql.write(write)
+        except StorageError as error:
+            _log.critical("%s: what became of it is not on record: %s", envelope.id, error)
+            return
+        if self._journal is not None:
+            self._journal.settled(attempt)
+
+    async def aclose(self) -> None:
+        """Close the files; a journal that proves nothing any more is removed."""
+        await self.sql.aclose()
+        if self._journal is not None:
+            proofs = self._journal.proofs()
+            self._journal.close()
+            if not proofs:
+                self._journal_of(self.owner).unlink(missing_ok=True)
+
+    def _journal_of(self, owner: str) -> Path:
+        return self._directory / f"settled-{owner}.journal"
+
+    def _proofs(self, owner: str) -> tuple[Proof, ...]:
+        return read_journal(self._journal_of(owner))
+
+
+def prepare(conn: sqlalchemy.Connection) -> None:
+    """Make the tables exist."""
+    outbox.metadata.create_all(conn)
+    settled.metadata.create_all(conn)

@@ -1,0 +1,173 @@
+"""A session that serves one message after the other, each as well proven as on a connection of its own.
+
+    terms     what cannot be had afterwards: equal, or the message gets another session
+    adopt     for another message: the vetoes are asked again, the certificate is judged again, under this
+              message's policy, at this moment; only then is it used
+    rest      nothing is due and another transaction may begin: it may wait for the next message
+
+Nothing is said to the server in between: the next MAIL follows the final reply (RFC 5321 3.3), after RSET
+only where a transaction was left open. What a message cost (round trips, events) is counted for that message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import trio
+
+from deliver.agent import Agent
+from deliver.encounter import Target
+from deliver.net.ledger import Ledger
+from deliver.outcome import Phase
+from deliver.report.testimony import Testimony
+from deliver.report.trace import Verdict
+from deliver.securing import Securing
+from deliver.settings import Destination, Tls
+from deliver.smtp.ehlo import Limits
+from deliver.tls.hello import Hello
+from deliver.tls.judge import judge
+from deliver.tls.policy import Authentication, Level, TlsPolicy
+from events.catalogue import Event
+from events.port import OpenGate
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a connection was opened under and cannot change any more.
+
+    Reference identifiers, TLSA records, staples and revocation lists are no part of it: they are judged again
+    for each message. `login`: the identity under which we logged in.
+    """
+
+    host: str
+    address: str
+    port: int
+    source: str | None
+    helo: str
+    level: Level
+    use_tls: bool
+    required: bool
+    authentication: Authentication
+    sni: str
+    request_ocsp: bool
+    tls: Tls
+    login: str | None = None
+
+
+def terms_of(agent: Agent, destination: Destination, target: Target, policy: TlsPolicy) -> Terms:
+    """The terms of a session for a message; equal terms and a new judgement are what reuse needs."""
+    delivery = destination.delivery
+    return Terms(
+        *target.place,
+        source=delivery.source_ipv6 if ":" in target.address else delivery.source_ipv4,
+        helo=delivery.helo or agent.helo,
+        level=policy.level,
+        use_tls=policy.use_tls,
+        required=policy.required,
+        authentication=policy.authentication,
+        sni=policy.sni,
+        request_ocsp=policy.request_ocsp,
+        tls=destination.tls,
+    )
+
+
+class Reusing(Securing):
+    """What outlives a message, and the change from one to the next."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        destination: Destination,
+        target: Target,
+        policy: TlsPolicy,
+        testimony: Testimony,
+        hello: Hello | None = None,
+    ) -> None:
+        super().__init__(agent, destination, target, policy, testimony, hello)
+        self.terms = terms_of(agent, destination, target, policy)
+        self.opened_at = trio.current_time()
+        self.messages = 0
+        self._transactions = 0
+
+    @property
+    def target(self) -> Target:
+        """Where it goes."""
+        return self._target
+
+    @property
+    def usable(self) -> bool:
+        """Whether another transaction may begin on it."""
+        wire = self._wire
+        if wire is None or not wire.reusable or self._limits.mailmax == 0:
+            return False
+        return self.contact.tls is not None if self._policy.required else True
+
+    @property
+    def _limits(self) -> Limits:
+        """What the server announced, less the transactions that it has had (RFC 9422 4.1)."""
+        limits = self._offers.limits
+        if limits.mailmax is None:
+            return limits
+        return replace(limits, mailmax=max(0, limits.mailmax - self._transactions))
+
+    async def overhear(self) -> None:
+        """See `deliver.pool.Idle`."""
+        await self._open_wire.overhear()
+
+    def rest(self) -> None:
+        """The message is served: what it cost goes on record, what happens from now on is told apart."""
+        if self._open_wire.ledger.flights:
+            self._trace.add(self._open_wire.ledger.finding(self._target.host))
+        self._trace = self._events.rest()
+
+    async def part(self, why: str) -> Sequence[Event]:
+        """See `deliver.pool.Idle`."""
+        try:
+            await self._open_wire.close()
+        finally:
+            self._events.closed(self.contact, why, messages=self.messages)
+        return tuple(self._trace.events)
+
+    async def cut_off(self) -> None:
+        """See `deliver.pool.Idle`."""
+        await self._open_wire.cut_off()
+
+    async def adopt(
+        self, destination: Destination, target: Target, policy: TlsPolicy, testimony: Testimony
+    ) -> bool:
+        """Go over to another message with the same terms. False: it does not serve, and is to be closed.
+
+        Raises Unusable where an event action refuses the message this server; the session is as it was.
+        """
+        self._destination, self._target, self._policy = destination, target, policy
+        self._trace, self._domain = testimony.trace, testimony.domain
+        self._events = self._events.for_another(testimony, policy, target.secure)
+        self.contact = replace(self.contact, reused=True)
+        wire = self._open_wire
+        wire.timeouts, wire.ledger = destination.smtp.timeouts, Ledger()
+        await self._ask_gate(self._events.connecting(), Phase.CONNECT)
+        if not isinstance(self._agent.gate, OpenGate):
+            for announced in self._events.announced_again():
+                await self._ask_gate(announced, Phase.TLS)
+        if not self._holds_today():
+            return False
+        self._add("reused", f"An open session with {target} serves this message too", Verdict.OK)
+        return True
+
+    def _holds_today(self) -> bool:
+        """Judge the certificate and its staple again, under this message's policy."""
+        if self.contact.tls is None:
+            return not self._policy.required
+        if self._evidence is None:
+            return False
+        today = self._tls_material()
+        verdict = judge(self._policy, self._evidence, self._agent.clock.now(), today.trusted, today.lists)
+        if not verdict.ok:
+            said = "; ".join(found.text for found in verdict.findings if found.verdict is Verdict.REFUSED)
+            self._add("reuse-refused", f"An open session with {self._target} does not serve: {said}")
+            return False
+        self._trace.extend(verdict.findings)
+        tls = replace(self.contact.tls, verified_by=verdict.verified_by, ocsp=verdict.ocsp)
+        self.contact = replace(self.contact, tls=tls)
+        return True
