@@ -18,25 +18,38 @@ import trio
 from deliver.agent import Agent
 from deliver.candidates import Candidate, find_candidates, refusal_finding, site_of, would_loop
 from deliver.demands import demands_of
-from deliver.errors import Blame
+from deliver.errors import Blame, StorageError
+from deliver.login import raised_for
 from deliver.message import Content, Envelope, Recipient
 from deliver.net.race import interleave
 from deliver.net.wire import Journal
-from deliver.outcome import AttemptResult, Deferred, Failed, Outcome, Phase, Step, next_step
+from deliver.outcome import (
+    AttemptResult,
+    Deferred,
+    Failed,
+    Outcome,
+    Phase,
+    Step,
+    after_another_host,
+    next_step,
+)
+from deliver.presentation import Presentation
 from deliver.reach import Reach
-from deliver.relay.route import Reject, ViaSmarthost, choose, finding
+from deliver.relay.route import Login, Reject, ViaSmarthost, choose, finding
 from deliver.report.testimony import Testimony
 from deliver.report.trace import Finding, Stage, Trace
 from deliver.resolve.mx import HostPlan, MxPlan, NoHost
 from deliver.session import Target, Unusable
 from deliver.smtp.batch import Batch
+from deliver.smtp.plan import needs_8bitmime
 from deliver.smtp.reply import EnhancedCode
 from deliver.tls.policy import Refuse, clear_text_allowed, decide, in_clear_text
 from hints.port import AddressView
 from hints.records import Word
 
+IN_7BIT = "no other host is left, and the message is not signed: it is sent in 7-bit text"
 LOOKUPS = 5  # hosts looked up at a time
-EXTRAS = (Word.CHUNKING, Word.PRDR, Word.RESUMPTION)  # what a message can do without
+EXTRAS = (Word.CHUNKING, Word.PRDR, Word.RESUMPTION, Word.PIPECONNECT)  # what a message can do without
 PLAIN_EVERY = 3  # every third attempt does without them
 RECENT = 300  # seconds for which an unreachable address is tried after the others
 
@@ -52,14 +65,18 @@ class Attempt:
         content: Content,
         *,
         number: int = 1,
+        tried: str | None = None,
         journal: Journal = lambda recipients, reply: None,
     ) -> None:
         self._agent = agent
         self._envelope = envelope
         self._recipients = recipients
-        self._content = content
+        self._presentation = Presentation(envelope, content)
+        self._login: Login | None = None
+        self._without_8bit: Reach | None = None  # the first server that lacks 8BITMIME
         self._journal = journal
         self._number = number
+        self._tried = tried
         self._domain = recipients[0].mailbox.domain
         self._open = {recipient.ordinal: recipient for recipient in recipients}
         self._settled: dict[int, Outcome] = {}
@@ -113,6 +130,7 @@ class Attempt:
         route = choose(self._agent.settings.route, self._domain)
         self._testimony.router = "smarthost" if isinstance(route, ViaSmarthost) else "mx"
         self.trace.add(finding(route, self._domain))
+        self._login = route.login if isinstance(route, ViaSmarthost) else None
         if isinstance(route, Reject):
             self._settle_all(Failed(route.why, Blame.POLICY, enhanced=EnhancedCode(5, 7, 1)))
             return
@@ -125,6 +143,7 @@ class Attempt:
             return
         self._site = site_of(self._agent, self._domain, plan)
         await self._try_hosts(plan)
+        await self._in_7bit()
 
     async def _try_hosts(self, plan: MxPlan) -> None:
         """Look all hosts up side by side, try them in their order."""
@@ -149,7 +168,8 @@ class Attempt:
             self._testimony.no_route(host)
             self._refusals.append(host)
             return
-        policy = decide(destination.tls.level, plan, host, demands_of(destination.tls))
+        demands = demands_of(destination.tls)
+        policy = raised_for(self._login, decide(destination.tls.level, plan, host, demands), plan, host)
         if isinstance(policy, Refuse):
             self.trace.add(policy.finding)
             self._testimony.refused(target.host, port, policy.finding)
@@ -175,7 +195,9 @@ class Attempt:
                 self._refusals.append(refusal)
             else:
                 avoid = self._avoid(view)
-                targets.append(Target(host.host, view.address, port, host.secure, avoid, view.ehlo))
+                targets.append(
+                    Target(host.host, view.address, port, host.secure, avoid, view.ehlo, self._login)
+                )
         return tuple(targets)
 
     async def _order(self, host: HostPlan, port: int) -> tuple[AddressView, ...]:
@@ -186,7 +208,13 @@ class Attempt:
         if shunned and len(shunned) < len(host.addresses):
             text = f"{', '.join(sorted(shunned))} of {host.host} could not be reached lately: tried last"
             self.trace.add(Finding(Stage.CONNECT, "hint-unreachable", text))
-        return tuple(sorted(views, key=lambda view: view.address in shunned))
+        return tuple(sorted(views, key=lambda view: (view.address in shunned, self._known(view.address))))
+
+    def _known(self, address: str) -> int:
+        """How much an address is like the one that the attempt before ended with: another family is best."""
+        if self._tried is None:
+            return 0
+        return 2 if address == self._tried else int((":" in address) == (":" in self._tried))
 
     def _avoid(self, view: AddressView) -> frozenset[Word]:
         """Extensions that broke with this server lately; now and then all, in case a hint is missing."""
@@ -210,6 +238,8 @@ class Attempt:
     async def _try_address(self, reach: Reach) -> None:
         try:
             await self._contact(reach)
+        except StorageError as error:
+            self._cannot_read(error)
         except Unusable as unusable:
             fallback = reach.destination.tls.clear_text_fallback
             if unusable.tls_failed and clear_text_allowed(reach.policy, tls_offered=True, fallback=fallback):
@@ -223,6 +253,7 @@ class Attempt:
                     return
                 except Unusable as in_clear:
                     unusable = in_clear
+            self._batch = None  # nothing in it counts
             self._note_for_all(unusable.outcome)
 
     async def _contact(self, reach: Reach) -> None:
@@ -230,15 +261,39 @@ class Attempt:
         recipients, fresh = tuple(self._open.values()), False
         while recipients:
             async with reach.session(fresh=fresh) as session:
-                batch = self._batch = session.batch(self._envelope, recipients)
-                await session.transact(batch, self._content, self._journal)
+                envelope, content = await self._presentation.towards(session.offers)
+                batch = self._batch = session.batch(envelope, recipients)
+                await session.transact(batch, content, self._journal)
             reach = reach.once_more(session.target, reach.policy)
             fresh = session.contact.reused and batch.came_to_nothing
             if fresh:
                 self._reuse_failed(session.target)
                 continue
             self._fold(batch)
+            if any(needs_8bitmime(outcome) for _, outcome in batch.outcomes()):
+                self._without_8bit = self._without_8bit or reach
             recipients = batch.unoffered if batch.progress else ()
+
+    async def _in_7bit(self) -> None:
+        """The last resort for 8-bit text, when every host was tried (RFC 6152 3)."""
+        reach = self._without_8bit
+        if reach is None or not self._open or self._gave_up:
+            return
+        try:
+            converted = await self._presentation.convert()
+        except StorageError as error:
+            self._cannot_read(error)
+            return
+        if converted:
+            self.trace.add(Finding(Stage.TRANSACTION, "converted", IN_7BIT, rfc="RFC 6152 3"))
+            await self._try_address(reach)
+        else:
+            text = f"the message stays in 8-bit text: {self._presentation.why_not}"
+            self.trace.add(Finding(Stage.TRANSACTION, "not-converted", text, rfc="RFC 6152 3"))
+
+    def _cannot_read(self, error: StorageError) -> None:
+        why = Deferred(str(error), Blame.LOCAL, Phase.BODY, enhanced=EnhancedCode(4, 3, 0))
+        self._settle_all(why)
 
     def _reuse_failed(self, target: Target) -> None:
         """A session that had ended, or was not meant to be used again, says nothing about the message."""
@@ -258,7 +313,8 @@ class Attempt:
             if next_step(outcome) is Step.STOP:
                 self._settle(recipient, outcome)
             else:
-                self._latest[recipient.ordinal] = outcome
+                before = self._latest.get(recipient.ordinal)
+                self._latest[recipient.ordinal] = after_another_host(before, outcome)
 
     def _settle(self, recipient: Recipient, outcome: Outcome) -> None:
         self._settled[recipient.ordinal] = outcome
@@ -271,6 +327,8 @@ class Attempt:
 
     def _note_for_all(self, outcome: Deferred, host: str = "") -> None:
         self._testimony.host_deferred(outcome.contact.host if outcome.contact else host, outcome)
+        if next_step(outcome) is Step.STOP:
+            self._settle_all(outcome)
         for ordinal in self._open:
             self._latest[ordinal] = outcome
 

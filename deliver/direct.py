@@ -1,13 +1,13 @@
 """Delivery without a queue of ours: one message, now, answered within a time; its caller keeps it meanwhile.
 
     until the last call     hosts are tried, messages completed
-    from the last call on   no further host, no further final dot: only servers that have the whole message may answer
+    from the last call on   no further host, no further final dot: a server may only answer what it has
     at the deadline         whoever has no outcome is deferred, and the answer is given
-    after that              a server that has the whole message may still answer: its reply is put down, so that
-                            the caller's next try is answered with it instead of a second copy
+    after that              a server that has the whole message may still answer: its reply is put down,
+                            and the caller's next try is answered with it instead of a second copy
 
-Recipients are grouped by domain, the domains are delivered side by side. Outcomes and events of a domain are on
-record before `deliver` returns them.
+Recipients are grouped by domain, the domains are delivered side by side. Outcomes and events of a domain are
+on record before `deliver` returns them.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ class Direct:
         self._under_way: set[_Errand] = set()
         self._empty = trio.Event()
         self._stopping = False
+        self._interrupted = False
+        self.ended = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until `stop`, and the end of what is under way."""
@@ -83,6 +85,7 @@ class Direct:
                 self._empty = trio.Event()
                 await self._empty.wait()
         self._nursery = None
+        self.ended.set()
 
     def stop(self) -> None:
         """No message comes any more."""
@@ -90,7 +93,8 @@ class Direct:
         self._empty.set()
 
     def interrupt(self) -> None:
-        """End what is under way; what a server may have is in doubt."""
+        """End what is under way, and what comes; what a server may have is in doubt."""
+        self._interrupted = True
         for errand in tuple(self._under_way):
             errand.interrupt()
 
@@ -122,6 +126,8 @@ class Direct:
     ) -> dict[int, tuple[Outcome, Trace]]:
         assert self._nursery is not None, "not running"
         errand = _Errand(self._agent, self._records, envelope, recipients, content, job, self._numbers)
+        if self._interrupted:
+            errand.interrupt()
         self._under_way.add(errand)
         self._nursery.start_soon(self._carry_out, errand)
         with trio.move_on_at(limit.last_call):

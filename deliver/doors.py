@@ -1,26 +1,18 @@
 """The doors without a queue of a running service: LMTP, and the hand-over from `outrider send`.
 
     outer    events and records            live until everything else has ended
-    middle   deliveries under way          get the rest of `queue.shutdown_grace`
+    middle   deliveries under way          end after the grace
     inner    LMTP clients, callers         stop first; who waits for a delivery gets its answer
 
-`open_doors` binds the sockets and opens the database `outbox.db`; `Doors.run` serves. A UNIX socket belongs to
-the process that holds the lock beside it; what a process that is gone has left there is replaced.
+`open_doors` binds the sockets and opens the database `outbox.db`; `Doors.run` serves until `Doors.stop`.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import grp
 import logging
-import os
 import shutil
-import socket
-import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -32,221 +24,183 @@ from deliver.errors import ConfigurationError
 from deliver.handover.server import Desk, HandoverListener
 from deliver.message import MessageId
 from deliver.net.clock import Clock
+from deliver.net.local import listening, place_of
 from deliver.outbox import event_actions
 from deliver.records import Records
 from deliver.relay.listener import open_listeners
 from deliver.relay.lmtp import LmtpIntake, LmtpListener
 from deliver.report.log import say
-from deliver.settings import Count, Settings
+from deliver.settings import Settings
 from events.actions import matcher
 from events.backlog import Backlog
+from events.catalogue import Event
 from events.shipper import Shipper
 
 UNIX = "unix:"
-BACKLOG = 1024  # connections that wait to be accepted
 ANSWERING = 5.0  # seconds for callers to be answered once their deliveries were ended
 LAST_EVENTS = 2.0  # seconds at the end for the databases of the event actions
 
 _log = logging.getLogger("outrider.service")
 
 
-@dataclass(frozen=True, slots=True)
-class Sockets:
-    """What is listened on."""
-
-    lmtp: tuple[trio.SocketListener, ...]
-    handover: tuple[trio.SocketListener, ...]
-
-
 class Doors:
-    """Serves the sockets until `stop`."""
+    """What was opened; `run` it, then `stop` it. Without a socket both do nothing."""
 
     def __init__(
         self,
         settings: Settings,
         digest: str | None,
+        records: Records | None,
+        backlog: Backlog | None,
+        lmtp: Sequence[trio.SocketListener],
+        handover: Sequence[trio.SocketListener],
+    ) -> None:
+        """`digest` stands for the settings towards callers that hand over."""
+        self._settings = settings
+        self._digest = digest or ""
+        self._records = records
+        self._backlog = backlog
+        self._lmtp_sockets = lmtp
+        self._handover_sockets = handover
+        self._direct: Direct | None = None
+        self._listeners: list[LmtpListener | HandoverListener] = []
+        self._closing: trio.CancelScope | None = None
+
+    async def run(
+        self,
         agent: Agent,
         hostname: str,
         new_id: Callable[[], MessageId],
-        records: Records,
-        sockets: Sockets,
-        background: tuple[Shipper, Backlog],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """`digest` stands for the settings towards callers that hand over; None: nothing is taken over."""
-        self._sockets = sockets
-        self._records = records
-        self._shipper, self._backlog = background
-        state_dir = Path(settings.state_dir)
-        inline_limit = settings.queue.inline_limit
-        max_size = settings.relay.max_message_size
-        self._direct = Direct(agent, records, trio.CapacityLimiter(settings.queue.workers))
-        intake = LmtpIntake(
-            self._direct,
-            state_dir,
-            inline_limit=inline_limit,
-            max_size=0,  # the SMTP machine refuses first
-            free=lambda: shutil.disk_usage(state_dir).free,
-            min_free=settings.queue.min_free_disk,
+        """Serve until `stop` and the end of what was under way. `hostname` is our name in the greeting."""
+        if self._records is None or self._backlog is None:
+            task_status.started()
+            return
+        actions = event_actions(self._settings)
+        shipper = Shipper(self._records.sql, actions, clock=agent.clock.now)
+        self._records.committed = shipper.poke
+        direct = self._direct = Direct(
+            agent, self._records, trio.CapacityLimiter(self._settings.queue.workers)
         )
-        terms = msgspec.structs.replace(settings.relay, max_connections=Count(settings.lmtp.max_connections))
-        deadline = float(settings.lmtp.deadline)
-        self._lmtp = LmtpListener(terms, hostname, intake, agent.clock, new_id, settings.route, deadline)
-        desk = Desk(
-            digest=digest or "",
-            helo=agent.helo,
-            directory=state_dir,
-            inline_limit=inline_limit,
-            max_size=max_size,
-            max_hops=settings.relay.max_hops,
-            max_recipients=settings.relay.max_recipients,
-            max_connections=settings.send.max_connections,
-        )
-        self._handover = HandoverListener(desk, self._direct, agent.clock, new_id)
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until `stop` and the end of what was under way."""
         async with trio.open_nursery() as testimony:
-            testimony.start_soon(self._shipper.run)
+            testimony.start_soon(shipper.run)
             testimony.start_soon(self._backlog.watch, self._records.sql)
             async with trio.open_nursery() as deliveries:
-                await deliveries.start(self._direct.run)
+                await deliveries.start(direct.run)
                 async with trio.open_nursery() as clients:
-                    if self._sockets.lmtp:
-                        await clients.start(self._lmtp.serve, self._sockets.lmtp)
-                    if self._sockets.handover:
-                        await clients.start(self._handover.serve, self._sockets.handover)
-                    for listener in self._sockets.lmtp:
+                    if self._lmtp_sockets:
+                        lmtp = self._lmtp(agent, direct, hostname, new_id)
+                        self._listeners.append(lmtp)
+                        await clients.start(lmtp.serve, self._lmtp_sockets)
+                    if self._handover_sockets:
+                        handover = self._handover(agent, direct, new_id)
+                        self._listeners.append(handover)
+                        await clients.start(handover.serve, self._handover_sockets)
+                    for listener in self._lmtp_sockets:
                         say(_log, logging.INFO, "listening for LMTP", on=place_of(listener))
+                    for listener in self._handover_sockets:
+                        say(_log, logging.INFO, "taking over from outrider send", on=place_of(listener))
                     task_status.started()
-                self._direct.stop()
+                direct.stop()
             with trio.move_on_after(LAST_EVENTS):
-                await self._shipper.ship_once()
+                await shipper.ship_once()
             testimony.cancel_scope.cancel()
-        await self._shipper.aclose()
+        await shipper.aclose()
 
     async def stop(self, grace: float) -> None:
         """Take nothing more; what is under way ends after `grace` seconds, and is answered."""
-        self._lmtp.stop(grace + ANSWERING)
-        self._handover.stop(grace + ANSWERING)
-        await trio.sleep(grace)
-        self._direct.interrupt()
+        for listener in self._listeners:
+            listener.stop(grace + ANSWERING)
+        if self._direct is not None:
+            with trio.move_on_after(grace):
+                await self._direct.ended.wait()
+            self._direct.interrupt()
+
+    async def tell(self, events: Sequence[Event]) -> None:
+        """Keep what belongs to no delivery: an idle session was closed."""
+        if self._records is not None:
+            await self._records.tell(events)
+
+    def _room(self) -> bool:
+        return self._backlog is None or not self._backlog.full
+
+    def _lmtp(
+        self, agent: Agent, direct: Direct, hostname: str, new_id: Callable[[], MessageId]
+    ) -> LmtpListener:
+        settings = self._settings
+        directory = Path(settings.state_dir)
+        intake = LmtpIntake(
+            direct,
+            directory,
+            inline_limit=settings.queue.inline_limit,
+            max_size=0,  # the SMTP machine has refused before
+            free=lambda: shutil.disk_usage(directory).free,
+            min_free=settings.queue.min_free_disk,
+            room=self._room,
+        )
+        terms = msgspec.structs.replace(settings.relay, max_connections=settings.lmtp.max_connections)
+        deadline = float(settings.lmtp.deadline)
+        return LmtpListener(terms, hostname, intake, agent.clock, new_id, settings.route, deadline)
+
+    def _handover(self, agent: Agent, direct: Direct, new_id: Callable[[], MessageId]) -> HandoverListener:
+        settings = self._settings
+        desk = Desk(
+            digest=self._digest,
+            helo=agent.helo,
+            directory=Path(settings.state_dir),
+            inline_limit=settings.queue.inline_limit,
+            max_size=settings.relay.max_message_size,
+            max_hops=settings.relay.max_hops,
+            max_recipients=settings.relay.max_recipients,
+            max_connections=settings.send.max_connections,
+            room=self._room,
+        )
+        return HandoverListener(desk, direct, agent.clock, new_id)
 
 
 @asynccontextmanager
-async def open_doors(
-    settings: Settings,
-    digest: str | None,
-    clock: Clock,
-) -> AsyncIterator[Callable[[Agent, str, Callable[[], MessageId]], Doors] | None]:
-    """Bind and open everything, and give what makes the doors of it: `make(agent, hostname, new_id)`.
+async def open_doors(settings: Settings, digest: str | None, clock: Clock) -> AsyncIterator[Doors]:
+    """The doors of the settings; the hand-over only with a `digest`, and where no other service has it.
 
-    None where neither door is wanted. Raises ConfigurationError or StorageError.
+    Raises ConfigurationError or StorageError.
     """
-    with _bound(settings, digest) as sockets:
-        if not sockets.lmtp and not sockets.handover:
-            yield None
+    with ExitStack() as stack:
+        lmtp = await _lmtp_sockets(settings, stack)
+        handover = _handover_sockets(settings, stack) if digest is not None else []
+        if not lmtp and not handover:
+            yield Doors(settings, digest, None, None, (), ())
             return
-        actions = event_actions(settings)
-        backlog = Backlog(settings.events.backlog, matcher(actions))
+        backlog = Backlog(settings.events.backlog, matcher(event_actions(settings)))
         records = await Records.open(settings, backlog.append, clock)
         try:
-            shipper = Shipper(records.sql, actions, clock=clock.now)
-
-            def make(agent: Agent, hostname: str, new_id: Callable[[], MessageId]) -> Doors:
-                return Doors(
-                    settings, digest, agent, hostname, new_id, records, sockets, (shipper, backlog)
-                )
-
-            yield make
+            yield Doors(settings, digest, records, backlog, lmtp, handover)
         finally:
             with trio.CancelScope(shield=True):
                 await records.aclose()
 
 
-@contextmanager
-def _bound(settings: Settings, digest: str | None) -> Iterator[Sockets]:
-    locks: list[int] = []
-    opened: list[trio.SocketListener] = []
-    paths: list[Path] = []
+async def _lmtp_sockets(settings: Settings, stack: ExitStack) -> list[trio.SocketListener]:
+    found: list[trio.SocketListener] = []
+    mode, group = int(settings.lmtp.socket_mode, 8), settings.lmtp.socket_group
+    for text in settings.lmtp.listen:
+        if text.startswith(UNIX):
+            path = settings.path(text.removeprefix(UNIX))
+            found.append(stack.enter_context(listening(path, mode=mode, group=group, key="lmtp.listen")))
+        else:
+            for listener in await open_listeners([text], key="lmtp.listen"):
+                stack.callback(listener.socket.close)
+                found.append(listener)
+    return found
+
+
+def _handover_sockets(settings: Settings, stack: ExitStack) -> list[trio.SocketListener]:
+    if not settings.send.handover:
+        return []
+    path = settings.path(settings.send.socket)
     try:
-        for text in settings.lmtp.listen:
-            if text.startswith(UNIX):
-                path = settings.path(text.removeprefix(UNIX))
-                mode, group = int(settings.lmtp.socket_mode, 8), settings.lmtp.socket_group
-                opened.append(_listen_at(path, locks, "lmtp.listen", mode, group))
-                paths.append(path)
-        lmtp = len(opened)
-        if settings.send.handover and digest is not None:
-            path = settings.path(settings.send.socket)
-            try:
-                opened.append(_listen_at(path, locks, "send.socket", 0o600, ""))
-                paths.append(path)
-            except ConfigurationError as error:
-                _log.warning("outrider send delivers in its own process: %s", error)
-        yield Sockets(tuple(opened[:lmtp]), tuple(opened[lmtp:]))
-    finally:
-        for listener in opened:
-            listener.socket.close()
-        for path in paths:
-            path.unlink(missing_ok=True)
-        for lock in locks:
-            os.close(lock)
-
-
-def _listen_at(path: Path, locks: list[int], key: str, mode: int, group: str) -> trio.SocketListener:
-    attempted = f"listening on {path}"
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        locks.append(lock)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.exists() or path.is_symlink():
-            if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise ConfigurationError(attempted, "there is something else", f"correct {key}")
-            path.unlink()
-        return _bind(path, mode, group)
-    except BlockingIOError:
-        raise ConfigurationError(
-            attempted, "another process listens there", f"stop it, or change {key}"
-        ) from None
-    except KeyError:
-        raise ConfigurationError(
-            attempted, f"there is no group {group}", "correct lmtp.socket_group"
-        ) from None
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        remedy = "choose a shorter path" if error.errno == errno.ENAMETOOLONG else f"correct {key}"
-        raise ConfigurationError(attempted, why, remedy) from error
-
-
-def _bind(path: Path, mode: int, group: str) -> trio.SocketListener:
-    number = grp.getgrnam(group).gr_gid if group else -1
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        before = os.umask(0o177)  # closed to others until it has its mode
-        try:
-            made.bind(str(path))
-        finally:
-            os.umask(before)
-        if number >= 0:
-            os.chown(path, -1, number)
-        os.chmod(path, mode)
-        made.listen(BACKLOG)
-        return trio.SocketListener(trio.socket.from_stdlib_socket(made))
-    except BaseException:
-        made.close()
-        raise
-
-
-async def open_tcp(settings: Settings) -> Sequence[trio.SocketListener]:
-    """The TCP listeners of `lmtp.listen`. Raises ConfigurationError."""
-    return await open_listeners([text for text in settings.lmtp.listen if not text.startswith(UNIX)])
-
-
-def place_of(listener: trio.SocketListener) -> str:
-    """Where it listens, as settings spell it."""
-    name = listener.socket.getsockname()
-    if isinstance(name, str):
-        return f"{UNIX}{name}"
-    address, port = name[:2]
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        return [stack.enter_context(listening(path, mode=0o600, group="", key="send.socket"))]
+    except ConfigurationError as error:
+        _log.warning("outrider send delivers in its own process: %s", error)
+        return []

@@ -14,6 +14,7 @@ from deliver.errors import Blame, PeerError
 from deliver.net.tlsstream import TlsStream
 from deliver.net.wire import Wire
 from deliver.outcome import Contact, Deferred, Phase
+from deliver.relay.route import Login
 from deliver.report.testimony import Connection, Testimony
 from deliver.report.trace import Finding, Stage, Trace, Verdict
 from deliver.settings import Destination
@@ -55,6 +56,7 @@ class Target:
     secure: bool = False
     avoid: frozenset[Word] = frozenset()
     ehlo: tuple[EhloAnswer, ...] = ()  # what it said on an earlier connection
+    login: Login | None = None  # as whom to log in there
 
     def __str__(self) -> str:
         return f"{self.host} [{self.address}]:{self.port}"

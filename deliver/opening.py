@@ -6,6 +6,7 @@
     STARTTLS    where the policy wants TLS; required and not to be had: the host is no use now
     judge       the handshake against the policy, before one more SMTP octet leaves
     EHLO        again, inside TLS: everything learnt before is forgotten (RFC 3207 4.2)
+    AUTH        where the route has credentials (`deliver.login`)
 
 `deliver.smtp.pipeconnect` says what need not wait for an answer. The last EHLO may then be left to the first
 transaction, in front of which it leaves (`_early`), and `_offers` is what the server is presumed to answer. A
@@ -19,8 +20,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import trio
+
 from deliver.agent import Agent
 from deliver.encounter import NO_ANSWER, Target, Unusable
+from deliver.errors import PeerError
+from deliver.login import LoggingIn
 from deliver.net.dial import ConnectFailed
 from deliver.net.wire import Wire
 from deliver.outcome import Contact, Phase
@@ -44,6 +49,7 @@ from deliver.smtp.reply import Reply
 from deliver.smtp.transaction import Transaction
 from deliver.tls.hello import Hello
 from deliver.tls.policy import Level, TlsPolicy
+from events.catalogue import Event
 from hints.levels import dropped
 from hints.records import EhloAnswer, EhloPhase, Feature, LevelSeen, Reachability, Word
 
@@ -87,7 +93,7 @@ class EarlyEhlo:
             raise Surprise(self.surprise)
 
 
-class Opening(Reusing):
+class Opening(Reusing, LoggingIn):
     """The steps of the table above."""
 
     def __init__(
@@ -118,6 +124,7 @@ class Opening(Reusing):
             if not self._ahead:
                 raise
             await self._begin_again(unusable.outcome.why)
+        await self._log_in()
         await self._compare_level()
 
     async def close(self, why: str | None) -> None:
@@ -126,7 +133,8 @@ class Opening(Reusing):
             return
         if why is None:  # else the last finding is the reason
             self._trace.add(self._wire.ledger.finding(self._target.host))
-        await self._hang_up()
+        with trio.CancelScope(shield=True):
+            await self._wire.close()
         self._events.closed(self.contact, why)
 
     @property
@@ -139,16 +147,18 @@ class Opening(Reusing):
 
     def _plan(self) -> OpeningPlan:
         smtp, envelope = self._destination.smtp, self._testimony.envelope
-        wanted = smtp.pipeconnect and Word.PIPECONNECT not in self._target.avoid
         facts = Circumstances(
-            wanted=wanted and not self._agent.gate.watches("smtp:connect", self._events.known),
+            wanted=smtp.pipeconnect and Word.PIPECONNECT not in self._target.avoid,
             use_tls=self._policy.use_tls,
             level_none=self._policy.level is Level.NONE,
-            own_answer=envelope.eight_bit or envelope.smtputf8,
+            own_answer=envelope.eight_bit or envelope.smtputf8 or self._target.login is not None,
             pipelining=smtp.pipelining,
             early_bdat_clear=smtp.early_bdat_clear,
         )
-        return plan_opening(self._target.ehlo, facts)
+        plan = plan_opening(self._target.ehlo, facts)
+        if plan is not ONE_BY_ONE and self._agent.gate.watches("smtp:connect", self._events.known):
+            return ONE_BY_ONE  # an action wants to see the greeting first
+        return plan
 
     async def _proceed(self, plan: OpeningPlan) -> None:
         if plan.clear is not None and plan.envelope:
@@ -178,8 +188,8 @@ class Opening(Reusing):
         commands = (Ehlo(self._name), *((StartTls(),) if starttls else ()))
         try:
             await wire.talk_early(presumed, *commands)
-        except OSError as error:  # pragma: no cover
-            raise AssertionError("a wire raises PeerError only") from error
+        except PeerError as error:
+            raise self._unusable(f"{self._target}: {error.happened}", Phase.EHLO) from error
         await self._greet()
         await self._ehlo(EhloPhase.CLEAR)
         if not starttls:
@@ -248,6 +258,7 @@ class Opening(Reusing):
         self._note(EhloAnswer(address, port, phase, "", ()), "not as remembered")
         self._ahead, self._presumed, self._proof, self._evidence = False, None, None, None
         self._hello, self._if_lost = self._if_lost or self._hello, None
+        self._transactions = 0
         await self.close(why)
         self._wire = None
         target = self._target

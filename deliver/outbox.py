@@ -1,4 +1,4 @@
-"""Events of a door without a queue: kept in `outbox.db` in the state directory, then shipped at once.
+"""Events of a door without a queue: kept in `outbox.db` by `deliver.records`, then shipped.
 
 A database that is down, or slow, delays nobody beyond PATIENCE: what it did not take waits in the outbox for
 the next run. Where the state directory cannot be written, the events of this run are shipped from memory,
@@ -11,22 +11,17 @@ counted, then new mail is refused before it is sent, for the time being.
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
 
-import sqlalchemy
 import trio
 
 from deliver.configuration import actions, read_secret
 from deliver.configuration.problem import dotted
 from deliver.errors import ConfigurationError, StorageError
-from deliver.net.clock import Clock
 from deliver.settings import Settings
-from deliver.sqlrun import InlineRunner, Sql, SqlRunner
-from events import outbox
-from events.actions import Action, asked, matcher, ready_made
+from deliver.sqlrun import Sql
+from events.actions import Action, asked, ready_made
 from events.backlog import Backlog
-from events.catalogue import Event
 from events.gate import SqlGate
 from events.shipper import Shipper
 
@@ -68,78 +63,26 @@ def outboxes(settings: Settings) -> tuple[Path, ...]:
     return (*shards, *([own] if own.exists() else []))
 
 
-async def demand_room(settings: Settings, clock: Clock) -> None:
-    """Before new mail is taken: raise StorageError while `events.backlog` events wait in the own outbox.
+async def demand_room(sql: Sql, backlog: Backlog, shipper: Shipper) -> None:
+    """Before new mail is taken: raise StorageError while the backlog is full. Counts what waits.
 
-    Databases that take events again are given the chance to make room first.
+    Databases that take events again are given the chance to make room first, for at most PATIENCE seconds.
     """
-    told = event_actions(settings)
-    if not told or not settings.path(OUTBOX).exists():
+    await sql.read(backlog.recount)
+    if not backlog.full:
         return
-    try:
-        sql = await SqlRunner.open(settings.path(OUTBOX), _prepare)
-    except StorageError:
-        return  # said when the events of this delivery cannot be kept
-    backlog = Backlog(settings.events.backlog, matcher(told))
-    try:
-        await sql.read(backlog.recount)
-        if backlog.full:
-            shipper = Shipper(sql, told, clock=clock.now)
-            await shipper.prune()
-            await _ship(shipper)
-            await sql.read(backlog.recount)
-    except StorageError as error:
-        _log.error("the events that wait cannot be counted: %s", error)
-        return
-    finally:
-        await sql.aclose()
+    await shipper.prune()
+    await ship(shipper)
+    await sql.read(backlog.recount)
     if backlog.full:
         raise StorageError(
             "taking the message",
-            f"{settings.events.backlog} events wait for the databases of their actions",
+            f"{backlog.limit} events wait for the databases of their actions",
             "repair those databases (`outrider events dead` tells why some refuse), or raise events.backlog",
         )
 
 
-async def ship_now(settings: Settings, clock: Clock, message_id: str, events: tuple[Event, ...]) -> None:
-    """Keep `events` and ship what waits, for at most PATIENCE seconds. Never raises for a database."""
-    told = event_actions(settings)
-    if not told or not events:
-        return
-    backlog = Backlog(settings.events.backlog, matcher(told))
-    sql = await _open(settings.path(OUTBOX))
-    try:
-        await sql.write(partial(_keep, backlog=backlog, message_id=message_id, events=events))
-        backlog.tell_dropped()
-        await _ship(Shipper(sql, told, clock=clock.now))
-    except StorageError as error:
-        _log.error("the events of this delivery are lost: %s", error)
-    finally:
-        await sql.aclose()
-
-
-def _keep(
-    conn: sqlalchemy.Connection, *, backlog: Backlog, message_id: str, events: tuple[Event, ...]
-) -> None:
-    backlog.recount(conn)
-    backlog.append(conn, message_id, events)
-
-
-async def _ship(shipper: Shipper) -> None:
-    with trio.move_on_after(PATIENCE):
+async def ship(shipper: Shipper) -> None:
+    """Ship what waits, for at most PATIENCE seconds, also when the caller is being cancelled."""
+    with trio.move_on_after(PATIENCE, shield=True):
         await shipper.ship_once()
-    await shipper.aclose()
-
-
-async def _open(path: Path) -> Sql:
-    try:
-        return await SqlRunner.open(path, _prepare)
-    except StorageError as error:
-        _log.warning("%s; the events of this delivery are not kept, only shipped once", error)
-        runner = InlineRunner()
-        await runner.write(_prepare)
-        return runner
-
-
-def _prepare(conn: sqlalchemy.Connection) -> None:
-    outbox.metadata.create_all(conn)

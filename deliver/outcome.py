@@ -92,8 +92,8 @@ class Contact:
 class Delivered:
     """The server took responsibility with `reply`, a 2yz after the final dot.
 
-    `dsn_passed`: what the sender asks of delivery reports went with the message, so that the server answers for
-    them; without it a report of success is ours to send, as "relayed" (RFC 3461 5.2.2).
+    `dsn_passed`: what the sender asks of delivery reports went with the message, so that the server answers
+    for them; without it a report of success is ours to send, as "relayed" (RFC 3461 5.2.2).
     """
 
     reply: Reply
@@ -158,6 +158,11 @@ _ANOTHER_HOST_MAY_HELP: frozenset[tuple[type[Deferred] | type[Failed], Blame]] =
         (Failed, Blame.HOST),
     }
 )
+
+
+def after_another_host(before: Outcome | None, outcome: Outcome) -> Outcome:
+    """What holds for a recipient after two hosts: one that may yet take the mail keeps it from failing."""
+    return before if isinstance(before, Deferred) and isinstance(outcome, Failed) else outcome
 
 
 def next_step(outcome: Outcome) -> Step:

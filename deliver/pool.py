@@ -114,7 +114,9 @@ class SessionPool:
         self._resting: dict[Hashable, list[_Resting]] = {}
         self._nursery: trio.Nursery | None = None
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many sessions wait."""
         return sum(len(resting) for resting in self._resting.values())
 
     @asynccontextmanager
@@ -135,7 +137,7 @@ class SessionPool:
         """Keep it if there is time left and somebody to listen; where there is no room the oldest goes."""
         if self._nursery is None or self._patience(session) <= 0 or not session.usable:
             return False
-        if len(self) >= self._limits.max_sessions:
+        if self.count >= self._limits.max_sessions:
             oldest = min(self._all(), key=lambda resting: resting.session.opened_at)
             self._forget(oldest)
             oldest.listening.cancel()

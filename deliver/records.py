@@ -1,13 +1,13 @@
 """What the doors without a queue put down: settled recipients and events, in one database and one commit.
 
-The file is `outbox.db` in the state directory. Several processes may use it at once. Where a settlement cannot
-be written, the answer to the caller stays what it is: a delivered message is delivered, and this is said.
+The file is `outbox.db` in the state directory; several processes may use it at once. Where a settlement
+cannot be written, the answer to the caller stays what it is: delivered is delivered, and this is said.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class Records:
         """`append` keeps events in the caller's transaction, see `events.outbox.append`."""
         self.sql = sql
         self.owner = own_name()
+        self.committed: Callable[[], None] = lambda: None  # called when events were put down
         self._directory = Path(settings.state_dir)
         self._remember = float(settings.send.remember)
         self._append = append
@@ -107,8 +108,20 @@ class Records:
         except StorageError as error:
             _log.critical("%s: what became of it is not on record: %s", envelope.id, error)
             return
+        self.committed()
         if self._journal is not None:
             self._journal.settled(attempt)
+
+    async def tell(self, events: Sequence[Event]) -> None:
+        """Events that belong to no delivery. Never raises an error of the tree."""
+        if not events:
+            return
+        about = str(events[0].fields.get("message_id"))
+        try:
+            await self.sql.write(lambda conn: self._append(conn, about, events), durable=False)
+        except StorageError as error:
+            _log.error("%s", error)
+        self.committed()
 
     async def aclose(self) -> None:
         """Close the files; a journal that proves nothing any more is removed."""

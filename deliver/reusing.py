@@ -20,6 +20,7 @@ from deliver.agent import Agent
 from deliver.encounter import Target
 from deliver.net.ledger import Ledger
 from deliver.outcome import Phase
+from deliver.relay.route import Login
 from deliver.report.testimony import Testimony
 from deliver.report.trace import Verdict
 from deliver.securing import Securing
@@ -52,7 +53,7 @@ class Terms:
     sni: str
     request_ocsp: bool
     tls: Tls
-    login: str | None = None
+    login: Login | None = None
 
 
 def terms_of(agent: Agent, destination: Destination, target: Target, policy: TlsPolicy) -> Terms:
@@ -69,6 +70,7 @@ def terms_of(agent: Agent, destination: Destination, target: Target, policy: Tls
         sni=policy.sni,
         request_ocsp=policy.request_ocsp,
         tls=destination.tls,
+        login=target.login,
     )
 
 

@@ -88,6 +88,7 @@ class Securing(Encounter):
         self._testimony = testimony
         self._hello = hello or first_hello(destination.tls, target)
         self._proof: _Proof | None = None
+        self._evidence: Handshake | None = None  # what the connection was judged by, for judging it again
 
     async def _ask_for_tls(self) -> bool:
         """Whether the server is ready for the handshake; False: go on in clear text, as the policy allows."""

@@ -25,7 +25,9 @@ from deliver.agent import Agent
 from deliver.attempt import Attempt
 from deliver.dnssec.algorithm import Policy
 from deliver.dnssec.anchors import NegativeAnchor, TrustAnchors, parse, root_anchors
+from deliver.doors import Doors, open_doors
 from deliver.errors import ConfigurationError, StorageError
+from deliver.frozen import FrozenHosts
 from deliver.identity import host_name
 from deliver.message import Content
 from deliver.net.clock import Clock, WallClock
@@ -33,10 +35,11 @@ from deliver.net.dial import TcpDialer
 from deliver.outbox import event_actions, event_gate
 from deliver.pool import NoPool, Pool, SessionPool
 from deliver.queue.intake import QueueIntake
-from deliver.queue.notice import Notifier
+from deliver.queue.notice import Notifier, Terms
 from deliver.queue.runner import JournalReply, Runner
 from deliver.queue.shard import Shard, open_shard
 from deliver.queue.store import Claim
+from deliver.queue.upkeep import Upkeep
 from deliver.relay.identity import MessageIds
 from deliver.relay.listener import Listener, open_listeners
 from deliver.report.log import say
@@ -158,24 +161,29 @@ def build_agent(
         own_names=frozenset(name for name in names if name),
         own_sockets=own_sockets,
         gate=gate or OpenGate(),
-        pool=pool or NoPool(),
+        pool=NoPool() if pool is None else pool,
     )
 
 
-async def run_relay(settings: Settings) -> None:
-    """Accept, queue and deliver until SIGTERM or SIGINT. Raises ConfigurationError or StorageError."""
+async def run_relay(settings: Settings, digest: str | None = None) -> None:
+    """Accept, queue and deliver until SIGTERM or SIGINT. Raises ConfigurationError or StorageError.
+
+    `digest` stands for the settings towards calls of `outrider send`; without it none is taken over.
+    """
     clock = WallClock()
     actions = event_actions(settings)
     backlog = Backlog(settings.events.backlog, matcher(actions))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         sockets = await open_listeners(settings.relay.listen)
         try:
-            async with open_shard(
-                settings.path(settings.queue.directory), SHARD, clock.now(), append=backlog.append
-            ) as shard:
-                relay = Relay(
-                    settings, clock, shard, backlog, Shipper(shard.sql, actions, clock=clock.now), sockets
-                )
+            async with (
+                open_shard(
+                    settings.path(settings.queue.directory), SHARD, clock.now(), append=backlog.append
+                ) as shard,
+                open_doors(settings, digest, clock) as doors,
+            ):
+                shipper = Shipper(shard.sql, actions, clock=clock.now)
+                relay = Relay(settings, clock, shard, backlog, shipper, sockets, doors)
                 await relay.run(signals)
         finally:
             for listener in sockets:
@@ -193,8 +201,10 @@ class Relay:
         backlog: Backlog,
         shipper: Shipper,
         sockets: Sequence[trio.SocketListener],
+        doors: Doors,
     ) -> None:
         self._settings = settings
+        self._doors = doors
         self._clock = clock
         self._shipper = shipper
         self._count_backlog = partial(backlog.watch, shard.sql)
@@ -202,6 +212,7 @@ class Relay:
         rng = SystemRandom()
         self._hints = open_hints(settings, clock)
         self._gate = event_gate(settings)
+        frozen = FrozenHosts(self._gate)
         self._shard = shard
         self._backlog = backlog
         self._pool = SessionPool(settings.pool, self._tell)
@@ -213,7 +224,7 @@ class Relay:
             rng=rng,
             learner="relay",
             own_sockets=frozenset((place[0], place[1]) for place in places),
-            gate=self._gate,
+            gate=frozen,
             pool=self._pool,
         )
         hostname = settings.relay.hostname or self._agent.helo
@@ -225,9 +236,17 @@ class Relay:
             attempt_deadline=longest_attempt(settings),
             clock=clock,
             rng=rng,
-            notifier=Notifier(hostname, ids, rng),
+            gather=settings.bounce.gather,
             append=backlog.append,
-            settled=shipper.poke,
+            settled=self._settled,
+        )
+        self._upkeep = Upkeep(
+            shard,
+            notifier=Notifier(hostname, ids, rng, report_terms(settings)),
+            clock=clock,
+            changed=self._accepted,
+            frozen=frozen.freeze,
+            append=backlog.append,
         )
         intake = QueueIntake(
             shard,
@@ -239,6 +258,7 @@ class Relay:
             room=lambda: not backlog.full,
         )
         self._listener = Listener(settings.relay, hostname, intake, clock, ids, settings.route)
+        self._run_doors = partial(doors.run, self._agent, hostname, ids)
 
     async def run(self, signals: AsyncIterator[int]) -> None:
         """Until the first signal and the end of what was under way; a second signal cuts that short."""
@@ -247,6 +267,7 @@ class Relay:
             testimony.start_soon(self._count_backlog)
             testimony.start_soon(self._see_the_doctor)
             testimony.start_soon(self._keep_time)
+            testimony.start_soon(self._upkeep.run)
             if isinstance(self._hints, SqlHints):
                 testimony.start_soon(self._hints.run)
             async with self._pool.open(), trio.open_nursery() as signalled:
@@ -254,6 +275,7 @@ class Relay:
                 async with trio.open_nursery() as work:
                     work.start_soon(self._runner.run)
                     await work.start(self._listener.serve, self._sockets)
+                    await work.start(self._run_doors)
                     for listener in self._sockets:
                         say(_log, logging.INFO, "listening", on=_endpoint(listener))
                 signalled.cancel_scope.cancel()
@@ -287,7 +309,13 @@ class Relay:
 
     def _begin(self, claim: Claim, content: Content, journal: JournalReply) -> Attempt:
         return Attempt(
-            self._agent, claim.envelope, claim.recipients, content, number=claim.number, journal=journal
+            self._agent,
+            claim.envelope,
+            claim.recipients,
+            content,
+            number=claim.number,
+            tried=claim.tried,
+            journal=journal,
         )
 
     async def _tell(self, events: Sequence[Event]) -> None:
@@ -303,6 +331,10 @@ class Relay:
             _log.error("%s", error)
         self._shipper.poke()
 
+    def _settled(self) -> None:
+        self._upkeep.poke()
+        self._shipper.poke()
+
     def _accepted(self) -> None:
         self._runner.poke()
         self._shipper.poke()
@@ -313,9 +345,22 @@ class Relay:
         say(_log, logging.INFO, "stopping", grace=f"{grace:g}")
         self._listener.stop(grace)
         self._runner.stop()
-        await anext(signals)
-        say(_log, logging.WARNING, "stopping at once")
-        work.cancel()
+        async with trio.open_nursery() as stopping:
+            stopping.start_soon(self._doors.stop, grace)
+            await anext(signals)
+            say(_log, logging.WARNING, "stopping at once")
+            work.cancel()
+
+
+def report_terms(settings: Settings) -> Terms:
+    """What the settings say about reports to senders."""
+    return Terms(
+        to=settings.bounce.to,
+        per_sender=settings.bounce.per_sender,
+        return_content=settings.bounce.return_content,
+        return_limit=settings.bounce.return_limit,
+        expire=settings.queue.expire,
+    )
 
 
 def longest_attempt(settings: Settings) -> float:

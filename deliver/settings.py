@@ -308,6 +308,15 @@ class Route(Section, frozen=True):
     hosts: tuple[Endpoint, ...] = ()  # smarthost: "host", "host:port", "[address]:port"
     mx: HostName | None = None  # smarthost: a name whose MX records count
     port: Port | None = None
+    username: str = ""  # smarthost: log in, over TLS that proves who the server is
+    password_file: SecretFile | None = None
+    auth: tuple[Literal["scram-sha-256-plus", "scram-sha-256", "plain", "login"], ...] = (
+        "scram-sha-256-plus",
+        "scram-sha-256",
+        "plain",
+        "login",
+    )
+    auth_in_clear: bool = False  # log in without such TLS too
     reason: str = "administratively prohibited"  # reject
 
 

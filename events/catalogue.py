@@ -138,9 +138,23 @@ _TYPES: tuple[EventType, ...] = (
     ),
     _type(
         "msg:bounce",
-        "A bounce to the sender was put into the queue; committed with the failures that it reports.",
-        "the failed recipients, comma separated, cut at 1000 characters",
+        "A report to the sender was put into the queue; `reason` says failed, delayed or relayed.",
+        "the recipients that it is about, comma separated, cut at 1000 characters",
         *(_ENVELOPE, ("bounce_id",)),
+        exim=False,
+    ),
+    _type(
+        "msg:hold",
+        "Recipients of the message are held: by the administrator or a freeze rule; once per message.",
+        "why",
+        *(_ENVELOPE,),
+        exim=False,
+    ),
+    _type(
+        "msg:release",
+        "Held recipients of the message are tried again; once per message.",
+        "why: released, thawed, or its date has come",
+        *(_ENVELOPE,),
         exim=False,
     ),
     _type(

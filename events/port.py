@@ -50,7 +50,7 @@ class EventGate(Protocol):
         ...
 
     def watches(self, name: str, fields: Mapping[str, Scalar]) -> bool:
-        """Whether an action may want to decide about an event of this name with these fields, and others yet."""
+        """Whether an action may want to decide about an event of this name with these fields and more."""
         ...
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 # verb: (where its command lives, its line in the help)
 VERBS: dict[str, tuple[str, str]] = {
     "relay": ("deliver.cli.relay:relay", "Accept mail over SMTP, queue it and deliver it."),
+    "lmtp": ("deliver.cli.lmtp:lmtp", "Deliver over LMTP for an MTA that keeps the queue."),
     "send": ("deliver.cli.send:send", "Deliver one message now, from standard input or a file."),
     "explain": ("deliver.cli.explain:explain", "Say why mail to a domain would go the way it goes."),
     "tlsa": ("deliver.cli.tlsa:tlsa", "Make TLSA records, or compare a host's with what it presents."),
@@ -90,6 +91,18 @@ class Application:
     def settings(self) -> Settings:
         """The settings tree. Raises ConfigurationError or UsageError."""
         return self.configuration.settings
+
+    @property
+    def digest(self) -> str | None:
+        """What stands for the settings when `outrider send` hands over; None where that cannot be said."""
+        from deliver.handover.frames import digest_of
+
+        file = self.configuration.file
+        try:
+            content = None if file is None else file.read_bytes()
+        except OSError:
+            return None
+        return None if self._given is not None else digest_of(content, self._overrides)
 
 
 class Frame(click.Group):

@@ -32,4 +32,4 @@ def relay(application: Application) -> None:
     configure(settings.log.level, settings.log.format)
     for warning in application.configuration.warnings:
         logging.getLogger("outrider.service").warning("%s", warning)
-    trio.run(run_relay, settings)
+    trio.run(run_relay, settings, application.digest)

@@ -1,4 +1,7 @@
-"""`outrider send`: one message from standard input, delivered now, in this process, without a queue."""
+"""`outrider send`: one message from standard input, delivered now, without a queue.
+
+This is the delivery in the calling process; `deliver.handover` comes before it (see `deliver.cli`).
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,14 @@ EPILOG = """\b
 Examples:
   outrider send -f me@example.org you@example.com < message.eml
   outrider send -f '' postmaster@example.com < bounce.eml
+  outrider send --queue-id 4XyZ12 -f me@example.org you@example.com < message.eml
   outrider -o tls.level=dane-only send --json you@example.com < message.eml
 
 \b
 Exit status:
   0 all delivered   75 some deferred: try again   69 none deferred, some failed
   64 usage          65 unusable message           78 configuration
+With --queue-id the caller is an MTA that would bounce on 64 and 78: they become 75.
 """
 
 
@@ -33,6 +38,12 @@ Exit status:
     metavar="SENDER",
     help="Envelope sender; '' is the null sender. Without it: the user at this machine's name.",
 )
+@click.option(
+    "--queue-id",
+    metavar="ID",
+    default="",
+    help="The caller's name for the message: recipients that were settled before are not delivered to again.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per recipient.")
 @click.option("-v", "--verbose", is_flag=True, help="Write the log to standard error.")
 @click.argument("recipients", nargs=-1, required=True, metavar="RCPT…")
@@ -40,37 +51,46 @@ Exit status:
 def send(
     application: Application,
     sender: str | None,
+    queue_id: str,
     as_json: bool,
     verbose: bool,
     recipients: tuple[str, ...],
 ) -> int:
     """Deliver the message on standard input to each RCPT and say what became of it.
 
-    Lines may end in LF or CRLF. Nothing is queued: on exit status 75 the caller keeps the message.
+    Lines may end in LF or CRLF. Nothing is queued: on exit status 75 the caller keeps the message. A running
+    service with the same configuration, started by the same user, takes the delivery over, unless -o or -v
+    is given.
     """
-    from deliver.cli.output import json_lines
-    from deliver.errors import OutriderError
+    from deliver.errors import OutriderError, UsageError
     from deliver.message import Mailbox
     from deliver.report.log import configure
-    from deliver.report.result import EX_TEMPFAIL, as_dict, as_line, exit_status
+    from deliver.report.result import EX_TEMPFAIL, EX_UNAVAILABLE, exit_status, rendered
     from deliver.sending import deliver_now  # loads trio and the whole delivery
+    from deliver.settled import MAX_QUEUE_ID
 
+    if len(queue_id) > MAX_QUEUE_ID:
+        raise UsageError(
+            f"reading --queue-id {queue_id[:40]}…", f"it has more than {MAX_QUEUE_ID} characters"
+        )
     settings = application.settings
     configure(settings.log.level if verbose else "warning", settings.log.format)
-    boxes = tuple(Mailbox.parse(recipient) for recipient in dict.fromkeys(recipients))
-    reverse_path = _reverse_path(sender, settings.delivery.helo)
     try:
-        results = deliver_now(settings, reverse_path, boxes, sys.stdin.buffer)
+        boxes = tuple(dict.fromkeys(Mailbox.parse(recipient) for recipient in recipients))
+        reverse_path = _reverse_path(sender, settings.delivery.helo)
+    except UsageError as error:
+        if not queue_id:
+            raise
+        click.echo(f"failed 5.1.3: {error}")  # of this address nothing will ever come: the caller bounces
+        return EX_UNAVAILABLE
+    try:
+        results = deliver_now(settings, reverse_path, boxes, sys.stdin.buffer, queue_id)
     except (OutriderError, BaseExceptionGroup):
         raise
     except Exception:  # a bug: the caller must keep the message, and 70 might make it bounce
         traceback.print_exc()
         return EX_TEMPFAIL
-    if as_json:
-        json_lines(as_dict(*result) for result in results)
-    else:
-        for recipient, outcome, _ in results:
-            click.echo(as_line(recipient, outcome))
+    click.echo(rendered(results, as_json=as_json), nl=False)
     return exit_status(tuple(outcome for _, outcome, _ in results))
 
 

@@ -13,7 +13,12 @@ require_crl without crl, require_ocsp without          refused  nothing could ev
   request_ocsp
 route: no domains; smarthost without or with two       refused  it says nothing, or two things
   destinations; mx or reject with hosts, mx or port
+route: username without password_file or the           refused  one without the other says nothing
+  other way round; no mechanism in auth
 rule without domains and hosts, or without any key     refused  the section itself is meant
+queue.limit with neither messages nor at_a_time        refused  it limits nothing
+queue.retry_rule: an unknown error, steps not in       refused  it would never apply, or not as it reads
+  the order of their ages
 two event actions of one name, an action without       refused  acknowledgements are kept by name
   events; retry list empty; state_dir relative
 """
@@ -27,6 +32,7 @@ from collections.abc import Iterator
 from deliver import endpoint
 from deliver.configuration import actions
 from deliver.configuration.problem import KeyPath, Problem
+from deliver.queue import retry
 from deliver.settings import EventAction, EventFile, Route, Settings, Tls, overridden
 from deliver.tls.policy import Level
 
@@ -41,6 +47,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
     yield from _routes(settings)
     yield from _rules(settings)
     yield from _events(settings)
+    yield from _queue(settings)
     if not settings.queue.retry:
         yield Problem(("queue", "retry"), "it is empty", 'give at least one interval: ["15m"]')
     if not settings.delivery.families:
@@ -139,10 +146,13 @@ def _routes(settings: Settings) -> Iterator[Problem]:
         if route.via == "smarthost":
             yield from _smarthost(route, path)
             continue
-        for key, given in (("hosts", route.hosts), ("mx", route.mx), ("port", route.port)):
-            if given:
+        for key in ("hosts", "mx", "port", *_LOGIN):
+            if getattr(route, key):
                 remedy = f'remove it, or write via = "smarthost" instead of "{route.via}"'
                 yield Problem((*path, key), f"a route via {route.via} has no {key}", remedy)
+
+
+_LOGIN = ("username", "password_file", "auth_in_clear")
 
 
 def _smarthost(route: Route, path: KeyPath) -> Iterator[Problem]:
@@ -151,6 +161,17 @@ def _smarthost(route: Route, path: KeyPath) -> Iterator[Problem]:
         yield Problem((*path, "hosts"), "the smarthost route names no host", remedy)
     if route.hosts and route.mx:
         yield Problem((*path, "mx"), "the smarthost route has both hosts and mx", remedy)
+    if bool(route.username) != (route.password_file is not None):
+        there, missing = ("username", "password_file")
+        if not route.username:
+            there, missing = missing, there
+        yield Problem((*path, there), f"{missing} is not set", f"set {missing} too, or remove {there}")
+    elif route.auth_in_clear and not route.username:
+        yield Problem((*path, "auth_in_clear"), "nobody logs in", "set username and password_file")
+    if route.username and not route.auth:
+        yield Problem(
+            (*path, "auth"), "it is empty: there is no way to log in", "remove it, or name mechanisms"
+        )
 
 
 def _rules(settings: Settings) -> Iterator[Problem]:
@@ -164,6 +185,22 @@ def _rules(settings: Settings) -> Iterator[Problem]:
             )
         if not (rule.tls or rule.smtp or rule.delivery or rule.event_action):
             yield Problem(path, "the rule changes nothing", 'add for instance tls = { level = "verify" }')
+
+
+def _queue(settings: Settings) -> Iterator[Problem]:
+    for index, limit in enumerate(settings.queue.limit):
+        if limit.messages is None and limit.at_a_time is None:
+            remedy = 'add messages = 100 and per = "1h", or at_a_time = 5'
+            yield Problem(("queue", "limit", index), "it limits nothing", remedy)
+    for index, rule in enumerate(settings.queue.retry_rule):
+        path: KeyPath = ("queue", "retry_rule", index)
+        for place, word in enumerate(rule.errors):
+            if not retry.known(word):
+                remedy = f'known are {", ".join(retry.WORDS)}; a code as "rcpt-452" or "mail-4xx"'
+                yield Problem((*path, "errors", place), f"{word[:40]!r} is no error", remedy)
+        ages = [float(step.until) for step in rule.steps]
+        if ages != sorted(set(ages)):
+            yield Problem((*path, "steps"), "each step must hold longer than the one before", "sort them")
 
 
 def _events(settings: Settings) -> Iterator[Problem]:

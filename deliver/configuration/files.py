@@ -47,6 +47,11 @@ def problems(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem
             trouble = _secret_fault(settings, action.password_file, environ)
             if trouble:
                 yield Problem((*path, "password_file"), *trouble)
+    for index, route in enumerate(settings.route):
+        if route.password_file is not None:
+            trouble = _secret_fault(settings, route.password_file, environ)
+            if trouble:
+                yield Problem(("route", index, "password_file"), *trouble)
 
 
 def _tls_tables(settings: Settings) -> Iterator[tuple[KeyPath, Mapping[str, object]]]:

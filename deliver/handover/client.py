@@ -152,7 +152,7 @@ def _next(connection: Socket, reader: FrameReader) -> tuple[int, bytes]:
 
 
 def _deliver(connection: Socket, reader: FrameReader) -> int:
-    """Send the message and say what became of it. From here on the message is read: nobody else may deliver."""
+    """Send the message and say what became of it. It is read now, so that nobody else can deliver it."""
     try:
         try:
             while piece := os.read(0, frames.MAX_PIECE):
@@ -165,7 +165,9 @@ def _deliver(connection: Socket, reader: FrameReader) -> int:
             raise BadFrame("no answer")
         status, output, errors = frames.parse_answer(payload)
     except (OSError, BadFrame) as error:
-        _write(2, f"outrider: the service took the message and gave no answer ({error}); try again\n".encode())
+        _write(
+            2, f"outrider: the service took the message and gave no answer ({error}); try again\n".encode()
+        )
         return EX_TEMPFAIL
     _write(2, errors)
     _write(1, output)

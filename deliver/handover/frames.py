@@ -15,7 +15,7 @@
     END       caller   none: the message is complete
     ANSWER    service  exit status (1 octet), length of the output (4 octets), output, text for stderr
 
-A caller that goes away before END has handed nothing over. Both sides are of one version; any other is refused.
+A caller that goes away before END has handed nothing over. Another version is refused.
 """
 
 from __future__ import annotations

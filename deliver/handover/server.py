@@ -5,8 +5,8 @@
     answered with 65                                      a message that nobody could send
     answered with 75                                      our disk; anything unforeseen
 
-A caller that goes away before the end of its message has handed nothing over; one that goes away later changes
-nothing, and finds the outcome when it comes again with the same --queue-id.
+A caller that goes away before the end of its message has handed nothing over; one that goes away later
+changes nothing, and finds the outcome when it comes again with the same --queue-id.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import trio
 from deliver.direct import Direct, Limit
 from deliver.errors import MessageError, OutriderError, UsageError
 from deliver.handover import frames
-from deliver.handover.frames import ANSWER, CONTENT, END, GO, NO, OFFER, BadFrame, FrameReader, Offer
+from deliver.handover.frames import CONTENT, END, GO, NO, OFFER, BadFrame, FrameReader, Offer
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import Clock
 from deliver.relay.received import HopCounter
@@ -57,6 +57,7 @@ class Desk:
     max_hops: int
     max_recipients: int
     max_connections: int
+    room: Callable[[], bool]
 
 
 class HandoverListener:
@@ -96,6 +97,8 @@ class HandoverListener:
         try:
             if uid not in (os.geteuid(), 0):
                 await caller.refuse(f"user {uid} is not served here")
+            elif not self._desk.room():
+                await caller.refuse("too many events wait for their databases")
             elif self._open > self._desk.max_connections:
                 await caller.refuse("too many calls at a time")
             else:
@@ -129,7 +132,10 @@ class _Caller:
         self._reader = FrameReader(OFFER)
 
     async def serve(self, now: Callable[[], float], new_id: Callable[[], MessageId]) -> None:
-        """Take the offer, the message, deliver, answer. Raises BadFrame, BrokenResourceError, TooSlowError."""
+        """Take the offer and the message, deliver, answer.
+
+        Raises BadFrame, BrokenResourceError, TooSlowError.
+        """
         with trio.fail_after(OFFER_PATIENCE):
             _, payload = await self._next()
         try:
@@ -143,9 +149,7 @@ class _Caller:
         try:
             message = await self._receive()
             recipients = tuple(Recipient(ordinal, box) for ordinal, box in enumerate(boxes))
-            envelope = Envelope(
-                new_id(), sender, recipients, message.content.size, message.eight_bit, now()
-            )
+            envelope = Envelope(new_id(), sender, recipients, message.content.size, message.eight_bit, now())
             job = Job(offer.queue_id, message.digest.value(envelope.reverse_path)) if offer.queue_id else None
             results = await self._direct.deliver(envelope, message.content, job, Limit())
         except OutriderError as error:
@@ -170,7 +174,7 @@ class _Caller:
             raise UsageError("taking a message over", "the caller has other settings")
         if len(offer.queue_id) > MAX_QUEUE_ID:
             raise UsageError("taking a message over", "the queue id is too long")
-        boxes = tuple(Mailbox.parse(text) for text in dict.fromkeys(offer.recipients))
+        boxes = tuple(dict.fromkeys(Mailbox.parse(text) for text in offer.recipients))
         if len(boxes) > self._desk.max_recipients:
             raise UsageError("taking a message over", "it has too many recipients")
         if offer.sender == "":

@@ -89,6 +89,10 @@ class TlsStream(trio.abc.Stream):
         """The server's certificate in DER, also on a resumed connection."""
         return self._engine.leaf()
 
+    def keying_material(self, label: bytes, length: int) -> bytes:
+        """See `TlsEngine.keying_material`; secret. Once the handshake is finished."""
+        return self._engine.keying_material(label, length)
+
     def session(self) -> bytes | None:
         """The session as it is now, in DER; secret. In TLS 1.3 with a ticket after data was received."""
         return None if self._state is _State.CLOSED else self._engine.session()

@@ -83,7 +83,7 @@ class Wire:
     @property
     def needs_reset(self) -> bool:
         """Whether an earlier refusal left a transaction open, so that the next one must begin with RSET."""
-        return self.machine.state in (State.ENVELOPE, State.CHUNKS)
+        return self.machine.state in (State.ENVELOPE, State.CHUNKS) and self.machine.due == 0
 
     async def talk_early(self, presumed: Capabilities, *commands: Command) -> None:
         """EHLO, and what may follow it by what the server said on an earlier connection, before the greeting.

@@ -6,19 +6,20 @@ Works on the files of a running relay: WAL readers neither wait nor make the wri
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, func, select
 from sqlalchemy.exc import DBAPIError
 
 from deliver.errors import StorageError
 from deliver.queue import codec
-from deliver.queue.schema import OPEN_STATES, VERSION, attempt, message, recipient
+from deliver.queue.schema import OPEN_STATES, VERSION, attempt, message, recipient, report
+from deliver.queue.selection import Selection, conditions
 
 MAX_PAGE: Final = 10_000  # rows of one listing
 MAX_ATTEMPTS: Final = 100  # of one message, the latest
@@ -26,8 +27,34 @@ _OPEN: Final = [state.value for state in OPEN_STATES]
 
 
 @dataclass(frozen=True, slots=True)
+class Order:
+    """A column to sort by, and of which table."""
+
+    column: str
+    descending: bool = False
+    of_message: bool = False
+
+    def order(self, rows: FromClause) -> tuple[ColumnElement[Any], ...]:
+        """The ORDER BY over these rows."""
+        wanted = rows.c[self.column]
+        return (wanted.desc() if self.descending else wanted.asc(),)
+
+
+SORTS: Final = {
+    "next": Order("next_attempt"),
+    "age": Order("received_at", of_message=True),
+    "size": Order("size", descending=True, of_message=True),
+    "tries": Order("attempts", descending=True),
+    "domain": Order("domain"),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
-    """One recipient in a listing. Times are seconds since the epoch; `sender` is empty for the null path."""
+    """One recipient in a listing. Times are seconds since the epoch; `sender` is empty for the null path.
+
+    `why`: how the last attempt ended. `held_reason` and `held_until` while it is held.
+    """
 
     id: str
     sender: str
@@ -39,6 +66,9 @@ class Waiting:
     next_attempt: float
     in_doubt: int
     why: str | None
+    domain: str
+    held_reason: str | None = None
+    held_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +98,10 @@ class ShownRecipient:
     in_doubt: int
     finished_at: float | None
     last_outcome: dict[str, Any] | None
+    held_reason: str | None = None
+    held_until: float | None = None
+    freeze_id: int | None = None
+    owed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +117,17 @@ class Shown:
     stored: str
     recipients: tuple[ShownRecipient, ...]
     attempts: tuple[TriedAttempt, ...]
+    reports: tuple[SentReport, ...] = ()
+    report_due: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SentReport:
+    """A notification that went to the sender: its own id, and when."""
+
+    id: str
+    address: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +137,7 @@ class Counts:
     messages: int
     queued: int
     leased: int
+    held: int = 0
 
 
 def shard_files(directory: Path) -> tuple[Path, ...]:
@@ -123,25 +169,43 @@ def reading(path: Path) -> Iterator[Connection]:
 
 
 def waiting(
-    conn: Connection, *, domain: str | None = None, sender: str | None = None, limit: int = 100
+    conn: Connection, selection: Selection, *, now: float, limit: int = 100, sort: str = "next"
 ) -> tuple[Waiting, ...]:
-    """Recipients that are not done, the one due first at the top.
+    """Recipients that are not done and are meant by `selection`, by `SORTS[sort]`."""
+    wanted = max(0, min(limit, MAX_PAGE))
+    found: list[Waiting] = []
+    for row in conn.execute(_listing(selection, now, sort, wanted)):
+        each = _waiting(row)
+        if selection.says(each.why):
+            found.append(each)
+            if len(found) == wanted:
+                break
+    return tuple(found)
 
-    `sender` is an address, a domain, or empty for the null reverse path.
-    """
-    query = (
-        select(recipient, message.c.sender_local_part, message.c.sender_domain)
-        .add_columns(message.c.size, message.c.received_at)
-        .join(message, message.c.id == recipient.c.message_id)
-        .where(recipient.c.state.in_(_OPEN))
-        .order_by(recipient.c.next_attempt, recipient.c.message_id, recipient.c.ordinal)
-        .limit(max(0, min(limit, MAX_PAGE)))
-    )
-    if domain is not None:
-        query = query.where(recipient.c.domain == domain)
-    if sender is not None:
-        query = query.where(_sent_by(sender))
-    return tuple(_waiting(row) for row in conn.execute(query))
+
+def merged(rows: Iterable[Waiting], sort: str) -> list[Waiting]:
+    """The pages of several shards as one, in their order."""
+    by = SORTS[sort]
+    ties = sorted(rows, key=lambda row: (row.id, row.recipient))
+    return sorted(ties, key=lambda row: getattr(row, by.column), reverse=by.descending)
+
+
+def _listing(selection: Selection, now: float, sort: str, limit: int) -> Select[Any]:
+    """The rows; where `recipient` alone decides, it is cut before the messages are looked up."""
+    by = SORTS[sort]
+    met = conditions(selection, now)
+    if by.of_message or selection.of_messages or selection.text is not None:
+        query = (
+            _with_message(recipient).where(*met).order_by(*by.order(message if by.of_message else recipient))
+        )
+        return query if selection.text is not None else query.limit(limit)  # `says` is asked after SQL
+    first = select(recipient).where(*met).order_by(*by.order(recipient)).limit(limit).subquery()
+    return _with_message(first).order_by(*by.order(first))
+
+
+def _with_message(rows: FromClause) -> Select[Any]:
+    columns = (message.c.sender_local_part, message.c.sender_domain, message.c.size, message.c.received_at)
+    return select(rows, *columns).join(message, message.c.id == rows.c.message_id)
 
 
 def show(conn: Connection, message_id: str) -> Shown | None:
@@ -168,6 +232,8 @@ def show(conn: Connection, message_id: str) -> Shown | None:
         stored=_stored(row),
         recipients=tuple(_recipient(each) for each in recipients),
         attempts=tuple(_attempt(each) for each in reversed(tried)),
+        reports=_reports(conn, message_id),
+        report_due=row.report_due,
     )
 
 
@@ -184,17 +250,14 @@ def counts(conn: Connection) -> Counts:
     messages = conn.execute(
         select(func.count()).select_from(message).where(message.c.completed_at.is_(None))
     ).scalar_one()
-    return Counts(int(messages), by_state.get("queued", 0), by_state.get("leased", 0))
+    return Counts(
+        int(messages), by_state.get("queued", 0), by_state.get("leased", 0), by_state.get("held", 0)
+    )
 
 
-def _sent_by(sender: str) -> sqlalchemy.ColumnElement[bool]:
-    if sender in ("", "<>"):
-        return message.c.sender_domain.is_(None)
-    local_part, at, domain = sender.rpartition("@")
-    same_domain = func.lower(message.c.sender_domain) == domain.lower()
-    if not at or not local_part:
-        return same_domain
-    return sqlalchemy.and_(same_domain, message.c.sender_local_part == local_part)
+def _reports(conn: Connection, message_id: str) -> tuple[SentReport, ...]:
+    query = select(report).where(report.c.message_id == message_id).order_by(report.c.at).limit(MAX_ATTEMPTS)
+    return tuple(SentReport(row.bounce_id, row.address, row.at) for row in conn.execute(query))
 
 
 def _waiting(row: Row[Any]) -> Waiting:
@@ -210,6 +273,9 @@ def _waiting(row: Row[Any]) -> Waiting:
         next_attempt=row.next_attempt,
         in_doubt=row.in_doubt,
         why=last.get("text") if isinstance(last, dict) else None,
+        domain=row.domain,
+        held_reason=row.held_reason,
+        held_until=row.held_until,
     )
 
 
@@ -223,6 +289,10 @@ def _recipient(row: Row[Any]) -> ShownRecipient:
         in_doubt=row.in_doubt,
         finished_at=row.finished_at,
         last_outcome=_loaded(row.last_outcome, None),
+        held_reason=row.held_reason,
+        held_until=row.held_until,
+        freeze_id=row.freeze_id,
+        owed=row.owed,
     )
 
 

@@ -66,9 +66,8 @@ def matching(conn: Connection, selection: Selection, now: float) -> list[Key]:
     query = columns.where(*conditions(selection, now)).order_by(recipient.c.message_id, recipient.c.ordinal)
     if selection.of_messages:
         query = query.join(message, message.c.id == recipient.c.message_id)
-    return [
-        Key(row[0], row[1]) for row in conn.execute(query) if selection.says(codec.reason_in(row.last_outcome))
-    ]
+    rows = conn.execute(query)
+    return [Key(row[0], row[1]) for row in rows if selection.says(codec.reason_in(row.last_outcome))]
 
 
 def retry(conn: Connection, keys: Sequence[Key], now: float) -> Changed:
@@ -253,9 +252,7 @@ def _ended(
     return _done(conn, keys, len(rows)) + Changed(removable=tuple(removable))
 
 
-def _done(
-    conn: Connection, keys: Sequence[Key], changed: int, *, held: int = 0, frozen: int = 0
-) -> Changed:
+def _done(conn: Connection, keys: Sequence[Key], changed: int, *, held: int = 0, frozen: int = 0) -> Changed:
     if changed:
         note_change(conn)
     return Changed(changed, busy=_count(conn, keys, State.LEASED), held=held, frozen=frozen)

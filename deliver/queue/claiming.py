@@ -26,7 +26,9 @@ from events import outbox
 
 MAX_RECIPIENTS: Final = 100  # of one claim; every server takes as many (RFC 5321 4.5.3.1.8)
 MAX_HOPS: Final = 20  # senders without anything due, or with a limit, that are passed over for one claim
+CROWDED: Final = 1.0  # seconds until a domain whose senders all have to wait is looked at again
 MAX_SENDER: Final = 320  # characters
+_ABOUT_MAIL: Final = frozenset({"mail", "rcpt", "data", "body", "dot"})
 _VERP: Final = "+="  # behind these a local part is made for one recipient or purpose
 
 
@@ -36,7 +38,7 @@ class Claim:
 
     `envelope.recipients` are the recipients of this claim only. `number` counts the attempts from 1.
     The content is in the row unless `spool_name` is given. `waited`: the wait that was decided last, by
-    recipient. `tried`: the address that the attempt before spoke to, if any. `sender`: see `sender_key`.
+    recipient. `tried`: the address that the attempt before failed at, if any. `sender`: see `sender_key`.
     """
 
     attempt_id: int
@@ -146,27 +148,30 @@ def _next_message(
     conn: Connection, domain: str, last_sender: str, now: float, admission: Admission
 ) -> Row[Any] | None:
     """The message that is due longest of the sender whose turn it is."""
-    opening = math.inf
-    sender: str | None = last_sender
-    for _ in range(MAX_HOPS):
-        sender = _sender_behind(conn, domain, sender or "")
-        if sender is None:
-            return None
-        opens = admission.sender_opens_at(domain, sender)
-        if opens <= now:
-            query = _oldest(domain, now).where(recipient.c.sender == sender)
-            if (found := conn.execute(query).one_or_none()) is not None:
-                return found
-        else:
-            opening = min(opening, opens)
-        if sender == last_sender:
+    sender, opening = last_sender, math.inf
+    seen: set[str] = set()
+    while len(seen) < MAX_HOPS:
+        behind = _sender_behind(conn, domain, sender)
+        if behind is None or behind in seen:
             break
+        sender = behind
+        seen.add(sender)
+        opens = admission.sender_opens_at(domain, sender)
+        if opens > now:
+            opening = min(opening, opens)
+            continue
+        found = conn.execute(_oldest(domain, now).where(recipient.c.sender == sender)).one_or_none()
+        if found is not None:
+            return found
     else:  # many senders wait for their time: the oldest message of any that may go
-        for found in conn.execute(_oldest(domain, now, MAX_HOPS)):
+        for found in conn.execute(_oldest(domain, now, MAX_HOPS)).all():
             if admission.sender_opens_at(domain, found.sender) <= now:
                 return found
-    if opening < math.inf or conn.execute(_oldest(domain, now)).first() is not None:
-        admission.hold(domain, opening if opening < math.inf else now + 1)
+            opening = min(opening, now + CROWDED)
+    if opening < math.inf:
+        admission.hold(domain, opening)
+    elif any(admission.sender_opens_at(domain, each) > now for each in seen):
+        admission.hold(domain, now + CROWDED)
     return None
 
 
@@ -243,5 +248,10 @@ def _lease(
 
 
 def _address(outcome: str | None) -> str | None:
-    contact = json.loads(outcome).get("contact") if outcome else None
-    return contact.get("address") or None if contact else None
+    """The address that failed the recipient. One that answered about the mail is not to be avoided: a server
+    that greylists wants to see the same client again.
+    """
+    plain = json.loads(outcome) if outcome else {}
+    if plain.get("reply") and plain.get("phase") in _ABOUT_MAIL:
+        return None
+    return (plain.get("contact") or {}).get("address") or None

@@ -19,8 +19,6 @@ PAGE: Final = 200  # destinations that are looked at in one query
 
 Opening = Callable[[str], float]  # from when on a domain may have one more attempt; inf: that will be said
 
-_INSERTS: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-
 
 def always(domain: str) -> float:
     """For callers without limits."""
@@ -39,7 +37,8 @@ def next_due(conn: Connection, opens_at: Opening = always) -> float | None:
 
 def note_due(conn: Connection, domain: str, due: float) -> None:
     """A recipient of the domain was queued for `due`: lower the bound that `claim` goes by."""
-    row = _INSERTS[conn.dialect.name](destination).values(domain=domain, due=due, served_at=0.0)
+    insert = sqlite.insert if conn.dialect.name == "sqlite" else postgresql.insert
+    row = insert(destination).values(domain=domain, due=due, served_at=0.0)
     later = or_(destination.c.due.is_(None), destination.c.due > row.excluded.due)
     conn.execute(
         row.on_conflict_do_update(
@@ -51,7 +50,11 @@ def note_due(conn: Connection, domain: str, due: float) -> None:
 
 def note_due_again(conn: Connection, domain: str) -> None:
     """Set the bound of the domain to the earliest next attempt of its queued recipients, exactly."""
-    conn.execute(update(destination).where(destination.c.domain == domain).values(due=_earliest(domain)))
+    row = update(destination).where(destination.c.domain == domain).values(due=_earliest(domain))
+    if conn.execute(row).rowcount == 0:  # forgotten while its last recipient was under way
+        earliest = conn.execute(select(_earliest(domain))).scalar_one()
+        if earliest is not None:
+            note_due(conn, domain, earliest)
 
 
 def due_domains(conn: Connection, now: float, opens_at: Opening, limit: int) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """One claim, from its content to its settlement.
 
-- Nothing that an attempt raises reaches its siblings: an unexpected exception is logged with its traceback and
-  the recipients are deferred.
+- Nothing that an attempt raises reaches its siblings: an unexpected exception is logged with its traceback
+  and the recipients are deferred.
 - Every claim is settled, also under cancellation: in a shield with a deadline. A settlement that the database
   refuses is tried again; if it stays refused, the journal keeps the deliveries and the lease expires.
 - An attempt that does nothing for `silence` seconds, longer than every timeout allows, is ended, and said.
@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ from deliver.queue.account import expiries, report
 from deliver.queue.claiming import Claim
 from deliver.queue.content import InlineContent, SpoolContent, remove
 from deliver.queue.journal import Proof
-from deliver.queue.schedule import Plan
+from deliver.queue.schedule import Plan, Settlement
 from deliver.queue.shard import Shard
 from deliver.queue.store import Append, Settled
 from deliver.smtp.reply import Reply
@@ -57,6 +58,14 @@ class Attempt(Protocol):
 Begin = Callable[[Claim, Content, JournalReply], Attempt]
 
 log = logging.getLogger("outrider.queue")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of a claim; `again`: when a recipient is due again (epoch seconds), inf for never."""
+
+    result: AttemptResult
+    again: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +106,9 @@ class Execution:
     append: Append
     settled: Callable[[], None]
 
-    async def run(self, claim: Claim, scope: trio.CancelScope) -> AttemptResult:
+    async def run(self, claim: Claim, scope: trio.CancelScope) -> Ended:
         """Attempt within `scope`, then settle, whatever happens; never raises an Exception."""
+        again = math.inf
         journalled: dict[int, Reply] = {}
         attempt: Attempt | None = None
         result = conclusion.interrupted(claim.recipients, started=False)
@@ -120,8 +130,8 @@ class Execution:
                 result = self._result_of(attempt, claim)
             result = conclusion.conclude(claim.recipients, result, journalled)
             with trio.CancelScope(shield=True):
-                await self._finish(claim, result)
-        return result
+                again = await self._finish(claim, result)
+        return Ended(result, again)
 
     async def _watch(self, attempt: Attempt, read: _Counter, claim: Claim) -> None:
         """Run the attempt, and end it when nothing happens any more."""
@@ -153,11 +163,14 @@ class Execution:
             log.exception("%s: attempt %d has no result", claim.envelope.id, claim.number)
             return conclusion.interrupted(claim.recipients, started=True)
 
-    async def _finish(self, claim: Claim, result: AttemptResult) -> None:
+    async def _finish(self, claim: Claim, result: AttemptResult) -> float:
+        """Settle; returns when a recipient is due again, inf for never."""
         settled: Settled | None = None
+        settlements: tuple[Settlement, ...] = ()
         try:
+            settlements = self._settlements(claim, result)
             with trio.move_on_after(SETTLE_PATIENCE):
-                settled = await self._settle(claim, result)
+                settled = await self._settle(claim, result, settlements)
             if settled is not None and settled.removable:
                 await trio.to_thread.run_sync(remove, self.shard.spool, settled.removable)
         except Exception:
@@ -167,6 +180,8 @@ class Execution:
                 log.critical(
                     "%s: attempt %d is open until its lease expires", claim.envelope.id, claim.number
                 )
+        due = (each.next_attempt for each in settlements if each.next_attempt is not None)
+        return min(due, default=math.inf)
 
     async def _content(self, claim: Claim) -> Content | None:
         """The content; None, and an error in the log, when it cannot be read."""
@@ -192,13 +207,13 @@ class Execution:
         journalled.update(dict.fromkeys(ordinals, reply))
         self.shard.journal.note(Proof(claim.attempt_id, claim.envelope.id, ordinals, reply))
 
-    async def _settle(self, claim: Claim, result: AttemptResult) -> Settled:
+    def _settlements(self, claim: Claim, result: AttemptResult) -> tuple[Settlement, ...]:
         now = self.clock.now()
         waited = {
             recipient.ordinal: seconds
             for recipient, seconds in zip(claim.recipients, claim.waited, strict=False)
         }
-        settlements = tuple(
+        return tuple(
             schedule.settle_as(
                 recipient,
                 outcome,
@@ -212,6 +227,11 @@ class Execution:
             )
             for recipient, outcome in result.outcomes
         )
+
+    async def _settle(
+        self, claim: Claim, result: AttemptResult, settlements: tuple[Settlement, ...]
+    ) -> Settled:
+        now = self.clock.now()
         work = partial(
             store.settle,
             claim=claim,

@@ -67,9 +67,7 @@ def checked_pattern(kind: Kind, pattern: str) -> str:
     return canonical(name if kind is Kind.SENDER else pattern)
 
 
-def add(
-    conn: Connection, kind: Kind, pattern: str, *, reason: str, until: float | None, now: float
-) -> Rule:
+def add(conn: Connection, kind: Kind, pattern: str, *, reason: str, until: float | None, now: float) -> Rule:
     """Make a rule, in force at once. Raises UsageError for a bad pattern, or when there are too many."""
     if conn.execute(select(func.count()).select_from(table)).scalar_one() >= MAX_RULES:
         raise UsageError("adding a freeze rule", f"there are {MAX_RULES} of them", "thaw some")
@@ -125,9 +123,7 @@ def hold_frozen(conn: Connection, now: float, append: Append) -> int:
 
 def hold_by(conn: Connection, rule: Rule, keys: list[Key], now: float, append: Append) -> int:
     """Hold these recipients in the name of the rule."""
-    return hold(
-        conn, keys, reason=rule.reason, until=rule.until, now=now, append=append, freeze_id=rule.id
-    )
+    return hold(conn, keys, reason=rule.reason, until=rule.until, now=now, append=append, freeze_id=rule.id)
 
 
 def _matches(rule: Rule) -> ColumnElement[bool]:

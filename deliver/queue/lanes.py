@@ -12,7 +12,8 @@ first attempt, until then a domain is a site of its own. Each site has a lane:
     it could not be reached      a pause, and then one attempt to find out
     something of our own         unchanged
 
-- A pause doubles with each failure behind the other, up to `longest_pause`.
+- A pause doubles with each failure behind the other, up to `longest_pause`; it ends at the latest when the
+  message that failed is due again, so that no retry and no last attempt comes late by it.
 - What was begun before a pause began says nothing new and lengthens nothing.
 - A lane whose attempts take long is slow: see `Occupancy`.
 
@@ -106,8 +107,10 @@ def _pushes_back(outcome: Deferred, reply: Reply | None) -> bool:
     return lost and outcome.blame is Blame.HOST
 
 
-def after(lane: Lane, said: Feedback, terms: Terms, *, started: float, now: float) -> Lane:
-    """The lane after an attempt that ran from `started` to `now`."""
+def after(
+    lane: Lane, said: Feedback, terms: Terms, *, started: float, now: float, again: float = math.inf
+) -> Lane:
+    """The lane after an attempt that ran from `started` to `now`; its message is due again at `again`."""
     lane = replace(lane, pace=lane.pace + SMOOTHING * (now - started - lane.pace))
     if said is Feedback.NEUTRAL or (started < lane.paused_at and said is not Feedback.GOOD):
         return lane
@@ -123,7 +126,7 @@ def after(lane: Lane, said: Feedback, terms: Terms, *, started: float, now: floa
         growing=False,
         failures=lane.failures + 1,
         paused_at=now,
-        paused_until=now + pause,
+        paused_until=max(now, min(now + pause, again)),
     )
 
 
@@ -188,7 +191,15 @@ class Lanes:
         return site
 
     def end(
-        self, domain: str, site: str, said: Feedback, found: str | None, *, started: float, now: float
+        self,
+        domain: str,
+        site: str,
+        said: Feedback,
+        found: str | None,
+        *,
+        started: float,
+        now: float,
+        again: float = math.inf,
     ) -> Lane:
         """The attempt that `begin` announced has ended; `found` is the site that it turned out to be."""
         place = self._places[site]
@@ -198,8 +209,7 @@ class Lanes:
             del self._running[domain]
         if found is not None and found != site:
             place = self._move(domain, place, site, found)
-        before = place.lane
-        place.lane = after(before, said, self.terms, started=started, now=now)
+        place.lane = after(place.lane, said, self.terms, started=started, now=now, again=again)
         self._forget()
         return place.lane
 

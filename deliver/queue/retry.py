@@ -38,9 +38,12 @@ from deliver.errors import Blame
 from deliver.outcome import Deferred, Phase
 from deliver.pattern import any_matches
 
+WORDS: Final = (
+    "dns", "connect", "greeting", "tls", "auth", "mail", "rcpt", "data", "lost", "in-doubt", "local",
+)  # fmt: skip
 LONGEST_WAIT: Final = 86400.0  # seconds; what a geometric sequence grows to at most
 _WORD: Final = re.compile(
-    r"(?:dns|connect|greeting|tls|auth|lost|in-doubt|local|(?:mail|rcpt|data)(?:-[45x][0-9x][0-9x])?)\Z"
+    r"(?:dns|connect|greeting|tls|auth|lost|in-doubt|local|(?:mail|rcpt|data)(?:-4[0-9x][0-9x])?)\Z"
 )
 _PHASES: Final = {
     Phase.CONNECT: "connect",

@@ -25,12 +25,11 @@ import trio
 
 from deliver.errors import StorageError
 from deliver.net.clock import Clock
-from deliver.outcome import AttemptResult
 from deliver.queue import claiming, due, recovery, store
 from deliver.queue.admission import Permits
 from deliver.queue.claiming import Claim
 from deliver.queue.content import remove
-from deliver.queue.execution import RETRY_AFTER, Begin, Execution
+from deliver.queue.execution import RETRY_AFTER, Begin, Ended, Execution
 from deliver.queue.execution import Attempt as Attempt
 from deliver.queue.execution import JournalReply as JournalReply
 from deliver.queue.lanes import Feedback, Lane, Lanes, Occupancy, feedback
@@ -178,9 +177,7 @@ class Runner:
         now = self._clock.now()
         try:
             await self._tidy(now)
-            free = self._occupancy.free(now)
-            started = await self._claim(free)
-            for running in started:
+            for running in await self._claim():
                 # registered before anything is awaited: what is claimed is settled
                 attempts.start_soon(self._work, running)
             if self._occupancy.free(now) == 0:
@@ -190,12 +187,16 @@ class Runner:
             log.error("%s", error)
             return RETRY_AFTER
 
-    async def _claim(self, limit: int, domains: tuple[str, ...] | None = None) -> tuple[Running, ...]:
-        """Claim at most so many, of these domains if any are given; they count as running from here on."""
-        if limit <= 0 or self._stopping:
-            return ()
+    async def _claim(
+        self, domains: tuple[str, ...] | None = None, most: int | None = None
+    ) -> tuple[Running, ...]:
+        """Claim for every free worker, or `most`, of these domains if any; they run from here on."""
         async with self._claiming:
             now = self._clock.now()
+            free = self._occupancy.free(now)
+            limit = free if most is None else min(most, free)
+            if limit <= 0 or self._stopping:
+                return ()
             self._holds = {domain: until for domain, until in self._holds.items() if until > now}
             permits = Permits(self.lanes, self.throttle, now, self._holds)
             take = partial(
@@ -221,18 +222,19 @@ class Runner:
         self._running[claim.attempt_id] = running
         return running
 
-    def _ended(self, running: Running, result: AttemptResult | None) -> Feedback:
-        """The counterpart of `_began`; `result` None: nothing is known."""
+    def _ended(self, running: Running, ended: Ended | None) -> Feedback:
+        """The counterpart of `_began`; `ended` None: nothing is known."""
         now, claim = self._clock.now(), running.claim
-        said = Feedback.NEUTRAL if result is None else feedback(result)
+        said = Feedback.NEUTRAL if ended is None else feedback(ended.result)
         before = self.lanes.lane(claim.domain)
         lane = self.lanes.end(
             claim.domain,
             running.site,
             said,
-            None if result is None else result.site,
+            None if ended is None else ended.result.site,
             started=running.started,
             now=now,
+            again=math.inf if ended is None else ended.again,
         )
         self._say_pause(claim.domain, before, lane, now)
         self.throttle.release(running.held)
@@ -254,11 +256,11 @@ class Runner:
         following: tuple[Running, ...] = (running,)
         while following:
             (running,) = following
-            result: AttemptResult | None = None
+            ended: Ended | None = None
             try:
-                result = await self._execution.run(running.claim, running.scope)
+                ended = await self._execution.run(running.claim, running.scope)
             finally:
-                said = self._ended(running, result)
+                said = self._ended(running, ended)
             served += 1
             following = ()
             if said is Feedback.GOOD and not running.scope.cancel_called and self._may_go_on(served):
@@ -270,7 +272,7 @@ class Runner:
     async def _next(self, domain: str) -> tuple[Running, ...]:
         """The next message for the same site, if it may have one."""
         try:
-            return await self._claim(min(1, self._occupancy.free(self._clock.now())), self.lanes.domains(domain))
+            return await self._claim(self.lanes.domains(domain), most=1)
         except StorageError as error:
             log.error("%s", error)
             return ()

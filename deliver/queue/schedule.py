@@ -100,7 +100,7 @@ def settle_as(
     age = now - received_at
     rule = choose(plan.rules, recipient.mailbox.domain, sender, outcome)
     expire = plan.expire if rule is None else rule.expire
-    if age >= expire:
+    if now >= received_at + expire:
         return Settlement(recipient, expired(outcome, age))
     if rule is None:
         seconds = wait(plan.retry, number + 1 if outcome.in_doubt else number)

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-
 from sqlalchemy import Connection, case, delete, exists, insert, or_, select, update
 
 from deliver.dsn import notify_text

@@ -185,4 +185,3 @@ class Throttle:
             rate = key[0].rate
             if rate is None or bucket.tokens_at(rate, now) >= rate.burst:
                 del self._buckets[key]
-

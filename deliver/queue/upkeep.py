@@ -1,8 +1,8 @@
 """What the relay does with its queue beside deliveries: reports to senders, ends of holds, changes by tools.
 
 One loop; once a second, or when poked, it looks with one read at what is due. Tools such as `outrider queue`
-change the database file themselves and count that in `counter`: a new count wakes the runner. Runs until it is
-cancelled; what it was doing then is in the database or not, never half.
+change the database file themselves and count that in `counter`: a new count wakes the runner. Runs until it
+is cancelled; what it was doing then is in the database or not, never half.
 """
 
 from __future__ import annotations

@@ -70,8 +70,9 @@ def report(
     returned = header_section(original.content, utf8=utf8)
     entire = original.whole and gravest(entries) == "failed"  # RFC 3461 4.3: RET is about failures
     head = _head(envelope, entries, reporting_mta, message_id, now, reference(returned))
+    charset = "utf-8" if utf8 else "us-ascii"
     parts = [
-        _part(f"text/plain; charset={'utf-8' if utf8 else 'us-ascii'}", words(entries, reporting_mta, utf8=utf8)),
+        _part(f"text/plain; charset={charset}", words(entries, reporting_mta, utf8=utf8)),
         _part(
             f"message/{'global-' if utf8 else ''}delivery-status",
             report_fields(envelope, entries, reporting_mta, utf8=utf8),

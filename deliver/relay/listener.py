@@ -31,9 +31,9 @@ DEFAULT_PORT = 25
 log = logging.getLogger("outrider.relay")
 
 _REMEDIES = {
-    errno.EADDRINUSE: "stop the other server there, or change relay.listen",
-    errno.EACCES: "a port below 1024 needs CAP_NET_BIND_SERVICE, or choose another in relay.listen",
-    errno.EADDRNOTAVAIL: "relay.listen must name an address of this machine",
+    errno.EADDRINUSE: "stop the other server there, or change {key}",
+    errno.EACCES: "a port below 1024 needs CAP_NET_BIND_SERVICE, or choose another in {key}",
+    errno.EADDRNOTAVAIL: "{key} must name an address of this machine",
 }
 
 
@@ -125,12 +125,12 @@ class Listener:
             await trio.aclose_forcefully(stream)
 
 
-async def open_listeners(addresses: Sequence[str]) -> list[trio.SocketListener]:
-    """Listen on each `address:port`, or on none: ConfigurationError names the address that failed."""
+async def open_listeners(addresses: Sequence[str], *, key: str = "relay.listen") -> list[trio.SocketListener]:
+    """Listen on each `address:port`, or on none: ConfigurationError names what failed, and `key`."""
     opened: list[trio.SocketListener] = []
     try:
         for text in addresses:
-            opened.extend(await _open(text))
+            opened.extend(await _open(text, key))
     except BaseException:
         for listener in opened:
             listener.socket.close()
@@ -138,16 +138,15 @@ async def open_listeners(addresses: Sequence[str]) -> list[trio.SocketListener]:
     return opened
 
 
-async def _open(text: str) -> list[trio.SocketListener]:
+async def _open(text: str, key: str) -> list[trio.SocketListener]:
     attempted = f"listening on {text}"
     try:
         host, port = split(text)
     except ValueError as error:
-        raise ConfigurationError(attempted, str(error), "correct relay.listen") from None
+        raise ConfigurationError(attempted, str(error), f"correct {key}") from None
     try:
         return await trio.open_tcp_listeners(DEFAULT_PORT if port is None else port, host=host)
     except OSError as error:
         happened = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigurationError(
-            attempted, happened, _REMEDIES.get(error.errno or 0, "correct relay.listen")
-        ) from error
+        remedy = _REMEDIES.get(error.errno or 0, "correct {key}").format(key=key)
+        raise ConfigurationError(attempted, happened, remedy) from error

@@ -7,9 +7,9 @@
     Failed                                     its 55z if it gave one, else 550
     nothing was begun (our disk, our records)  451 for all
 
-Nothing is queued and no bounce is made: both are the caller's. What it hands over again is recognised by sender
-and content, as long as the first Received field is its own, names the host that it greets us with, and has an
-id: then the same octets are the same message. Other clients get every message delivered as often as they ask.
+Nothing is queued and no bounce is made: both are the caller's. What it hands over again is recognised by
+sender and content, if the first Received field is its own: it names the host that LHLO named, and has an id.
+Then the same octets are the same message. Other clients get a message delivered as often as they ask.
 """
 
 from __future__ import annotations
@@ -61,17 +61,21 @@ class LmtpIntake:
         max_size: int,
         free: Callable[[], int],
         min_free: int,
+        room: Callable[[], bool],
     ) -> None:
-        """Sizes in octets; `free` tells those that are left on the disk of `directory`."""
+        """Sizes in octets; `free`: those that are left on the disk of `directory`; `room` speaks for the rest."""
         self.direct = direct
         self._directory = directory
         self._inline_limit = inline_limit
         self._max_size = max_size
         self._free = free
         self._min_free = min_free
+        self._room = room
 
     async def check_space(self, size: int) -> bool:
-        """Whether the disk has room for a large message."""
+        """Whether the disk has room for a large message, and its events have."""
+        if not self._room():
+            return False
         if size <= self._inline_limit:
             return True
         return await trio.to_thread.run_sync(self._free) - size >= self._min_free
@@ -180,7 +184,11 @@ class LmtpConnection(Connection):
         assert isinstance(incoming.sink, LmtpSink)
         envelope = envelope_of(incoming, question)
         limit = Limit.within(self._deadline)
-        self._tell(envelope)
+        say(
+            log, logging.INFO, "message taken",
+            id=envelope.id, sender=f"<{envelope.reverse_path}>", recipients=len(envelope.recipients),
+            size=envelope.size, client=self._client, helo=self._machine.helo,
+        )  # fmt: skip
         self._accepted += 1
         try:
             results = await incoming.sink.deliver(envelope, limit)

@@ -64,10 +64,11 @@ def fields(headers: str) -> Iterator[tuple[str, str]]:
 
 def safe_text(text: str, *, utf8: bool = False, keep_tab: bool = False) -> str:
     """The text without control characters and, unless `utf8`, in ASCII; what is not becomes `?`."""
-    return "".join(
-        c if " " <= c <= "~" or (keep_tab and c == "\t") or (utf8 and ord(c) > 126 and c.isprintable()) else "?"
-        for c in text
-    )
+
+    def safe(c: str) -> bool:
+        return " " <= c <= "~" or (keep_tab and c == "\t") or (utf8 and ord(c) > 126 and c.isprintable())
+
+    return "".join(c if safe(c) else "?" for c in text)
 
 
 def cut(text: str, octets: int) -> str:

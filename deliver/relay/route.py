@@ -34,6 +34,19 @@ class ViaMx:
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """As whom to log in at a smarthost, and by what: `mechanisms` in lower case, the best first.
+
+    `password_file` as it stands in the settings. `in_clear`: also where TLS does not prove who the server is.
+    """
+
+    username: str
+    password_file: str
+    mechanisms: tuple[str, ...]
+    in_clear: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ViaSmarthost:
     """Fixed next hops: `hosts` in the order to try them, or the hosts that DNS names for `mx`.
 
@@ -44,6 +57,7 @@ class ViaSmarthost:
     hosts: tuple[tuple[str, int | None], ...]
     mx: str | None = None
     port: int | None = None
+    login: Login | None = None
     matched: str | None = field(default=None, compare=False)
 
 
@@ -75,7 +89,14 @@ def _route(chosen: RouteSettings, domain: str, matched: str) -> Route:
     hosts = tuple(endpoint(text) for text in chosen.hosts)
     if not hosts and not chosen.mx:
         raise _unusable(f"the smarthost route for {matched}", "it names neither hosts nor mx")
-    return ViaSmarthost(hosts, _name(chosen.mx) if chosen.mx else None, chosen.port, matched)
+    mx = _name(chosen.mx) if chosen.mx else None
+    return ViaSmarthost(hosts, mx, chosen.port, _login(chosen), matched)
+
+
+def _login(chosen: RouteSettings) -> Login | None:
+    if not chosen.username or chosen.password_file is None:
+        return None
+    return Login(chosen.username, chosen.password_file, tuple(chosen.auth), chosen.auth_in_clear)
 
 
 def endpoint(text: str) -> tuple[str, int | None]:

@@ -44,8 +44,8 @@ class Entry:
 def report_fields(envelope: Envelope, entries: tuple[Entry, ...], reporting_mta: str, *, utf8: bool) -> str:
     """The delivery-status part: the fields about the message, then a group for each recipient.
 
-    With `utf8` addresses and texts stay as they are; else they are ASCII, addresses in the form that RFC 6533 3
-    has for that.
+    With `utf8` addresses and texts stay as they are; else they are ASCII, addresses in the form that RFC 6533
+    section 3 has for that.
     """
     groups = [_message_fields(envelope, reporting_mta, utf8)]
     groups += [_recipient_fields(entry, envelope, utf8) for entry in entries]
@@ -115,7 +115,8 @@ def _recipient_fields(entry: Entry, envelope: Envelope, utf8: bool) -> list[str]
     if outcome.contact is not None and outcome.contact.host:
         lines += _server_fields(outcome.contact, utf8)
     if not isinstance(outcome, Delivered) and outcome.why:
-        lines.append(f"X-Outrider-Diagnostic: X-str; {cut(safe_text(outcome.why, utf8=utf8), MAX_DIAGNOSTIC)}")
+        why = cut(safe_text(outcome.why, utf8=utf8), MAX_DIAGNOSTIC)
+        lines.append(f"X-Outrider-Diagnostic: X-str; {why}")
     if outcome.reply is not None:
         lines.append(f"Diagnostic-Code: smtp; {said(outcome.reply, utf8=utf8)}")
     elif not isinstance(outcome, Delivered):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
@@ -36,10 +36,12 @@ DNS_OR_DANE = -36
 TLS_FAILED = -37
 TLS_REQUIRED = -38
 CONNECT_TIMEOUT = -43
+AUTH_FAILED = -42
 _ERRNO_OF_PHASE = {
     Phase.CONNECT: CONNECT_TIMEOUT,
     Phase.STARTTLS: TLS_REQUIRED,
     Phase.TLS: TLS_FAILED,
+    Phase.AUTH: AUTH_FAILED,
     Phase.MAIL: -45,
     Phase.RCPT: -44,
     Phase.DATA: -46,
@@ -213,9 +215,15 @@ class Connection:
         news = {**about, "domain": self._testimony.domain, "connection_reused": 1}
         return tuple(Event(event.name, now, {**event.fields, **news}) for event in self._announced)
 
+    @property
+    def known(self) -> Mapping[str, Scalar]:
+        """What every event of this connection carries from now on."""
+        return self._fields
+
     def connecting(self) -> Event:
         """tcp:connect, before a connection is opened, or before an open one is used for another message."""
-        return self._tell("tcp:connect")
+        known = {name: value for name, value in self._fields.items() if not name.startswith("tls_")}
+        return self._testimony.tell("tcp:connect", **known)
 
     def connected(self, local_address: str, local_port: int) -> None:
         """The TCP connection stands; our own end of it."""
@@ -299,6 +307,13 @@ class Connection:
     def level_dropped(self, reached: str, best: str) -> None:
         """tls:level again: worse than what this host reached before."""
         self._tell("tls:level", event_data=reached, reason=f"dropped from {best}")
+
+    def login_failed(self, said: str, reply: Reply | None) -> Event:
+        """auth:fail with the server's reply, or with what was wrong with the exchange."""
+        if reply is None:
+            return self._tell("auth:fail", event_data=said)
+        enhanced = str(reply.enhanced) if reply.enhanced else None
+        return self._tell("auth:fail", event_data=said, smtp_code=reply.code, enhanced_code=enhanced)
 
     def rejected(self, why: str) -> None:
         """The verdict is no: dane:fail or tls:fail:verify."""

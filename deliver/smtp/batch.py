@@ -110,6 +110,12 @@ class Batch:
         self._waiting = tuple(who for who in self._recipients if who.ordinal in offered | waiting)
         self._limits, self._contact = limits, contact
 
+    def still_as_planned(self, limits: Limits) -> bool:
+        """Whether the transaction under way would be the same if it began now, under these limits."""
+        current = self._transactions[-1]
+        whom = tuple(who for who, _ in current.outcomes())
+        return limits == self._limits and self._begin(whom, self._chunking).planned == current.planned
+
     def outcomes(self) -> tuple[tuple[Recipient, Outcome], ...]:
         """One outcome per recipient, in order, at any moment."""
         latest = dict(self._latest)

@@ -184,30 +184,26 @@ def _boundary(fields: Message) -> bytes:
 
 
 def _split(body: bytes, boundary: bytes) -> list[bytes]:
-    """What is between the parts, and the parts (at the odd places), so that joined they are the body again."""
-    delimiter = re.compile(rb"(?:\A|\r\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?:\r\n|\Z)")
+    """What is between the parts and, at the odd places, the parts: joined they are the body again."""
+    delimiter = re.compile(rb"(?:\A|(?<=\r\n))--" + re.escape(boundary) + rb"(--)?[ \t]*(?:\r\n|\Z)")
     pieces: list[bytes] = []
-    at, outside = 0, 0
-    opened = False
-    while found := delimiter.search(body, at):
-        if opened:
-            pieces.append(body[outside : found.start()])  # a part
-            outside = found.start()
-        pieces.append(body[outside : found.end()])
-        at = outside = found.end()
+    at = 0
+    for found in delimiter.finditer(body):
+        before = body[at : found.start()]
+        if pieces:  # the line end before a delimiter belongs to it (RFC 2046 5.1.1)
+            part = before.removesuffix(b"\r\n")
+            pieces += (part, before[len(part) :] + found[0])
+        else:
+            pieces.append(before + found[0])
+        at = found.end()
         if found[1]:
-            break
-        opened = True
-        at -= 2  # the line end behind a delimiter may be the one before the next
+            pieces[-1] += body[at:]  # the epilogue
+            return pieces
         if len(pieces) > 2 * MAX_PARTS:
             raise Unconvertible("it has too many parts")
-    else:
-        if not opened:
-            raise Unconvertible("it has parts whose boundary never comes")
-        pieces.append(body[outside:])  # the last part, never closed
-        return pieces
-    pieces[-1] += body[outside:]  # the epilogue
-    return pieces
+    if not pieces:
+        raise Unconvertible("it has parts whose boundary never comes")
+    return [*pieces, body[at:]]  # the last part was never closed
 
 
 def _leaf(entity: _Entity, body: bytes, *, text: bool) -> _Entity:

@@ -117,7 +117,9 @@ def remembered(answer: EhloAnswer) -> Capabilities:
 
 def promises(capabilities: Capabilities) -> bool:
     """Whether a server takes commands early (RFC 2920 and the draft)."""
-    return capabilities.pipelining and any(word in capabilities.keywords for word in KEYWORDS)
+    # An underscore is not legal in a keyword (RFC 5321 4.1.1.1), so the lines are looked at.
+    said = (line.split(maxsplit=1) for line in capabilities.lines)
+    return capabilities.pipelining and any(words and words[0].upper() in KEYWORDS for words in said)
 
 
 def as_remembered(presumed: Capabilities, actual: Capabilities) -> bool:

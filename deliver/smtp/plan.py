@@ -73,6 +73,11 @@ def plan(
     return Plan(mail, tuple(asked), tuple(refused), capabilities.dsn)
 
 
+def needs_8bitmime(outcome: object) -> bool:
+    """Whether a recipient was not offered to a server because the message has 8-bit text."""
+    return isinstance(outcome, Failed) and outcome.reply is None and outcome.enhanced == NEEDS_8BITMIME
+
+
 def _refuse_all(
     envelope: Envelope, capabilities: Capabilities, contact: Contact, pass_8bit: bool
 ) -> Failed | None:

@@ -6,10 +6,11 @@
     SCRAM-SHA-256        nothing it could reuse      knows the password
     PLAIN LOGIN          the password                not at all: only TLS does
 
-`candidates` says what to try, in the order of the settings. A mechanism gives its initial response by `begin`
-and answers each challenge by `answer`; a positive reply of the server counts only where `proven`. What the
-server makes of the exchange is hostile: whatever is not exactly the next step raises LoginBroken, and a wrong
-server signature ServerForged, after which not one more octet may be said. No text shows a secret.
+`candidates` says what to try, in the order of the settings. A mechanism has an `initial` response, which is
+called `begun` once it has been sent, and answers each challenge by `answer`; a positive reply of the server
+counts only where `proven`. What the server makes of the exchange is hostile: whatever is not exactly the
+next step raises LoginBroken, and a wrong server signature ServerForged, after which not one more octet may be
+said. No text shows a secret.
 """
 
 from __future__ import annotations
@@ -90,9 +91,13 @@ class Mechanism:
         """Whether a positive reply of the server may be believed now."""
         raise NotImplementedError
 
-    def begin(self) -> bytes | None:
+    @property
+    def initial(self) -> bytes | None:
         """The initial response; None where the server speaks first."""
-        raise NotImplementedError
+        return None
+
+    def begun(self) -> None:
+        """The initial response goes with the command."""
 
     def answer(self, challenge: bytes) -> bytes:
         """What to say to a challenge. Raises LoginBroken."""
@@ -113,10 +118,14 @@ class Plain(Mechanism):
         """The server has nothing to prove; it must have got what it judges."""
         return self._said
 
-    def begin(self) -> bytes | None:
+    @property
+    def initial(self) -> bytes | None:
         """Everything."""
-        self._said = True
         return self._message
+
+    def begun(self) -> None:
+        """Nothing is left to say."""
+        self._said = True
 
     def answer(self, challenge: bytes) -> bytes:
         """Everything, where it could not go with the command."""
@@ -138,10 +147,6 @@ class Login(Mechanism):
     def proven(self) -> bool:
         """The server has nothing to prove; it must have got what it judges."""
         return not self._answers
-
-    def begin(self) -> bytes | None:
-        """Nothing."""
-        return None
 
     def answer(self, challenge: bytes) -> bytes:
         """The name, then the password, whatever the prompts say."""
@@ -183,17 +188,22 @@ class Scram(Mechanism):
         """Whether the server has shown that it knows the password."""
         return self._proven
 
-    def begin(self) -> bytes | None:
+    @property
+    def initial(self) -> bytes | None:
         """client-first-message."""
-        self._begun = True
         return self._header + self._first.encode()
+
+    def begun(self) -> None:
+        """The server has client-first-message."""
+        self._begun = True
 
     def answer(self, challenge: bytes) -> bytes:
         """client-final-message to server-first-message, and nothing to server-final-message."""
         if not self._begun:
             if challenge:
                 raise LoginBroken("a challenge before our first message of SCRAM")
-            return self.begin() or b""
+            self._begun = True
+            return self._header + self._first.encode()
         if self._proven:
             raise LoginBroken("a challenge after the end of SCRAM")
         try:
@@ -214,9 +224,8 @@ class Scram(Mechanism):
         if not nonce.startswith(self._nonce) or nonce == self._nonce:
             raise LoginBroken("a nonce of SCRAM that does not begin with ours")
         if not MIN_ITERATIONS <= iterations <= MAX_ITERATIONS:
-            raise LoginBroken(
-                f"an iteration count of {iterations}; it must be between {MIN_ITERATIONS} and {MAX_ITERATIONS}"
-            )
+            allowed = f"{MIN_ITERATIONS} to {MAX_ITERATIONS}"
+            raise LoginBroken(f"an iteration count of {iterations} (allowed: {allowed})")
         salt = _decoded(found[2])
         if not 0 < len(salt) <= MAX_SALT:
             raise LoginBroken("a salt of SCRAM without sense")

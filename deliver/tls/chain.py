@@ -8,14 +8,20 @@ signature does not matter). Names are `deliver.tls.names`'s affair, anchors the 
 Certificates come from the peer: at most MAX_CERTIFICATES of them are used, none longer than
 `certificate.MAX_CERTIFICATE`; what cannot be read is left out of the path. Nothing here raises because
 of them.
+
+The same servers come again and again, so a path that was found is remembered for its very certificates and
+anchors, and at another time only the dates of all its certificates are looked at: nothing else in it depends
+on time. What was refused is not remembered, and revocation is nobody's affair here.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from hashlib import sha256
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -28,6 +34,8 @@ from deliver.tls import openssl, signature
 from deliver.tls.certificate import REMEMBERED, load, looking, parse
 
 MAX_CERTIFICATES = 16
+MAX_PATHS = 256  # that are remembered
+MAX_PATH = 64 * 1024  # octets of a path that is
 
 _MIN_RSA = 2048  # bits, RFC 9325 4.5
 _MIN_EC = 224
@@ -60,35 +68,105 @@ class NoPath:
     why: str
 
 
-def build(
-    presented: tuple[bytes, ...], anchors: Iterable[bytes], now: float, *, partial: bool
-) -> Path | NoPath:
-    """Find a path from `presented[0]` through the others, in any order, to one of `anchors`; all in DER.
+class Anchors:
+    """Certificates at which a path may end."""
+
+    def __init__(self, certificates: Iterable[crypto.X509]) -> None:
+        self.certificates = tuple(certificates)
+
+    @classmethod
+    def of(cls, certificates: Iterable[bytes]) -> Anchors:
+        """Of those among DER certificates that can be read."""
+        return cls(anchor for der in certificates if (anchor := load(der)) is not None)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Names exactly these, in this order."""
+        return sha256(b"".join(sha256(_der(anchor)).digest() for anchor in self.certificates)).digest()
+
+    @cached_property
+    def _by_subject(self) -> dict[int, list[crypto.X509]]:
+        found: dict[int, list[crypto.X509]] = {}
+        for anchor in self.certificates:
+            found.setdefault(anchor.subject_name_hash(), []).append(anchor)
+        return found
+
+    def above(self, certificates: Iterable[crypto.X509]) -> list[crypto.X509]:
+        """Those that can be in a path with `certificates`: an issuer of one, or of one of these, by name.
+
+        OpenSSL looks for issuers by the same hash, so a store of these finds what one of all would find.
+        """
+        chosen: dict[int, list[crypto.X509]] = {}
+        waiting = list(certificates)
+        while waiting:
+            certificate = waiting.pop()
+            for name in (openssl.issuer_name_hash(certificate), certificate.subject_name_hash()):
+                if name is None:
+                    return list(self.certificates)
+                if name not in chosen:
+                    chosen[name] = self._by_subject.get(name, [])
+                    waiting.extend(chosen[name])
+        return [anchor for anchors in chosen.values() for anchor in anchors]
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """A path, and the times between which all its certificates are valid; seconds since the epoch."""
+
+    path: Path
+    begin: float
+    end: float
+
+
+_proven: OrderedDict[bytes, _Proven] = OrderedDict()
+
+
+def build(presented: tuple[bytes, ...], anchors: Anchors, now: float, *, partial: bool) -> Path | NoPath:
+    """Find a path from `presented[0]` through the others, in DER and any order, to one of `anchors`.
 
     `partial`: an anchor ends the path although it is not self-signed (RFC 7671 5.2). `now` in seconds since
     the epoch.
     """
+    used = presented[:MAX_CERTIFICATES]
+    key = sha256(
+        b"".join((anchors.digest, bytes((partial,)), *(sha256(der).digest() for der in used)))
+    ).digest()
+    known = _proven.get(key)
+    if known is not None and known.begin <= now < known.end:
+        _proven.move_to_end(key)
+        return known.path
+    found = _build(used, anchors, now, partial=partial)
+    if isinstance(found, Path):
+        _remember(key, found)
+    return found
+
+
+def forget() -> None:
+    """Forget the paths that were found."""
+    _proven.clear()
+
+
+def _remember(key: bytes, path: Path) -> None:
+    if sum(len(der) for der in path.certificates) > MAX_PATH:
+        return
+    try:
+        begins, ends = zip(*(_validity(der) for der in path.certificates), strict=True)
+    except ValueError:
+        return
+    _proven[key] = _Proven(path, max(begins), min(ends))
+    while len(_proven) > MAX_PATHS:
+        _proven.popitem(last=False)
+
+
+def _build(presented: tuple[bytes, ...], anchors: Anchors, now: float, *, partial: bool) -> Path | NoPath:
     leaf = load(presented[0]) if presented else None
     if leaf is None:
         return NoPath("chain-invalid", "the server's certificate cannot be read")
-    others = [other for der in presented[1:MAX_CERTIFICATES] if (other := load(der)) is not None]
-    trusted = [anchor for der in anchors if (anchor := load(der)) is not None]
-    return build_loaded(leaf, others, trusted, now, partial=partial)
-
-
-def build_loaded(
-    leaf: crypto.X509,
-    others: list[crypto.X509],
-    anchors: Iterable[crypto.X509],
-    now: float,
-    *,
-    partial: bool,
-) -> Path | NoPath:
-    """As `build`, for certificates that OpenSSL has already read."""
-    # A store keeps the first time that it is given, so each judgement takes a new one (0.1 ms for 150 roots).
+    others = [other for der in presented[1:] if (other := load(der)) is not None]
+    # A store keeps the first time that it is given, so each judgement takes a new one.
     store = crypto.X509Store()
     try:
-        for anchor in anchors:
+        for anchor in anchors.above((leaf, *others)):
             store.add_cert(anchor)
         store.set_time(_moment(now))
         openssl.demand_server_purpose(store)
@@ -100,7 +178,7 @@ def build_loaded(
         return NoPath(_CODES.get(number, "chain-invalid"), f"{text} (certificate {depth} of the path)")
     except crypto.Error as error:
         return NoPath("chain-invalid", f"OpenSSL cannot check the path: {error}")
-    path = tuple(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate) for certificate in found)
+    path = tuple(_der(certificate) for certificate in found)
     weakness = _weakness(path)
     return NoPath("weak-certificate", weakness) if weakness else Path(path)
 
@@ -119,6 +197,18 @@ def signed_by(certificate: bytes, public_key: bytes) -> bool:
             )
     except (InvalidSignature, ValueError):
         return False
+
+
+def _der(certificate: crypto.X509) -> bytes:
+    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _validity(der: bytes) -> tuple[float, float]:
+    """From when, and up to when it is valid, seconds since the epoch. Raises ValueError."""
+    with looking():
+        certificate = parse(der)
+        return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
 
 
 def _weakness(path: tuple[bytes, ...]) -> str:

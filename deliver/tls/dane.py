@@ -117,7 +117,7 @@ def _trust_anchor(
     presented: tuple[bytes, ...], anchors: tuple[_Anchor, ...], references: tuple[str, ...], now: float
 ) -> TlsVerdict:
     unique = dict.fromkeys(anchor.certificate for anchor in anchors)
-    path = chain.build(presented, unique, now, partial=True)
+    path = chain.build(presented, chain.Anchors.of(unique), now, partial=True)
     evidence = certificate_evidence(presented[0])
     shown = (*evidence, ("records", " | ".join(dict.fromkeys(_show(anchor.record) for anchor in anchors))))
     if isinstance(path, chain.NoPath):

@@ -143,6 +143,11 @@ class TlsEngine:
         certificate = self._connection.get_peer_certificate()
         return None if certificate is None else crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
 
+    def keying_material(self, label: bytes, length: int) -> bytes:
+        """`length` octets that only the two ends of this connection know (RFC 5705, empty context)."""
+        assert self.finished, "the handshake is not finished"
+        return self._connection.export_keying_material(label, length, b"")
+
     def session(self) -> bytes | None:
         """The session in DER, with its secrets; see `deliver.tls.sessions.export`."""
         return sessions.export(self._connection) if self.finished and not self.server_side else None

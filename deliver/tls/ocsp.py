@@ -21,15 +21,20 @@ is not looked at, as if it had id-pkix-ocsp-nocheck: there is nobody to ask. Non
 
 The octets come from the peer: at most MAX_RESPONSE of them, MAX_SINGLE single responses and MAX_CERTIFICATES
 certificates are looked at. Nothing here raises because of them.
+
+What does not depend on time (1, the signatures of 2) is remembered for a response and its certificate: a
+server staples the same response for days. All that does is looked at each time.
 """
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from hashlib import sha1
+from hashlib import sha1, sha256
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -46,6 +51,7 @@ from deliver.tls.certificate import looking, parse
 MAX_RESPONSE = 64 * 1024  # octets
 MAX_SINGLE = 64
 MAX_CERTIFICATES = 8
+MAX_REMEMBERED = 256  # responses
 UNLIMITED_AGE = 86400.0  # seconds
 SKEW = 300.0  # seconds
 
@@ -98,6 +104,25 @@ class _Single:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Signer:
+    """Whose signature holds: the issuer's, always, or a delegate's while its certificate is valid."""
+
+    begin: float = -math.inf
+    end: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """What a response says about a certificate, and who signed it; true at any time."""
+
+    singles: tuple[_Single, ...]
+    signers: tuple[_Signer, ...]
+
+
+_remembered: OrderedDict[bytes, _Statement] = OrderedDict()
+
+
 def check(
     response: bytes | None, certificate: bytes, issuer: Issuer | None, now: float, skew: float = SKEW
 ) -> Result:
@@ -110,7 +135,7 @@ def check(
         return Result(Status.INVALID, f"it has {len(response)} octets")
     try:
         with looking():
-            return _read(response, certificate, issuer, now, skew)
+            return _current(_signed_singles(response, certificate, issuer), now, skew)
     except _Unusable as error:
         return Result(Status.INVALID, str(error))
     except (ValueError, OverflowError) as error:
@@ -143,7 +168,35 @@ def must_staple(certificate: bytes) -> bool:
         return False
 
 
-def _read(der: bytes, certificate: bytes, issuer: Issuer, now: float, skew: float) -> Result:
+def forget() -> None:
+    """Forget the responses that were verified."""
+    _remembered.clear()
+
+
+def _signed_singles(der: bytes, certificate: bytes, issuer: Issuer) -> _Statement:
+    parts = (der, certificate, issuer.name, issuer.key)
+    key = sha256(b"".join(sha256(part).digest() for part in parts)).digest()
+    known = _remembered.get(key)
+    if known is not None:
+        _remembered.move_to_end(key)
+        return known
+    found = _remembered[key] = _read(der, certificate, issuer)
+    while len(_remembered) > MAX_REMEMBERED:
+        _remembered.popitem(last=False)
+    return found
+
+
+def _current(said: _Statement, now: float, skew: float) -> Result:
+    if not any(signer.begin <= now <= signer.end for signer in said.signers):
+        raise _Unusable("its signer's certificate is not valid now")
+    current = [each for each in said.singles if each.this_update - skew <= now < each.until + skew]
+    if not current:
+        early = all(now < each.this_update for each in said.singles)
+        raise _Unusable("it is not valid yet" if early else "it is out of date")
+    return _worst(current)
+
+
+def _read(der: bytes, certificate: bytes, issuer: Issuer) -> _Statement:
     response = ocsp.load_der_ocsp_response(der)
     if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
         name = response.response_status.name.lower().replace("_", " ")
@@ -152,13 +205,8 @@ def _read(der: bytes, certificate: bytes, issuer: Issuer, now: float, skew: floa
     if not own:
         raise _Unusable("it is about another certificate")
     _refuse_critical(response)
-    _verify(response, issuer, now)
-    read = [_single(each) for each in own]
-    current = [each for each in read if each.this_update - skew <= now < each.until + skew]
-    if not current:
-        early = all(now < each.this_update for each in read)
-        raise _Unusable("it is not valid yet" if early else "it is out of date")
-    return _worst(current)
+    signers = _verify(response, issuer)
+    return _Statement(tuple(_single(each) for each in own), signers)
 
 
 def _singles(response: ocsp.OCSPResponse) -> Iterator[ocsp.OCSPSingleResponse]:
@@ -190,10 +238,12 @@ def _refuse_critical(response: ocsp.OCSPResponse) -> None:
             raise _Unusable(f"it has the critical extension {extension.oid.dotted_string}")
 
 
-def _verify(response: ocsp.OCSPResponse, issuer: Issuer, now: float) -> None:
+def _verify(response: ocsp.OCSPResponse, issuer: Issuer) -> tuple[_Signer, ...]:
+    """Everyone who may sign for the issuer and did."""
     if _named(response, issuer) and _signed(response, issuer.key):
-        return
+        return (_Signer(),)
     why = "its signature is not the issuer's"
+    signers = []
     for delegate in response.certificates[:MAX_CERTIFICATES]:
         der = delegate.public_bytes(Encoding.DER)
         try:
@@ -202,11 +252,14 @@ def _verify(response: ocsp.OCSPResponse, issuer: Issuer, now: float) -> None:
             continue
         if not _named(response, who):
             continue
-        fault = _unfit(delegate, der, issuer, now)
+        fault = _unfit(delegate, der, issuer)
         if fault is None and _signed(response, who.key):
-            return
+            begin, end = _seconds(delegate.not_valid_before_utc), _seconds(delegate.not_valid_after_utc)
+            signers.append(_Signer(begin, end))
         why = fault or "its signature is wrong"
-    raise _Unusable(why)
+    if not signers:
+        raise _Unusable(why)
+    return tuple(signers)
 
 
 def _named(response: ocsp.OCSPResponse, signer: Issuer) -> bool:
@@ -217,12 +270,10 @@ def _named(response: ocsp.OCSPResponse, signer: Issuer) -> bool:
     return name is not None and name.public_bytes() == signer.name
 
 
-def _unfit(delegate: x509.Certificate, der: bytes, issuer: Issuer, now: float) -> str | None:
+def _unfit(delegate: x509.Certificate, der: bytes, issuer: Issuer) -> str | None:
     """Why a certificate may not sign for the issuer (RFC 6960 4.2.2.2), or None."""
     if spki.issuer_name(der) != issuer.name or not chain.signed_by(der, issuer.key):
         return "its signer was not issued by the issuer of the certificate"
-    if not _seconds(delegate.not_valid_before_utc) <= now <= _seconds(delegate.not_valid_after_utc):
-        return "its signer's certificate is not valid now"
     try:
         purposes = delegate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:

@@ -47,6 +47,15 @@ def stapled_response(connection: SSL.Connection) -> bytes | None:
     return bytes(_ffi.buffer(pointer[0], length)) if length > 0 else None
 
 
+def issuer_name_hash(certificate: crypto.X509) -> int | None:
+    """OpenSSL's hash of the issuer's name, as `subject_name_hash` is of the subject's; None: not bound."""
+    private: Any = certificate
+    try:
+        return int(_lib.X509_NAME_hash(_lib.X509_get_issuer_name(private._x509)))
+    except AttributeError:
+        return None
+
+
 def set_groups(context: SSL.Context, names: str) -> bool:
     """Offer these groups for the key exchange, in this order; False if OpenSSL does not know one."""
     private: Any = context

@@ -38,7 +38,7 @@ _PEM = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----.+?-----END (?:X509 )?
 class TrustStore:
     """The roots that the administrator trusts; `source` says where they come from."""
 
-    anchors: tuple[crypto.X509, ...]
+    anchors: chain.Anchors
     source: str
 
     @classmethod
@@ -59,12 +59,12 @@ class TrustStore:
             raise _unusable(source, f"a certificate in it cannot be read: {error}") from error
         if not anchors:
             raise _unusable(source, "there is no PEM certificate in it")
-        return cls(anchors, source)
+        return cls(chain.Anchors(anchors), source)
 
     @classmethod
     def empty(cls) -> TrustStore:
         """Trusts nobody: for policies that never ask for PKIX."""
-        return cls((), "no trust store")
+        return cls(chain.Anchors(()), "no trust store")
 
 
 def verify(
@@ -73,11 +73,9 @@ def verify(
     """Judge a chain (DER, the server's certificate first, the rest in any order) at `now`."""
     if not presented:
         return _refuse("no-certificate", "The server presented no certificate", "RFC 9525 6")
-    leaf = load(presented[0])
-    if leaf is None:
+    if load(presented[0]) is None:
         return _refuse("chain-invalid", "The server's certificate cannot be read", "RFC 5280 4.1")
-    others = [other for der in presented[1 : chain.MAX_CERTIFICATES] if (other := load(der)) is not None]
-    path = chain.build_loaded(leaf, others, trust_store.anchors, now, partial=False)
+    path = chain.build(presented, trust_store.anchors, now, partial=False)
     evidence = certificate_evidence(presented[0])
     if isinstance(path, chain.NoPath):
         code = "pkix-untrusted" if path.code == "untrusted" else path.code

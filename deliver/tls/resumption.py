@@ -18,7 +18,7 @@ The octets come from a file that others may have written to: whatever is odd is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deliver.tls.certificate import parse
 from deliver.tls.crl import NO_LISTS, RevocationLists
@@ -37,7 +37,7 @@ class Offer:
     """A session that was judged well again, what it rests on, and the verdict of today."""
 
     session: TlsSession
-    ticket: bytes
+    ticket: bytes = field(repr=False)
     rests_on: Handshake
     verdict: TlsVerdict
 

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 from deliver.tls.ticket import MAX_SESSION
 
@@ -154,6 +154,6 @@ def _trial_server() -> SSL.Context:
         .sign(key, hashes.SHA256())
     )
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
-    context.use_certificate(crypto.X509.from_cryptography(certificate))
-    context.use_privatekey(crypto.PKey.from_cryptography_key(key))
+    context.use_certificate(certificate)
+    context.use_privatekey(key)  # type: ignore[arg-type]
     return context

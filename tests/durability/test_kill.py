@@ -24,7 +24,7 @@ import trio
 from deliver.queue import store
 from deliver.queue.content import InlineContent
 from deliver.queue.shard import open_shard
-from tests.unit.queue.values import NOW, RETRY, envelope
+from tests.unit.queue.values import NOW, claim, envelope
 
 async def accept(shard, name):
     writer = shard.writer(name, inline_limit=1000, max_size=10**6)
@@ -36,8 +36,7 @@ async def accept(shard, name):
 async def claim(shard):
     while True:
         await shard.sql.write(
-            lambda conn: store.claim(conn, now=NOW, limit=2, lease=100, retry=RETRY, per_domain=10**6),
-            durable=False,
+            lambda conn: claim(conn, limit=2, lease=100, per_domain=10**6), durable=False
         )
 
 async def main():

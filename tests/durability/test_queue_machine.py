@@ -11,6 +11,7 @@ the shard again, as a new process would. Promised:
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections import Counter
@@ -22,15 +23,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import select
 
-from deliver.message import MessageId
-from deliver.queue import recovery, schema, store
+from deliver.message import Envelope, MessageId
+from deliver.queue import recovery, reports, schema, store
 from deliver.queue.content import InlineContent
 from deliver.queue.journal import Journal, Proof
+from deliver.queue.notice import NewMessage
 from deliver.queue.schedule import Settlement
 from deliver.queue.schema import attempt, destination, message, recipient
+from deliver.relay.statusfields import Entry
 from deliver.smtp.reply import Reply
 from deliver.sqlrun import Database
-from tests.unit.queue.values import DEFERRED, DELIVERED, FAILED, IN_DOUBT, NOW, RETRY, Recorder, envelope
+from tests.unit.queue import values
+from tests.unit.queue.values import DEFERRED, DELIVERED, FAILED, IN_DOUBT, NOW, Recorder, envelope
 
 DOMAINS = ("a.example", "b.example", "c.example")
 LEASE = 1000.0
@@ -113,15 +117,7 @@ class QueueMachine(RuleBasedStateMachine):
         busy = Counter(claim.domain for claim in self.running)
 
         def work(conn: sqlalchemy.Connection) -> tuple[store.Claim, ...]:
-            return store.claim(
-                conn,
-                now=self.now,
-                limit=limit,
-                lease=LEASE,
-                retry=RETRY,
-                per_domain=per_domain,
-                busy=busy,
-            )
+            return values.claim(conn, self.now, limit, lease=LEASE, per_domain=per_domain, busy=busy)
 
         try:
             claims = self.commit(work, crash)
@@ -161,7 +157,7 @@ class QueueMachine(RuleBasedStateMachine):
                     settlements,
                     events=(),
                     now=self.now,
-                    bounce=self.bounce(claim),
+                    gather=60.0,
                     append=Recorder(),
                 ),
                 crash == "at the commit",
@@ -171,16 +167,31 @@ class QueueMachine(RuleBasedStateMachine):
         self.journal.settled(claim.attempt_id)
         self.running.remove(claim)
 
-    def bounce(self, claim: store.Claim) -> store.BounceWriter:
-        def write(failures):
-            if claim.envelope.sender is None:
-                return None
-            self.serial += 1
-            made = envelope(f"bounce{self.serial}", "a@sender.example", sender=None, at=self.now)
-            told = " ".join(f"{claim.envelope.id}/{each.ordinal}" for each, _ in failures)
-            return store.NewMessage(made, InlineContent(told.encode()))
+    @rule(seconds=SECONDS, crash=SELDOM)
+    def report(self, seconds: float, crash: bool) -> None:
+        """Senders are told what they are owed."""
+        self.now += seconds
 
-        return write
+        def write(conn: sqlalchemy.Connection) -> None:
+            for due in reports.due_reports(conn, self.now, 10):
+                reports.write(
+                    conn,
+                    due.envelope.id,
+                    self.compose,
+                    now=self.now,
+                    expire=0.0,
+                    per_sender=0,
+                    append=Recorder(),
+                )
+
+        with contextlib.suppress(Crash):
+            self.commit(write, crash)
+
+    def compose(self, about: Envelope, entries: tuple[Entry, ...]) -> NewMessage:
+        self.serial += 1
+        made = envelope(f"bounce{self.serial}", "a@sender.example", sender=None, at=self.now)
+        told = " ".join(f"{about.id}/{each.recipient.ordinal}" for each in entries)
+        return NewMessage(made, InlineContent(told.encode()))
 
     @rule(expire=st.booleans(), seconds=SECONDS)
     def trouble(self, expire: bool, seconds: float) -> None:
@@ -242,8 +253,15 @@ class QueueMachine(RuleBasedStateMachine):
             for (message_id, ordinal), state in self.terminal.items()
             if state == "failed" and not message_id.startswith("bounce")
         }
+        owed = {
+            f"{row.message_id}/{row.ordinal}"
+            for row in self.read(select(recipient).where(recipient.c.owed.is_not(None)))
+        }
         assert set(told) <= failed
-        assert gone or set(told) == failed
+        assert not owed & set(told)
+        assert gone or set(told) | owed == failed
+        due = {row.id for row in self.read(select(message.c.id).where(message.c.report_due.is_not(None)))}
+        assert {each.partition("/")[0] for each in owed} == due
 
     def teardown(self) -> None:
         """After a last crash everything is delivered in the end: nothing was stranded."""
@@ -253,9 +271,7 @@ class QueueMachine(RuleBasedStateMachine):
             for _ in range(200):
                 self.now += 10_000
                 claims = self.commit(
-                    lambda conn: store.claim(
-                        conn, now=self.now, limit=50, lease=LEASE, retry=RETRY, per_domain=50
-                    )
+                    lambda conn: values.claim(conn, self.now, 50, lease=LEASE, per_domain=50)
                 )
                 if not claims:
                     break

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Union
 
+from tests.internet.accounts import Accounts
+
 
 class Point(StrEnum):
     """Where an override takes effect; the verbs stand for the reply to that command."""
@@ -30,6 +32,8 @@ class Point(StrEnum):
     HELO = "HELO"
     STARTTLS = "STARTTLS"
     HANDSHAKE = "HANDSHAKE"  # where the server's TLS would begin: octets, Drop, Delay, Silence
+    AUTH = "AUTH"
+    RESPONSE = "RESPONSE"  # to a challenge of AUTH
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
@@ -74,7 +78,7 @@ class Behaviour:
     """One server's script. ValueError for an override at an unknown point.
 
     `keywords` are offered to EHLO, `keywords_tls` inside TLS (None: the same). STARTTLS is offered in clear text
-    unless `starttls` is False or the server has no certificate. With `octet_by_octet` every octet of a reply is
+    unless `starttls` is False or the server has no certificate. `accounts` is who may log in by AUTH. With `octet_by_octet` every octet of a reply is
     written on its own.
     """
 
@@ -83,6 +87,7 @@ class Behaviour:
     starttls: bool = True
     replies: Mapping[str, Override] = field(default_factory=dict)
     octet_by_octet: bool = False
+    accounts: Accounts | None = None
 
     def __post_init__(self) -> None:
         unknown = [point for point in self.replies if point not in {known.value for known in Point}]

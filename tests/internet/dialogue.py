@@ -8,11 +8,13 @@ dialogue goes on as a real server's would.
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
+from tests.internet.accounts import Accounts, Exchange
 from tests.internet.behaviour import Action, Behaviour, Delay, Drop, Point, Silence, settled_reply
 from tests.internet.received import Command, Connection, ReceivedMessage
 from tests.internet.wire import Closed, TooLong, Wire
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
     from tests.internet.smtpd import SmtpServer
 
 _LINE_LIMIT = {"MAIL": 1024, "RCPT": 1024}  # octets; the extensions raise the 512 of RFC 5321 4.5.3.1.4
-_LAST_IN_GROUP = frozenset({"EHLO", "HELO", "STARTTLS", "DATA", "NOOP", "QUIT"})  # RFC 2920 3.1
+_LAST_IN_GROUP = frozenset({"EHLO", "HELO", "STARTTLS", "AUTH", "DATA", "NOOP", "QUIT"})  # RFC 2920 3.1
 _PATH = re.compile(r"(FROM|TO):<([^<>\s]*)>((?: [A-Za-z0-9-]+(?:=[^\s=]+)?)*)\Z", re.IGNORECASE)
 _BARE = ((rb"(?<!\r)\n", "bare LF"), (rb"\r(?!\n)", "bare CR"), (rb"\x00", "NUL"))
-_EXTENSION_OF = {"SIZE": "SIZE", "BODY": "8BITMIME"}
+_EXTENSION_OF = {
+    "SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "RET": "DSN", "ENVID": "DSN", "AUTH": "AUTH",
+    "NOTIFY": "DSN", "ORCPT": "DSN",
+}  # fmt: skip
 
 
 class _Over(Exception):
@@ -60,6 +65,7 @@ class Dialogue:
         self._helo: str | None = None
         self._offered: tuple[str, ...] = ()
         self._mail: _Mail | None = None
+        self._logged_in = False
         self._last_verb = ""  # DOT after a content
         self._refused: str | None = None  # the verb that was refused, until the client's next flight
 
@@ -102,6 +108,8 @@ class Dialogue:
                 await self._hello(verb, argument)
             case "STARTTLS":
                 await self._starttls(argument)
+            case "AUTH":
+                await self._auth(argument)
             case "MAIL":
                 await self._mail_from(argument, pipelined)
             case "RCPT":
@@ -127,9 +135,9 @@ class Dialogue:
         line = raw.rstrip(b"\r\n")
         if b"\r" in line or b"\x00" in line:
             self._violation("CR or NUL inside a command line")
-        if not line.isascii():
+        if not line.isascii() and self._keyword("SMTPUTF8") is None:
             self._violation("a command line that is not ASCII")
-        verb, _, argument = line.decode("latin-1").partition(" ")
+        verb, _, argument = line.decode("utf-8", "replace").partition(" ")
         verb = verb.upper()
         if len(raw) > _LINE_LIMIT.get(verb, 512):
             self._violation(f"a {verb[:40]} line of {len(raw)} octets")
@@ -186,6 +194,24 @@ class Dialogue:
             raise
         self._helo, self._offered, self._mail = None, (), None  # RFC 3207 4.2
 
+    async def _auth(self, argument: str) -> None:
+        if self._keyword("AUTH") is None or self._logged_in or self._mail is not None:
+            self._violation("AUTH where it is not expected")
+        mechanism, _, initial = argument.partition(" ")
+        exchange = Exchange(mechanism, self._behaviour.accounts or Accounts({}))
+        response = (b"" if initial == "=" else b64decode(initial, validate=True)) if initial else None
+        point, code = Point.AUTH, 334
+        while code == 334:
+            code = await self._say(point, exchange.step(response), argument, last=True)
+            if code == 334:
+                raw, _ = await self._wire.line()
+                self._connection.commands.append(Command("(response)", raw.decode(), False, self._wire.tls))
+                if raw == b"*\r\n":
+                    await self._send("501 5.7.0 Cancelled")
+                    return
+                response, point = b64decode(raw.strip(), validate=True), Point.RESPONSE
+        self._logged_in = code == 235
+
     async def _mail_from(self, argument: str, pipelined: bool) -> None:
         path = _PATH.match(argument)
         if path is None or path[1].upper() != "FROM":
@@ -223,8 +249,12 @@ class Dialogue:
                 self._violation("RCPT without MAIL")
             await self._send("503 5.5.1 No transaction")
             return
-        if path[3]:
-            self._violation(f"RCPT parameters{path[3]} where no extension was offered")
+        for parameter in path[3].split():
+            extension = _EXTENSION_OF.get(parameter.partition("=")[0].upper())
+            if extension is None or self._keyword(extension) is None:
+                self._violation(f"RCPT parameter {parameter} where its extension was not offered")
+        if not path[2].isascii() and self._mail.parameter("SMTPUTF8") is None:
+            self._violation("a recipient outside ASCII without SMTPUTF8")
         self._mail.pipelined |= pipelined
         if await self._say(Point.RCPT, "250 2.1.5 Recipient OK", argument) // 100 == 2:
             self._mail.recipients.append(path[2])

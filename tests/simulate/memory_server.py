@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import trio
@@ -62,34 +65,73 @@ class Cut(trio.abc.Stream):
         await self._inner.aclose()
 
 
+@dataclass(frozen=True)
+class Script:
+    """How a server behaves. `replies` take the place of the ordinary ones; None hangs up.
+
+    Their keys are the verbs, "greeting", and "EHLO-TLS" for EHLO inside TLS. With `listens` seconds it waits so
+    long for commands before it greets; with `drains` it throws away what it read before it answers EHLO.
+    """
+
+    keywords: tuple[str, ...] = KEYWORDS
+    keywords_tls: tuple[str, ...] | None = None
+    name: str = "mx"
+    tls: ssl.SSLContext | None = None
+    replies: Mapping[str, str | None] = field(default_factory=dict)
+    listens: float = 0
+    drains: bool = False
+    portion: int | None = None  # octets per write
+
+
+class HangUp(Exception):
+    """The server leaves."""
+
+
 class MemoryServer:
     """One connection. `taken` has a set of recipients per message that it answered 2yz, or meant to.
 
-    Recipients that begin with "no" are refused at RCPT, those with "taste" by PRDR.
+    Recipients that begin with "no" are refused at RCPT, those with "taste" by PRDR. `commands` has the lines
+    that it took for commands, `early` what it had got before it greeted.
     """
 
-    def __init__(self, stream: trio.abc.Stream, keywords: tuple[str, ...] = KEYWORDS) -> None:
+    def __init__(self, stream: trio.abc.Stream, script: Script | tuple[str, ...] = KEYWORDS) -> None:
         self._stream = stream
-        self._keywords = keywords
+        self._script = script if isinstance(script, Script) else Script(script)
+        self._secured = False
+        self._offered: tuple[str, ...] = ()
         self._unread = b""
+        self.early = b""
+        self.commands: list[str] = []
+        self.in_clear: list[str] = []  # those of them that came without TLS
         self._rcpts: list[str] = []
         self._prdr = False
         self._content = b""
         self.taken: list[tuple[frozenset[str], bytes]] = []
 
     async def serve(self) -> None:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, EOFError):
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, EOFError, HangUp):
             await self._serve()
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError), trio.move_on_after(1):
+            await self._stream.aclose()
 
     async def _serve(self) -> None:
-        await self._say("220 mx")
+        if self._script.listens:
+            with trio.move_on_after(self._script.listens):
+                await self._more()
+        self.early = self._unread
+        await self._reply("greeting", "220 mx")
         while True:
-            line = (await self._line()).decode()
+            line = (await self._line()).decode("latin-1")
+            self.commands.append(line)
+            if not self._secured:
+                self.in_clear.append(line)
             verb = line.split()[0].upper() if line.split() else ""
-            if verb == "EHLO":
-                await self._say(
-                    "\r\n".join(["250-mx", *(f"250-{word}" for word in self._keywords), "250 HELP"])
-                )
+            if verb in self._script.replies:
+                await self._reply(verb, "")
+            elif verb == "EHLO":
+                await self._ehlo()
+            elif verb == "STARTTLS" and self._script.tls is not None:
+                await self._start_tls(self._script.tls)
             elif verb == "MAIL":
                 self._rcpts, self._content, self._prdr = [], b"", line.endswith("PRDR")
                 await self._say("250 sender")
@@ -97,14 +139,38 @@ class MemoryServer:
                 await self._rcpt(line.partition("<")[2].partition("@")[0])
             elif verb == "DATA":
                 await self._data()
-            elif verb == "BDAT":
+            elif verb == "BDAT" and "CHUNKING" in self._offered:
                 await self._bdat(line.split())
             elif verb == "RSET":
                 self._rcpts = []
                 await self._say("250 reset")
-            else:
+            elif verb == "QUIT":
                 await self._say("221 bye")
                 return
+            else:
+                await self._say("500 5.5.1 what?")
+
+    async def _ehlo(self) -> None:
+        script = self._script
+        inside = script.keywords if script.keywords_tls is None else script.keywords_tls
+        self._offered = inside if self._secured else script.keywords
+        offers = (*self._offered, "STARTTLS") if script.tls and not self._secured else self._offered
+        if script.drains:
+            self._unread = b""
+        reply = "\r\n".join([f"250-{script.name}", *(f"250-{word}" for word in offers), "250 HELP"])
+        await self._reply("EHLO-TLS" if self._secured else "EHLO", reply)
+
+    async def _start_tls(self, context: ssl.SSLContext) -> None:
+        await self._say("220 go ahead")
+        self._unread = b""
+        self._stream = trio.SSLStream(self._stream, context, server_side=True)
+        self._secured = True
+
+    async def _reply(self, point: str, ordinary: str) -> None:
+        text = self._script.replies.get(point, ordinary)
+        if text is None:
+            raise HangUp
+        await self._say(text)
 
     async def _rcpt(self, who: str) -> None:
         if who.startswith("no"):
@@ -158,4 +224,7 @@ class MemoryServer:
         self._unread += data
 
     async def _say(self, text: str) -> None:
-        await self._stream.send_all(text.encode() + b"\r\n")
+        octets = text.encode() + b"\r\n"
+        size = self._script.portion or len(octets)
+        for at in range(0, len(octets), size):
+            await self._stream.send_all(octets[at : at + size])

@@ -420,7 +420,7 @@ async def test_mail_never_goes_back_to_ourselves(world: World, tmp_path: Path) -
 
 async def test_eight_bit_text_needs_8bitmime(world: World, tmp_path: Path) -> None:
     world.server("mx.plain.test").behaviour = Behaviour(keywords=("PIPELINING",))
-    body = "Subject: x\r\n\r\nGrüße\r\n".encode()
+    body = "DKIM-Signature: v=1\r\nSubject: x\r\n\r\nGrüße\r\n".encode()
     ((_, outcome),) = (await deliver(agent(world, tmp_path), "a@plain.test", body=body)).outcomes
     assert isinstance(outcome, Failed)
     assert str(outcome.enhanced) == "5.6.3"

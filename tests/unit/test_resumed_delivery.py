@@ -31,7 +31,7 @@ from deliver.outcome import AttemptResult, Deferred, Delivered, Resumption, TlsF
 from deliver.queue.content import InlineContent
 from deliver.service import build_agent
 from deliver.settings import Delivery, Dns, Route, Rule, Settings, Smtp, Timeouts, Tls
-from deliver.tls.engine import TlsEngine
+from deliver.tls.engine import TlsEngine, TlsError
 from events.catalogue import Event, vocabulary_problems
 from events.port import Refuse
 from hints.memory import MemoryHints
@@ -91,6 +91,10 @@ class Server:
     messages: int = 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, TlsError):
+            await self._serve(stream)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
         await stream.send_all(f"220 {self.name}\r\n".encode())
         await stream.receive_some()
         await stream.send_all(f"250-{self.name}\r\n250 STARTTLS\r\n".encode())
@@ -114,9 +118,7 @@ class Server:
                 stream.socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
                 stream.socket.close()
             case _:
-                secure = await self._shake(stream, hello)
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self._talk(secure)
+                await self._talk(await self._shake(stream, hello))
 
     async def _shake(self, stream: trio.SocketStream, hello: bytes) -> TlsStream:
         secure = TlsStream(Replayed(stream, hello), TlsEngine(self.context, server_side=True))

@@ -33,7 +33,8 @@ class PostfixConfig:
     """What a test may choose.
 
     `certificate` is a PEM chain, the server's own certificate first, and `key` its PEM key; without them no STARTTLS.
-    `discard_ehlo` are EHLO keywords that are not announced, and `main` more lines of main.cf (`parameter = value`).
+    `discard_ehlo` are EHLO keywords that are not announced, and `main` more lines of main.cf (`parameter = value`),
+    `master` of master.cf.
     """
 
     certificate: bytes = b""
@@ -42,6 +43,7 @@ class PostfixConfig:
     port: int = 2525
     discard_ehlo: tuple[str, ...] = ()
     main: str = ""
+    master: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,4 +178,5 @@ virtual unix - n n - - virtual
 proxymap unix - - n - - proxymap
 anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
+{config.master}
 """

@@ -56,7 +56,7 @@ def shards(state: Path) -> Iterator[tuple[Database, Database]]:
         accept(conn, "m1", "b@example.org", "c@example.org")
         settle(conn, claim(conn, NOW - 7100)[0], DELIVERED, IN_DOUBT)
         accept(conn, "m2", "d@example.net", sender=None, at=NOW - 60)
-        store.claim(conn, now=NOW, limit=1, lease=600, retry=(60.0,), per_domain=1)
+        claim(conn, NOW, limit=1, lease=600)
         accept(conn, "m3", "e@example.com", content=SpoolContent(state, "m3.eml", 9), at=NOW - 60)
     with second._writer.begin() as conn:
         schema.migrate(conn)

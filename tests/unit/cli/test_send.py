@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,7 @@ def waiting(tmp_path: Path, *names: str) -> None:
     """Events in the outbox of the doors without a queue."""
     with closing(create_engine(f"sqlite:///{tmp_path}/state/outbox.db").connect()) as conn, conn.begin():
         outbox.metadata.create_all(conn)
-        outbox.append(conn, "m", [Event(name, 1.0) for name in names])
+        outbox.append(conn, "m", [Event(name, datetime.now(UTC).timestamp()) for name in names])
 
 
 def kept(tmp_path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from sqlalchemy import select
@@ -38,11 +39,6 @@ def settle(conn, claimed, *outcomes, now=NOW + 1, **more):
     )
     options = {"events": (), "append": Recorder(), **more}
     return store.settle(conn, claimed, settlements, now=now, **options)
-
-
-def bounce_to_sender(failures):
-    made = envelope("bounce", "a@sender.example", sender=None)
-    return store.NewMessage(made, InlineContent(b"\r\n".join(str(r.mailbox).encode() for r, _ in failures)))
 
 
 def test_what_was_accepted_is_claimed_as_it_was(conn):
@@ -147,7 +143,8 @@ def test_next_due(conn):
     assert due.next_due(conn) is None
     accept(conn, "m1")
     assert due.next_due(conn) == NOW
-    assert due.next_due(conn, full=("example.org",)) is None
+    assert due.next_due(conn, lambda domain: math.inf) is None
+    assert due.next_due(conn, lambda domain: NOW + 7) == NOW + 7
     (claimed,) = claim(conn)
     assert due.next_due(conn) is None
     settle(conn, claimed, DEFERRED)
@@ -202,33 +199,25 @@ def test_the_spool_file_is_removable_after_completion_only(conn, tmp_path):
     first, second = claim(conn)
     assert first.spool_name == "m1.eml"
     assert settle(conn, first, DELIVERED).removable == ()
-    assert settle(conn, second, FAILED).removable == ("m1.eml",)
+    assert settle(conn, second, DELIVERED).removable == ("m1.eml",)
     assert conn.execute(select(message.c.spool_name)).scalar_one() is None
 
 
-def test_the_bounce_is_enqueued_in_the_same_transaction(conn):
+def test_a_message_whose_sender_is_owed_a_report_is_kept_and_due_for_it(conn):
     accept(conn, "m1", "b@example.org", "c@example.org")
     (claimed,) = claim(conn)
     recorder = Recorder()
-    settled = settle(conn, claimed, FAILED, DELIVERED, bounce=bounce_to_sender, append=recorder)
-    assert settled.bounce is not None
-    assert recorder.names() == ["msg:bounce", "msg:complete"]
-    event = recorder.events[0][1]
-    assert event.problems() == ()
-    assert (event.fields["bounce_id"], event.fields["event_data"]) == ("bounce", "b@example.org")
-    (back,) = claim(conn, now=NOW + 1)
-    assert back.envelope.sender is None
-    assert [str(r.mailbox) for r in back.recipients] == ["a@sender.example"]
-    assert store.content_of(conn, back.envelope.id) == b"b@example.org"
+    settled = settle(conn, claimed, FAILED, DELIVERED, gather=60.0, append=recorder)
+    assert (settled.completed, recorder.names()) == (False, [])
+    assert store.content_of(conn, claimed.envelope.id) == CONTENT
+    assert [row.owed for row in rows(conn)] == ["failed", None]
+    assert conn.execute(select(message.c.report_due)).scalar_one() == NOW + 1  # nothing more will come
 
 
-def test_without_failures_no_bounce_is_asked_for(conn):
-    accept(conn, "m1")
-
-    def never(failures):
-        raise AssertionError("no failure, no bounce")
-
-    assert settle(conn, claim(conn)[0], DELIVERED, bounce=never).bounce is None
+def test_a_report_waits_for_more_while_recipients_are_open(conn):
+    accept(conn, "m1", "b@example.org", "c@example.org")
+    settle(conn, claim(conn)[0], FAILED, DEFERRED, gather=60.0)
+    assert conn.execute(select(message.c.report_due)).scalar_one() == NOW + 61
 
 
 def test_events_are_appended_in_order_and_by_message(conn):
@@ -256,9 +245,9 @@ def test_a_stale_attempt_changes_nothing(conn):
     requeued(conn, old)
     (new,) = claim(conn, now=old.lease_until + 2)
     recorder = Recorder()
-    settled = settle(conn, old, FAILED, DEFERRED, bounce=bounce_to_sender, append=recorder)
+    settled = settle(conn, old, FAILED, DEFERRED, append=recorder)
     assert settled.stale == old.recipients
-    assert settled.bounce is None
+    assert conn.execute(select(message.c.report_due)).scalar_one() is None
     assert set(states(conn).values()) == {"leased"}
     assert {row.attempt_id for row in rows(conn)} == {new.attempt_id}
 
@@ -291,9 +280,9 @@ def test_settling_twice_changes_nothing_the_second_time(conn):
     (claimed,) = claim(conn)
     settle(conn, claimed, DELIVERED)
     recorder = Recorder()
-    again = settle(conn, claimed, FAILED, bounce=bounce_to_sender, append=recorder)
+    again = settle(conn, claimed, FAILED, append=recorder)
     assert again.stale == claimed.recipients
-    assert (again.completed, again.bounce, recorder.names()) == (False, None, [])
+    assert (again.completed, recorder.names()) == (False, [])
     assert states(conn) == {"b@example.org": "delivered"}
 
 

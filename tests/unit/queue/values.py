@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection, select
 
 from deliver.errors import Blame
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.outcome import Contact, Deferred, Delivered, Failed
-from deliver.queue import store
+from deliver.queue import claiming, store
 from deliver.queue.content import InlineContent
 from deliver.queue.schema import recipient
 from deliver.smtp.reply import EnhancedCode, Reply
@@ -50,9 +52,42 @@ def accept(
     return made
 
 
-def claim(conn: Connection, now: float = NOW, limit: int = 10, **more: object) -> tuple[store.Claim, ...]:
-    options: dict[str, object] = {"lease": 1000.0, "retry": RETRY, "per_domain": 5, **more}
-    return store.claim(conn, now=now, limit=limit, **options)  # type: ignore[arg-type]
+class Room:
+    """Admits `per_domain` messages for each domain, those in `busy` counted; who was admitted is in `taken`."""
+
+    def __init__(self, per_domain: int = 5, busy: Mapping[str, int] | None = None) -> None:
+        self.per_domain = per_domain
+        self.running = Counter(busy or {})
+        self.taken: list[tuple[str, str]] = []
+
+    def opens_at(self, domain: str) -> float:
+        return math.inf if self.running[domain] >= self.per_domain else -math.inf
+
+    def sender_opens_at(self, domain: str, sender: str) -> float:
+        return -math.inf
+
+    def took(self, domain: str, sender: str) -> None:
+        self.running[domain] += 1
+        self.taken.append((domain, sender))
+
+    def hold(self, domain: str, until: float) -> None:
+        self.running[domain] = self.per_domain
+
+
+def claim(
+    conn: Connection,
+    now: float = NOW,
+    limit: int = 10,
+    *,
+    per_domain: int = 5,
+    busy: Mapping[str, int] | None = None,
+    lease: float = 1000.0,
+    domains: Iterable[str] | None = None,
+) -> tuple[claiming.Claim, ...]:
+    room = Room(per_domain, busy)
+    return claiming.claim(
+        conn, now=now, limit=limit, lease=lease, retry=RETRY, admission=room, domains=domains
+    )
 
 
 def states(conn: Connection) -> dict[str, str]:

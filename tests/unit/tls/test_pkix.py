@@ -143,7 +143,7 @@ def test_a_file_is_read_once(house: House, tmp_path: Path) -> None:
     file = tmp_path / "roots.pem"
     file.write_bytes(house.root.pem)
     store = TrustStore.load(str(file))
-    assert len(store.anchors) == 1
+    assert len(store.anchors.certificates) == 1
     assert store.source == str(file)
     file.unlink()
     assert TrustStore.load(str(file)) is store

@@ -36,6 +36,7 @@ EVERY_STATUS = (NOT_ASKED, ABSENT, INSECURE, USABLE, UNUSABLE, FAILED)
 
 CLEAR = (False, False, Authentication.NONE)
 OPPORTUNISTIC = (True, False, Authentication.NONE)
+TRIED = (True, False, Authentication.TRIED)
 ENCRYPTED = (True, True, Authentication.NONE)
 BY_PKIX = (True, True, Authentication.PKIX)
 BY_DANE = (True, True, Authentication.DANE)
@@ -58,6 +59,7 @@ def demand(policy: TlsPolicy | Refuse) -> tuple[bool, bool, Authentication] | No
 ROWS = [
     *((Level.NONE, status, CLEAR) for status in EVERY_STATUS),
     *((Level.MAY, status, OPPORTUNISTIC) for status in EVERY_STATUS),
+    *((Level.TRY_VERIFY, status, TRIED) for status in EVERY_STATUS),
     *((Level.ENCRYPT, status, ENCRYPTED) for status in EVERY_STATUS),
     *((Level.VERIFY, status, BY_PKIX) for status in EVERY_STATUS),
     (Level.DANE, NOT_ASKED, OPPORTUNISTIC),
@@ -97,7 +99,7 @@ def test_only_authenticated_policies_carry_names_and_records() -> None:
     for level, status, wanted in ROWS:
         policy = decide(level, mx_plan(), host_plan(status))
         if isinstance(policy, TlsPolicy):
-            assert bool(policy.names) is (wanted in (BY_PKIX, BY_DANE))
+            assert bool(policy.names) is (wanted in (BY_PKIX, BY_DANE, TRIED))
             assert bool(policy.records) is (wanted == BY_DANE)
 
 

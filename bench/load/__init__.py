@@ -1,0 +1,1 @@
+"""The parts of `python -m bench relay`: work, injector, sink, the relays under measurement, accounting."""
