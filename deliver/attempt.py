@@ -49,9 +49,6 @@ from hints.records import Word
 
 IN_7BIT = "no other host is left, and the message is not signed: it is sent in 7-bit text"
 LOOKUPS = 5  # hosts looked up at a time
-EXTRAS = (Word.CHUNKING, Word.PRDR, Word.RESUMPTION, Word.PIPECONNECT)  # what a message can do without
-PLAIN_EVERY = 3  # every third attempt does without them
-RECENT = 300  # seconds for which an unreachable address is tried after the others
 
 
 class Attempt:
@@ -75,8 +72,7 @@ class Attempt:
         self._login: Login | None = None
         self._without_8bit: Reach | None = None  # the first server that lacks 8BITMIME
         self._journal = journal
-        self._number = number
-        self._tried = tried
+        self._tries = Tries(number, tried)
         self._domain = recipients[0].mailbox.domain
         self._open = {recipient.ordinal: recipient for recipient in recipients}
         self._settled: dict[int, Outcome] = {}
@@ -177,50 +173,14 @@ class Attempt:
             self._note_for_all(why, target.host)
             return
         self.trace.extend(policy.findings)
-        targets = await self._targets(host, port)
-        worth = targets[: self._limit - self._contacts]
+        chosen = await targets_of(self._agent, self._domain, host, port, self._tries, self._login)
+        self.trace.extend((*chosen.findings, *map(refusal_finding, chosen.refusals)))
+        self._refusals.extend(chosen.refusals)
+        worth = chosen.targets[: self._limit - self._contacts]
         reach = Reach(self._agent, destination, policy, self._testimony, worth, self._note_for_all)
         while reach.waiting and self._open and not self._gave_up:
             await self._try_address(reach)
         self._contacts += len(worth) - len(reach.waiting)
-
-    async def _targets(self, host: HostPlan, port: int) -> tuple[Target, ...]:
-        """Where to connect, ourselves left out, in the order in which it is tried."""
-        targets = []
-        for view in await self._order(host, port):
-            if (view.address, port) in self._agent.own_sockets:
-                place = f"{host.host} [{view.address}]:{port}"
-                refusal = would_loop(self._domain, f"{place} is this host itself")
-                self.trace.add(refusal_finding(refusal))
-                self._refusals.append(refusal)
-            else:
-                avoid = self._avoid(view)
-                targets.append(
-                    Target(host.host, view.address, port, host.secure, avoid, view.ehlo, self._login)
-                )
-        return tuple(targets)
-
-    async def _order(self, host: HostPlan, port: int) -> tuple[AddressView, ...]:
-        """The families in turn, what lately could not be reached last: advice, none is skipped."""
-        views = await self._agent.hints.look(host.host, interleave(host.addresses), port)
-        recent = self._agent.clock.now() - RECENT
-        shunned = {view.address for view in views if (view.last_failure or 0) > recent and view.failures}
-        if shunned and len(shunned) < len(host.addresses):
-            text = f"{', '.join(sorted(shunned))} of {host.host} could not be reached lately: tried last"
-            self.trace.add(Finding(Stage.CONNECT, "hint-unreachable", text))
-        return tuple(sorted(views, key=lambda view: (view.address in shunned, self._known(view.address))))
-
-    def _known(self, address: str) -> int:
-        """How much an address is like the one that the attempt before ended with: another family is best."""
-        if self._tried is None:
-            return 0
-        return 2 if address == self._tried else int((":" in address) == (":" in self._tried))
-
-    def _avoid(self, view: AddressView) -> frozenset[Word]:
-        """Extensions that broke with this server lately; now and then all, in case a hint is missing."""
-        if self._number % PLAIN_EVERY == 0:
-            return frozenset(EXTRAS)
-        return frozenset(word for word in (*EXTRAS, Word.LARGE_HELLO) if view.works(word) is False)
 
     @property
     def _limit(self) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import trio
@@ -75,6 +75,10 @@ class Direct:
         self._stopping = False
         self._interrupted = False
         self.ended = trio.Event()
+
+    def reload(self, agent: Agent) -> None:
+        """Deliver what comes from now on by `agent`'s settings; what is under way goes on with its own."""
+        self._agent = agent
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until `stop`, and the end of what is under way."""
@@ -264,10 +268,24 @@ class _Leg:
         if self.attempt is None:
             return self._not_begun()
         try:
-            return self.attempt.result()
+            result = self.attempt.result()
         except Exception:
             _log.exception("an attempt has no result")
             return conclusion.interrupted(self.recipients, started=True)
+        return self._explained(result) if self.scope.cancelled_caught else result
+
+    def _explained(self, result: AttemptResult) -> AttemptResult:
+        """With our reason for ending it, where nothing better is known."""
+        outcomes = tuple(
+            (
+                recipient,
+                replace(outcome, why=self._why, blame=Blame.LOCAL)
+                if isinstance(outcome, Deferred) and outcome.reply is None and not outcome.in_doubt
+                else outcome,
+            )
+            for recipient, outcome in result.outcomes
+        )
+        return replace(result, outcomes=outcomes)
 
     def so_far(self, recipient: Recipient) -> tuple[Outcome, Trace]:
         """The recipient's outcome while the attempt goes on: its own, or in doubt."""

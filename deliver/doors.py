@@ -109,6 +109,11 @@ class Doors:
             testimony.cancel_scope.cancel()
         await shipper.aclose()
 
+    def reload(self, agent: Agent) -> None:
+        """Other settings for the deliveries that come; those of the doors themselves wait for a restart."""
+        if self._direct is not None:
+            self._direct.reload(agent)
+
     async def stop(self, grace: float) -> None:
         """Take nothing more; what is under way ends after `grace` seconds, and is answered."""
         for listener in self._listeners:

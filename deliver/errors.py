@@ -71,6 +71,14 @@ class StorageError(OutriderError):
     exit_status = 75
 
 
+class StorageFault(StorageError):
+    """The storage takes nothing at all; `final`: it is not to be trusted until somebody looked at it."""
+
+    def __init__(self, attempted: str, happened: str, remedy: str = "", *, final: bool = False) -> None:
+        super().__init__(attempted, happened, remedy)
+        self.final = final
+
+
 class PeerError(OutriderError):
     """The other side, or the path to it, misbehaved."""
 

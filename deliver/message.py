@@ -146,6 +146,12 @@ class Envelope:
     authenticated: str | None = None
 
     @property
+    def internationalised(self) -> bool:
+        """Whether MAIL asked for SMTPUTF8, or an address needs it."""
+        boxes = (self.sender, *(recipient.mailbox for recipient in self.recipients))
+        return self.smtputf8 or any(box is not None and box.internationalised for box in boxes)
+
+    @property
     def reverse_path(self) -> str:
         """The sender as text, empty for the null reverse path."""
         return str(self.sender) if self.sender else ""

@@ -151,7 +151,7 @@ class Opening(Reusing, LoggingIn):
             wanted=smtp.pipeconnect and Word.PIPECONNECT not in self._target.avoid,
             use_tls=self._policy.use_tls,
             level_none=self._policy.level is Level.NONE,
-            own_answer=envelope.eight_bit or envelope.smtputf8 or self._target.login is not None,
+            own_answer=envelope.eight_bit or envelope.internationalised or self._target.login is not None,
             pipelining=smtp.pipelining,
             early_bdat_clear=smtp.early_bdat_clear,
         )
@@ -259,6 +259,8 @@ class Opening(Reusing, LoggingIn):
         self._ahead, self._presumed, self._proof, self._evidence = False, None, None, None
         self._hello, self._if_lost = self._if_lost or self._hello, None
         self._transactions = 0
+        self._target = replace(self._target, ehlo=())
+        spent = self._open_wire.ledger.flights
         await self.close(why)
         self._wire = None
         target = self._target
@@ -266,6 +268,7 @@ class Opening(Reusing, LoggingIn):
         place = (target.host, target.address, target.port)
         self._events = self._testimony.connection(*place, self._policy, target.secure)
         await self._dial()
+        self._open_wire.ledger.flight(spent)
         await self._proceed(ONE_BY_ONE)
         self._doubt_early("works one by one only")
 

@@ -136,12 +136,18 @@ class Reusing(Securing):
         await self._open_wire.cut_off()
 
     async def adopt(
-        self, destination: Destination, target: Target, policy: TlsPolicy, testimony: Testimony
+        self,
+        agent: Agent,
+        destination: Destination,
+        target: Target,
+        policy: TlsPolicy,
+        testimony: Testimony,
     ) -> bool:
         """Go over to another message with the same terms. False: it does not serve, and is to be closed.
 
         Raises Unusable where an event action refuses the message this server; the session is as it was.
         """
+        self._agent = agent  # not the one it was opened by: settings are read again while it lives
         self._destination, self._target, self._policy = destination, target, policy
         self._trace, self._domain = testimony.trace, testimony.domain
         self._events = self._events.for_another(testimony, policy, target.secure)

@@ -15,6 +15,7 @@ import ipaddress
 import logging
 from dataclasses import dataclass, replace
 from functools import cache
+from hashlib import sha256
 
 import trio
 from OpenSSL import SSL
@@ -272,7 +273,7 @@ class Securing(Encounter):
             return None
         digest = client_digest(self._agent.settings, tls)
         greeted_as = self._open_wire.capabilities.greeted_as
-        return key_of(self._policy, target.host, target.port, digest, tls.min_version, greeted_as)
+        return key_of(self._policy, target.host, target.port, digest, _profile(tls), greeted_as)
 
     def _trust_store(self) -> TrustStore:
         if self._policy.authentication not in (Authentication.PKIX, Authentication.TRIED):
@@ -286,6 +287,13 @@ class Securing(Encounter):
         self._events.starttls_refused(why)
         self._add("starttls-required", said, Verdict.REFUSED, rfc)
         return self._unusable(said, Phase.STARTTLS, NO_SECURITY, blame=Blame.POLICY)
+
+
+def _profile(tls: Tls) -> str:
+    """The minimum version, and what else of the settings a session must have been made under."""
+    if not (tls.ciphers or tls.groups):
+        return tls.min_version
+    return f"{tls.min_version}/{sha256(f'{tls.ciphers} {tls.groups}'.encode()).hexdigest()[:32]}"
 
 
 def _may_shrink(tls: Tls) -> bool:

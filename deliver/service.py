@@ -4,8 +4,9 @@
     middle   queue runner, its attempts        get `queue.shutdown_grace` after SIGTERM
     inner    listeners                         stop first
 
-SIGTERM and SIGINT stop the relay in that order; a second one cuts the grace short. What is not settled by
-then is in the queue, and its attempt on record. Only this module builds SQL stores.
+SIGHUP reads the settings again, see `deliver.reload`. SIGTERM and SIGINT stop the relay in that order; a
+second one cuts the grace short. What is not settled by then is in the queue, and its attempt on record. Only
+this module builds SQL stores.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from deliver.attempt import Attempt
 from deliver.dnssec.algorithm import Policy
 from deliver.dnssec.anchors import NegativeAnchor, TrustAnchors, parse, root_anchors
 from deliver.doors import Doors, open_doors
-from deliver.errors import ConfigurationError, StorageError
+from deliver.errors import ConfigurationError, OutriderError, StorageError
 from deliver.frozen import FrozenHosts
 from deliver.identity import host_name
 from deliver.message import Content
@@ -35,13 +36,16 @@ from deliver.net.dial import TcpDialer
 from deliver.outbox import event_actions, event_gate
 from deliver.pool import NoPool, Pool, SessionPool
 from deliver.queue.intake import QueueIntake
+from deliver.queue.latch import unlatch
 from deliver.queue.notice import Notifier, Terms
 from deliver.queue.runner import JournalReply, Runner
 from deliver.queue.shard import Shard, open_shard
 from deliver.queue.store import Claim
 from deliver.queue.upkeep import Upkeep
+from deliver.relay.access import networks
 from deliver.relay.identity import MessageIds
 from deliver.relay.listener import Listener, open_listeners
+from deliver.reload import Change, Reread, change
 from deliver.report.log import say
 from deliver.resolve.cache import CachingResolver
 from deliver.resolve.doctor import Examination, examine
@@ -60,6 +64,7 @@ from hints.port import Hints
 from hints.sql import SqlHints
 
 SHARD = 0  # one worker process owns one shard
+SILENCE_MARGIN = 60.0  # seconds
 RESYNC = 60.0  # seconds
 LAST_EVENTS = 2.0  # seconds at the end for the databases of the event actions
 
@@ -165,15 +170,16 @@ def build_agent(
     )
 
 
-async def run_relay(settings: Settings, digest: str | None = None) -> None:
+async def run_relay(settings: Settings, digest: str | None = None, reread: Reread | None = None) -> None:
     """Accept, queue and deliver until SIGTERM or SIGINT. Raises ConfigurationError or StorageError.
 
-    `digest` stands for the settings towards calls of `outrider send`; without it none is taken over.
+    SIGHUP calls `reread` and changes over to the settings that it returns. `digest` stands for the settings
+    towards calls of `outrider send`; without it none is taken over.
     """
     clock = WallClock()
     actions = event_actions(settings)
     backlog = Backlog(settings.events.backlog, matcher(actions))
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         sockets = await open_listeners(settings.relay.listen)
         try:
             async with (
@@ -183,7 +189,7 @@ async def run_relay(settings: Settings, digest: str | None = None) -> None:
                 open_doors(settings, digest, clock) as doors,
             ):
                 shipper = Shipper(shard.sql, actions, clock=clock.now)
-                relay = Relay(settings, clock, shard, backlog, shipper, sockets, doors)
+                relay = Relay(settings, clock, shard, backlog, shipper, sockets, doors, reread)
                 await relay.run(signals)
         finally:
             for listener in sockets:
@@ -202,63 +208,80 @@ class Relay:
         shipper: Shipper,
         sockets: Sequence[trio.SocketListener],
         doors: Doors,
+        reread: Reread | None = None,
     ) -> None:
         self._settings = settings
         self._doors = doors
+        self._reread = reread
         self._clock = clock
         self._shipper = shipper
         self._count_backlog = partial(backlog.watch, shard.sql)
-        self._sockets = sockets
-        rng = SystemRandom()
+        self._sockets = dict(zip(settings.relay.listen, sockets, strict=True))
+        self._rng = SystemRandom()
         self._hints = open_hints(settings, clock)
         self._gate = event_gate(settings)
-        frozen = FrozenHosts(self._gate)
+        self._frozen = FrozenHosts(self._gate)
         self._shard = shard
         self._backlog = backlog
         self._pool = SessionPool(settings.pool, self._tell)
-        places = [listener.socket.getsockname() for listener in sockets]
-        self._agent = build_agent(
-            settings,
-            hints=self._hints,
-            clock=clock,
-            rng=rng,
-            learner="relay",
-            own_sockets=frozenset((place[0], place[1]) for place in places),
-            gate=frozen,
-            pool=self._pool,
-        )
-        hostname = settings.relay.hostname or self._agent.helo
-        ids = MessageIds(clock.now, rng)
+        self._agent = self._build_agent(settings)
+        self._ids = MessageIds(clock.now, self._rng)
         self._runner = Runner(
             shard,
             self._begin,
             settings=settings.queue,
             attempt_deadline=longest_attempt(settings),
+            silence=longest_silence(settings),
             clock=clock,
-            rng=rng,
+            rng=self._rng,
             gather=settings.bounce.gather,
             append=backlog.append,
             settled=self._settled,
+            sources=partial(source_addresses, settings),
         )
         self._upkeep = Upkeep(
             shard,
-            notifier=Notifier(hostname, ids, rng, report_terms(settings)),
+            notifier=self._notifier(settings),
             clock=clock,
-            changed=self._accepted,
-            frozen=frozen.freeze,
+            changed=self._changed,
+            frozen=self._frozen.freeze,
             append=backlog.append,
         )
-        intake = QueueIntake(
-            shard,
-            backlog.append,
+        hostname = self._hostname(settings)
+        self._listener = Listener(
+            settings.relay, hostname, self._intake(settings), clock, self._ids, settings.route
+        )
+        self._run_doors = partial(doors.run, self._agent, hostname, self._ids)
+
+    def _build_agent(self, settings: Settings) -> Agent:
+        places = [listener.socket.getsockname() for listener in self._sockets.values()]
+        return build_agent(
+            settings,
+            hints=self._hints,
+            clock=self._clock,
+            rng=self._rng,
+            learner="relay",
+            own_sockets=frozenset((place[0], place[1]) for place in places),
+            gate=self._frozen,
+            pool=self._pool,
+        )
+
+    def _hostname(self, settings: Settings) -> str:
+        return settings.relay.hostname or self._agent.helo
+
+    def _notifier(self, settings: Settings) -> Notifier:
+        return Notifier(self._hostname(settings), self._ids, self._rng, report_terms(settings))
+
+    def _intake(self, settings: Settings) -> QueueIntake:
+        return QueueIntake(
+            self._shard,
+            self._backlog.append,
             self._accepted,
             inline_limit=settings.queue.inline_limit,
             max_size=settings.relay.max_message_size,
             min_free=settings.queue.min_free_disk,
-            room=lambda: not backlog.full,
+            room=lambda: not self._backlog.full,
         )
-        self._listener = Listener(settings.relay, hostname, intake, clock, ids, settings.route)
-        self._run_doors = partial(doors.run, self._agent, hostname, ids)
 
     async def run(self, signals: AsyncIterator[int]) -> None:
         """Until the first signal and the end of what was under way; a second signal cuts that short."""
@@ -268,15 +291,16 @@ class Relay:
             testimony.start_soon(self._see_the_doctor)
             testimony.start_soon(self._keep_time)
             testimony.start_soon(self._upkeep.run)
+            testimony.start_soon(partial(unlatch, self._shard, mended=self._runner.poke))
             if isinstance(self._hints, SqlHints):
                 testimony.start_soon(self._hints.run)
             async with self._pool.open(), trio.open_nursery() as signalled:
                 signalled.start_soon(self._obey, signals, signalled.cancel_scope)
                 async with trio.open_nursery() as work:
                     work.start_soon(self._runner.run)
-                    await work.start(self._listener.serve, self._sockets)
+                    await work.start(self._listener.serve, tuple(self._sockets.values()))
                     await work.start(self._run_doors)
-                    for listener in self._sockets:
+                    for listener in self._sockets.values():
                         say(_log, logging.INFO, "listening", on=_endpoint(listener))
                 signalled.cancel_scope.cancel()
             with trio.move_on_after(LAST_EVENTS):
@@ -339,17 +363,77 @@ class Relay:
         self._runner.poke()
         self._shipper.poke()
 
+    def _changed(self) -> None:
+        """A tool changed the queue: whoever asked for a retry means it."""
+        self._runner.retry_sites()
+
     async def _obey(self, signals: AsyncIterator[int], work: trio.CancelScope) -> None:
+        while await anext(signals) == signal.SIGHUP:
+            await self._reload()
         grace = self._settings.queue.shutdown_grace
-        await anext(signals)
         say(_log, logging.INFO, "stopping", grace=f"{grace:g}")
         self._listener.stop(grace)
         self._runner.stop()
         async with trio.open_nursery() as stopping:
             stopping.start_soon(self._doors.stop, grace)
-            await anext(signals)
+            while await anext(signals) == signal.SIGHUP:
+                pass
             say(_log, logging.WARNING, "stopping at once")
             work.cancel()
+
+    async def _reload(self) -> None:
+        """Change over to the settings as they are now, or refuse them as a whole and go on."""
+        if self._reread is None:
+            return
+        try:
+            new = change(self._settings, await trio.to_thread.run_sync(self._reread))
+            await self._change_over(new)
+        except OutriderError as error:
+            for line in str(error).splitlines():
+                _log.error("%s", line)
+            say(_log, logging.ERROR, "new settings refused", effect="the old ones hold")
+            return
+        except Exception:
+            _log.exception("the new settings cannot be used; the old ones hold")
+            return
+        if new.waiting:
+            say(_log, logging.WARNING, "wait for a restart", keys=", ".join(new.waiting))
+        say(_log, logging.INFO, "reloaded", opened=len(new.opened), closed=len(new.closed))
+
+    async def _change_over(self, new: Change) -> None:
+        """What can fail comes first. Raises ConfigurationError, and nothing has changed."""
+        settings = new.settings
+        networks(settings.relay.networks)
+        opened = dict(zip(new.opened, await open_listeners(new.opened), strict=True))
+        before = self._sockets
+        try:
+            kept = {place: one for place, one in before.items() if place not in new.closed}
+            self._sockets = kept | opened
+            agent = self._build_agent(settings)
+        except BaseException:
+            self._sockets = before
+            for listener in opened.values():
+                listener.socket.close()
+            raise
+        self._settings, self._agent = settings, agent
+        self._runner.reconfigure(
+            settings.queue,
+            attempt_deadline=longest_attempt(settings),
+            gather=settings.bounce.gather,
+            silence=longest_silence(settings),
+            sources=partial(source_addresses, settings),
+        )
+        self._upkeep.reconfigure(self._notifier(settings))
+        self._doors.reload(agent)
+        self._listener.reconfigure(
+            settings.relay, self._hostname(settings), self._intake(settings), settings.route
+        )
+        for listener in opened.values():
+            self._listener.add(listener)
+            say(_log, logging.INFO, "listening", on=_endpoint(listener))
+        for place in new.closed:
+            self._listener.remove(before[place])
+            say(_log, logging.INFO, "listening no more", on=_endpoint(before[place]))
 
 
 def report_terms(settings: Settings) -> Terms:
@@ -367,6 +451,20 @@ def longest_attempt(settings: Settings) -> float:
     """The largest `delivery.deadline` that a rule or the base allows, seconds: the lease must cover it."""
     deadlines = [overridden(settings.delivery, rule.delivery).deadline for rule in settings.rule]
     return max(settings.delivery.deadline, *deadlines, 0.0)
+
+
+def longest_silence(settings: Settings) -> float:
+    """More seconds without any progress than the timeouts of any destination allow."""
+    phases = [settings.smtp.timeouts]
+    phases += [overridden(settings.smtp, rule.smtp).timeouts for rule in settings.rule]
+    longest = max(float(getattr(each, name)) for each in phases for name in each.__struct_fields__)
+    return longest + SILENCE_MARGIN
+
+
+def source_addresses(settings: Settings, domain: str) -> tuple[str, ...]:
+    """The addresses that mail for the domain may leave from, as far as the settings name them."""
+    delivery = settings.towards(domain, None).delivery
+    return tuple(each for each in (delivery.source_ipv4, delivery.source_ipv6) if each)
 
 
 def _endpoint(listener: trio.SocketListener) -> str:

@@ -24,6 +24,7 @@ from typing import Final
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Float,
     Index,
@@ -166,7 +167,7 @@ def prune(conn: Connection, *, before: float) -> None:
     conn.execute(delete(settled).where(settled.c.at < before))
 
 
-def _of(job: Job) -> object:
+def _of(job: Job) -> ColumnElement[bool]:
     return and_(settled.c.queue_id == job.queue_id, settled.c.digest == job.digest)
 
 

@@ -29,7 +29,7 @@ import sqlalchemy
 import trio
 from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, ProgrammingError
 
-from deliver.errors import StorageError
+from deliver.errors import StorageError, StorageFault
 
 T = TypeVar("T")
 
@@ -48,6 +48,12 @@ _REMEDIES: Final = {
     sqlite3.SQLITE_NOTADB: "this is not a database; move it away or correct the path",
     sqlite3.SQLITE_IOERR: "check the disk and the system's log",
 }
+
+# What concerns all writes, and what may have damaged the file or be about to.
+_FAULTS: Final = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN}
+)
+_FINAL: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 class Sql(Protocol):
@@ -148,7 +154,10 @@ class Database:
         origin = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(origin, "sqlite_errorcode", 0) & 0xFF
         remedy = _REMEDIES.get(code, "see the system's log")
-        return StorageError(f"{verb} {self.name}", str(origin), remedy)
+        attempted, happened = f"{verb} {self.name}", str(origin)
+        if code in _FAULTS or code in _FINAL:
+            return StorageFault(attempted, happened, remedy, final=code in _FINAL)
+        return StorageError(attempted, happened, remedy)
 
     def close(self) -> None:
         """Close all connections; the last one folds the WAL into the file."""

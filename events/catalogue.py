@@ -32,7 +32,8 @@ class EventType:
     """One entry of the vocabulary.
 
     `when` says when it fires, `data` what `event_data` holds. `veto`: fired before the fact, so that an
-    action may refuse it. `exim`: Exim has an event of this name and meaning.
+    action may refuse it; if it is `late` too, the fact stands, and what the action returns is its reason.
+    `exim`: Exim has an event of this name and meaning.
     """
 
     name: str
@@ -41,6 +42,7 @@ class EventType:
     fields: tuple[str, ...]
     veto: bool = False
     exim: bool = True
+    late: bool = False
 
 
 _COMMON = (
@@ -80,10 +82,16 @@ _TRACE = ("trace",)
 
 
 def _type(
-    name: str, when: str, data: str, *fields: tuple[str, ...], veto: bool = False, exim: bool = True
+    name: str,
+    when: str,
+    data: str,
+    *fields: tuple[str, ...],
+    veto: bool = False,
+    exim: bool = True,
+    late: bool = False,
 ) -> EventType:
     carried = tuple(dict.fromkeys((*_COMMON, *(one for group in fields for one in group))))
-    return EventType(name, when, data, carried, veto, exim)
+    return EventType(name, when, data, carried, veto, exim, late)
 
 
 _TYPES: tuple[EventType, ...] = (
@@ -185,7 +193,7 @@ _TYPES: tuple[EventType, ...] = (
     _type(
         "smtp:connect",
         "A server sent its greeting.",
-        "the greeting; empty when commands were sent before it was read",
+        "the greeting",
         *(_WAY, _HOST),
         veto=True,
     ),
@@ -209,9 +217,11 @@ _TYPES: tuple[EventType, ...] = (
     ),
     _type(
         "auth:fail",
-        "Authentication to a server failed.",
-        "the server's reply",
+        "A server refused our login for good, or did not keep to the exchange.",
+        "the server's reply, or what was wrong",
         *(_WAY, _HOST, _TLS, ("smtp_code", "enhanced_code")),
+        veto=True,
+        late=True,
     ),
     _type(
         "tls:cert",

@@ -93,6 +93,9 @@ refuses: the connection is not opened, ends with QUIT, or is dropped in the hand
 command; the value is the reason in the log, in the trace (`event-veto`) and of the deferral. The next host
 is tried. A refused certificate is refused under any TLS policy, and clear text is not tried instead.
 
+A refused login (`auth:fail`) stays refused: what an action with `veto` returns takes the place of the
+server's words in the log, in the trace and in the deferral.
+
 A delivery waits for the answer, at most `deadline`. Without one `on_error` decides: `"defer"` (the default)
 refuses, `"allow"` goes on; the next five seconds it decides without asking. These statements run on
 connections of their own.
@@ -186,7 +189,9 @@ def _details(kind: EventType) -> Iterator[str]:
     yield f"### {kind.name}\n"
     yield f"{kind.when}\n"
     yield f"`event_data`: {kind.data}.\n"
-    if kind.veto:
+    if kind.late:
+        yield "What an action with `veto` returns takes the place of the reason.\n"
+    elif kind.veto:
         yield "An action with `veto` may refuse it.\n"
     yield f"Fields: {', '.join(f'`{name}`' for name in kind.fields)}.\n"
 

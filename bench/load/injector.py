@@ -123,7 +123,13 @@ class Injector:
 
     def _serve(self, client: _Client) -> None:
         assert client.socket is not None
-        received = client.socket.recv(65536)
+        if client.stage == "handshake":
+            self._shake_hands(client)
+            return
+        try:
+            received = client.socket.recv(65536)
+        except ssl.SSLWantReadError:
+            return
         if not received:
             raise SystemExit(f"the relay closed a connection; it said {bytes(client.buffer)!r}")
         client.buffer += received
@@ -134,6 +140,15 @@ class Injector:
                 self._reply(client, line)
                 if client.socket.fileno() < 0:
                     return
+
+    def _shake_hands(self, client: _Client) -> None:
+        assert isinstance(client.socket, ssl.SSLSocket)
+        try:
+            client.socket.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        client.stage = "ehlo"
+        client.socket.sendall(b"EHLO client.sender.test\r\n")
 
     def _reply(self, client: _Client, line: bytes) -> None:
         assert client.socket is not None
@@ -148,10 +163,11 @@ class Injector:
                 assert self._tls is not None
                 number = client.socket.fileno()
                 self._poll.unregister(number)
-                client.socket = self._tls.wrap_socket(client.socket)
+                client.socket.setblocking(False)
+                client.socket = self._tls.wrap_socket(client.socket, do_handshake_on_connect=False)
                 self._poll.register(client.socket, select.EPOLLIN)
-                client.stage = "ehlo"
-                client.socket.sendall(b"EHLO client.sender.test\r\n")
+                client.stage = "handshake"
+                self._shake_hands(client)
             case "ehlo":
                 self._next(client)
             case "flight":
@@ -175,7 +191,8 @@ class Injector:
         client.stage = "flight"
         domain = self._order.domains[client.number % len(self._order.domains)]
         client.socket.sendall(
-            b"MAIL FROM:<bench@sender.test>\r\nRCPT TO:<m%d@%s>\r\nDATA\r\n" % (client.number, domain.encode())
+            b"MAIL FROM:<bench@sender.test>\r\nRCPT TO:<m%d@%s>\r\nDATA\r\n"
+            % (client.number, domain.encode())
         )
 
     def _flight_over(self, client: _Client) -> None:

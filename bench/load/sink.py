@@ -54,7 +54,19 @@ class SinkOrder:
 class _Connection:
     """One client. `body` is None between messages, else the content so far (its last octets, to find the end)."""
 
-    __slots__ = ("body", "buffer", "chunk", "deferring", "handshaking", "last", "numbers", "out", "slow", "socket", "tls")
+    __slots__ = (
+        "body",
+        "buffer",
+        "chunk",
+        "deferring",
+        "handshaking",
+        "last",
+        "numbers",
+        "out",
+        "slow",
+        "socket",
+        "tls",
+    )
 
     def __init__(self, connected: socket.socket, slow: bool, deferring: bool) -> None:
         self.socket = connected
@@ -218,7 +230,8 @@ class Sink:
         elif verb == b"EHLO":
             starttls = b"250-STARTTLS\r\n" if self._tls and not connection.tls else b""
             connection.out += (
-                b"250-sink\r\n250-PIPELINING\r\n250-SIZE 100000000\r\n" + starttls
+                b"250-sink\r\n250-PIPELINING\r\n250-SIZE 100000000\r\n"
+                + starttls
                 + b"250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250 8BITMIME\r\n"
             )
         elif verb == b"STAR" and self._tls:
@@ -253,9 +266,7 @@ class Sink:
 
     def _take(self, connection: _Connection) -> None:
         if connection.slow:
-            heapq.heappush(
-                self._later, (time.monotonic() + self._order.delay, id(connection), connection)
-            )
+            heapq.heappush(self._later, (time.monotonic() + self._order.delay, id(connection), connection))
             return
         self._taken(connection)
 

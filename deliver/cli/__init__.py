@@ -35,7 +35,7 @@ def main() -> NoReturn:
     raise AssertionError("the frame exits")
 
 
-def _for_a_queue(status: object) -> object:
+def _for_a_queue(status: int | str | None) -> int | str | None:
     """A calling MTA bounces on most statuses: a mistake in our settings or in its own must make it wait."""
     return 75 if status in (1, 2, 64, 70, 78) else status
 

@@ -81,6 +81,10 @@ class Application:
     @cached_property
     def configuration(self) -> Configuration:
         """The settings with their warnings and origins. Raises ConfigurationError or UsageError."""
+        return self.read()
+
+    def read(self) -> Configuration:
+        """The same as the file is now."""
         from deliver.configuration import Configuration, read  # loads msgspec
 
         if self._given is not None:

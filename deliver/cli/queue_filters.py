@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--domain", metavar="NAME", help="Only recipients of this domain; *.NAME for those below it."),
-    click.option("--sender", metavar="ADDRESS", help="Only mail from this address or domain; <> for bounces."),
+    click.option("--domain", metavar="NAME", help="Only to this domain; *.NAME for those below it."),
+    click.option("--sender", metavar="ADDRESS", help="Only from this address or domain; <> for bounces."),
     click.option("--recipient", metavar="ADDRESS", help="Only this recipient."),
     click.option(
         "--state",
@@ -30,7 +30,7 @@ _OPTIONS = (
     ),
     click.option("--older-than", metavar="TIME", help="Only mail received longer ago than, say, 2h or 1d."),
     click.option("--newer-than", metavar="TIME", help="Only mail received less long ago."),
-    click.option("--text", metavar="TEXT", help="Only where the last reason has this text: host, error, code."),
+    click.option("--text", metavar="TEXT", help="Only where the last reason says this: host, error, code."),
     click.option("--larger-than", metavar="SIZE", help="Only larger messages, say 10MB."),
     click.option("--smaller-than", metavar="SIZE", help="Only smaller messages."),
 )
@@ -49,8 +49,8 @@ def filters(command: Command) -> Command:
 
 def selection_of(options: dict[str, Any], ids: tuple[str, ...] = ()) -> Selection:
     """The options as a value. Raises UsageError."""
-    from deliver.queue.selection import Selection, address_matches, name_matches, parse_states, sent_by
     from deliver.queue.schema import message, recipient  # loads SQLAlchemy
+    from deliver.queue.selection import Selection, address_matches, name_matches, parse_states, sent_by
 
     if options["domain"] is not None:
         name_matches(recipient.c.domain, options["domain"])

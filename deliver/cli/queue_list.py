@@ -42,7 +42,7 @@ Examples:
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per recipient and line.")
 @click.pass_obj
-def list_(application: Application, sort: str, limit: int, as_json: bool, **options: Any) -> None:
+def list_(application: Application, /, sort: str, limit: int, as_json: bool, **options: Any) -> None:
     """List the recipients that are not done, the one due first at the top."""
     selection = selection_of(options)
     now = _now()
@@ -78,7 +78,7 @@ def list_(application: Application, sort: str, limit: int, as_json: bool, **opti
 @click.option("--limit", type=click.IntRange(1, 10_000), default=30, show_default=True, help="Rows at most.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per row.")
 @click.pass_obj
-def summary(application: Application, by: Any, limit: int, as_json: bool, **options: Any) -> None:
+def summary(application: Application, /, by: Any, limit: int, as_json: bool, **options: Any) -> None:
     """Count what waits by age and recipient domain, sender domain or state."""
     from deliver.queue import browse
     from deliver.queue.summary import AGES, Row, ordered

@@ -33,10 +33,12 @@ class ShardWriter:
         if version != VERSION:
             self._database.close()
             older = "start the relay of this version once" if version < VERSION else "use that version"
-            raise StorageError(f"changing {path}", f"it was written by another version (schema {version})", older)
+            raise StorageError(
+                f"changing {path}", f"it was written by another version (schema {version})", older
+            )
 
     def write(self, fn: Callable[[Connection], T]) -> T:
-        """Run and commit; waits for the relay's own transactions. Raises StorageError, and what `fn` raises."""
+        """Run and commit, after the relay's own transactions. Raises StorageError, and what `fn` raises."""
         from deliver.sqlrun import Write
 
         write = Write(fn, True)

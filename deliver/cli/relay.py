@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import click
 
 from deliver.cli.frame import Application
+
+if TYPE_CHECKING:
+    from deliver.settings import Settings
 
 EPILOG = """\b
 Examples:
@@ -16,6 +20,10 @@ Examples:
 \b
 SIGTERM and SIGINT stop it: no new mail, running deliveries finish within queue.shutdown_grace;
 a second signal cuts that short. Nothing that was accepted is lost either way.
+
+\b
+SIGHUP reads the settings again. Bad ones are refused and the old ones stay; running deliveries
+finish with the old ones; listeners that did not change stay open.
 """
 
 
@@ -28,8 +36,14 @@ def relay(application: Application) -> None:
     from deliver.report.log import configure
     from deliver.service import run_relay
 
+    def reread() -> Settings:
+        """The settings as they are now, with the log set up by them. Raises ConfigurationError."""
+        configuration = application.read()
+        configure(configuration.settings.log.level, configuration.settings.log.format)
+        return configuration.settings
+
     settings = application.settings
     configure(settings.log.level, settings.log.format)
     for warning in application.configuration.warnings:
         logging.getLogger("outrider.service").warning("%s", warning)
-    trio.run(run_relay, settings, application.digest)
+    trio.run(run_relay, settings, application.digest, reread)

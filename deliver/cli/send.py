@@ -76,7 +76,7 @@ def send(
     settings = application.settings
     configure(settings.log.level if verbose else "warning", settings.log.format)
     try:
-        boxes = tuple(dict.fromkeys(Mailbox.parse(recipient) for recipient in recipients))
+        boxes = tuple(dict.fromkeys(Mailbox.parse(recipient, utf8=True) for recipient in recipients))
         reverse_path = _reverse_path(sender, settings.delivery.helo)
     except UsageError as error:
         if not queue_id:
@@ -102,4 +102,5 @@ def _reverse_path(sender: str | None, helo: str) -> Mailbox | None:
 
     if sender == "":
         return None
-    return Mailbox.parse(sender if sender is not None else f"{getpass.getuser()}@{host_name(helo)}")
+    text = sender if sender is not None else f"{getpass.getuser()}@{host_name(helo)}"
+    return Mailbox.parse(text, utf8=True)

@@ -67,8 +67,6 @@ def parse(arguments: list[str]) -> Call | None:
             call.queue_id = word.removeprefix("--queue-id=")
         else:
             return None
-    if "--queue-id" in arguments and not call.queue_id:
-        return None
     return call if call.recipients else None
 
 

@@ -174,13 +174,13 @@ class _Caller:
             raise UsageError("taking a message over", "the caller has other settings")
         if len(offer.queue_id) > MAX_QUEUE_ID:
             raise UsageError("taking a message over", "the queue id is too long")
-        boxes = tuple(dict.fromkeys(Mailbox.parse(text) for text in offer.recipients))
+        boxes = tuple(dict.fromkeys(Mailbox.parse(text, utf8=True) for text in offer.recipients))
         if len(boxes) > self._desk.max_recipients:
             raise UsageError("taking a message over", "it has too many recipients")
         if offer.sender == "":
             return None, boxes
         sender = offer.sender if offer.sender is not None else f"{offer.user}@{self._desk.helo}"
-        return Mailbox.parse(sender), boxes
+        return Mailbox.parse(sender, utf8=True), boxes
 
     async def _receive(self) -> _Message:
         """The message up to END. Raises MessageError, StorageError, and as `serve`."""

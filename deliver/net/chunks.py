@@ -137,12 +137,16 @@ class ChunkedUpload:
         announcement = BdatLast(len(octets)) if last else Bdat(len(octets))
         machine.check_in_step(announcement.phase)
         begin = b"".join(machine.send(command) for command in (*commands, announcement))
-        octets = begin + machine.send_octets(octets)
+        rest = memoryview(machine.send_octets(octets))
         self._turn.set()
-        for at in range(0, len(octets), PIECE):
-            if last and at + PIECE >= len(octets) and not self._transaction.finished:
+        piece, rest = begin + rest[:PIECE], rest[PIECE:]  # one write: they leave in one flight
+        while True:
+            if last and not rest and not self._transaction.finished:
                 self._transaction.dot_handed_over()
-            await self._wire.write_content(octets[at : at + PIECE], announcement.phase)
+            await self._wire.write_content(piece, announcement.phase)
+            if not rest:
+                return
+            piece, rest = bytes(rest[:PIECE]), rest[PIECE:]
 
     async def _next_chunk(self, size: int) -> bytes:
         """The next octets, checked. Raises StorageError, MessageError."""
@@ -161,5 +165,7 @@ class ChunkedUpload:
             self._offset += len(piece)
             wanted -= len(piece)
         if self._offset == self._content.size:
-            pieces.append(self._line_ends.finish())
-        return b"".join(pieces)
+            missing = self._line_ends.finish()
+            if missing or not pieces:
+                pieces.append(missing)
+        return b"".join(pieces) if len(pieces) > 1 else pieces[0]

@@ -12,6 +12,8 @@ from itertools import chain, zip_longest
 
 import trio
 
+SHORTEST = 0.01  # seconds; RFC 8305 8 allows no shorter delay
+
 Racer = Callable[[], Awaitable[bool]]
 
 
@@ -49,6 +51,6 @@ async def race(racers: Sequence[Racer], delay: float) -> int | None:
         for place in range(len(racers)):
             failed = trio.Event()
             nursery.start_soon(run, place, failed)
-            with trio.move_on_after(delay):
+            with trio.move_on_after(max(delay, SHORTEST)):
                 await failed.wait()
     return winner

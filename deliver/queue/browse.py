@@ -6,7 +6,7 @@ Works on the files of a running relay: WAL readers neither wait nor make the wri
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,13 @@ from sqlalchemy.exc import DBAPIError
 
 from deliver.errors import StorageError
 from deliver.queue import codec
+from deliver.queue.hold import Key, is_one_of
 from deliver.queue.schema import OPEN_STATES, VERSION, attempt, message, recipient, report
 from deliver.queue.selection import Selection, conditions
 
 MAX_PAGE: Final = 10_000  # rows of one listing
 MAX_ATTEMPTS: Final = 100  # of one message, the latest
+NAMED_AT_ONCE: Final = 500  # recipients in one statement
 _OPEN: Final = [state.value for state in OPEN_STATES]
 
 
@@ -235,6 +237,22 @@ def show(conn: Connection, message_id: str) -> Shown | None:
         reports=_reports(conn, message_id),
         report_due=row.report_due,
     )
+
+
+def named(conn: Connection, keys: Sequence[Key]) -> list[dict[str, str]]:
+    """`{id, recipient, state}` of these recipients, in their order."""
+    found: list[dict[str, str]] = []
+    for start in range(0, len(keys), NAMED_AT_ONCE):
+        query = (
+            select(recipient)
+            .where(is_one_of(keys[start : start + NAMED_AT_ONCE]))
+            .order_by(recipient.c.message_id, recipient.c.ordinal)
+        )
+        found += [
+            {"id": row.message_id, "recipient": f"{row.local_part}@{row.domain}", "state": row.state}
+            for row in conn.execute(query)
+        ]
+    return found
 
 
 def counts(conn: Connection) -> Counts:

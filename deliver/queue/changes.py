@@ -13,23 +13,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
 
 from deliver.errors import Blame
-from deliver.message import MessageId
 from deliver.outcome import Deferred, Failed
 from deliver.queue import codec, freeze, hold
 from deliver.queue.due import note_due, note_due_again
 from deliver.queue.hold import Append, Key
-from deliver.queue.owed import owed
+from deliver.queue.owed import Owed, owed
 from deliver.queue.schema import State, counter, message, recipient
 from deliver.queue.schema import freeze as freeze_table
 from deliver.queue.selection import Selection, conditions
-from deliver.queue.store import complete, note_owed
+from deliver.queue.store import complete_all, note_owed
 from deliver.smtp.reply import EnhancedCode
 from events.catalogue import Event
 
 CHANGES: Final = "changes"
+RETRIES: Final = "retries"  # those of them that ask for an attempt now
 GIVEN_UP: Final = EnhancedCode(5, 0, 0)
 _ENDED: Final = "a date that was given has come"
 
@@ -74,6 +74,7 @@ def retry(conn: Connection, keys: Sequence[Key], now: float) -> Changed:
     """Make them due now."""
     rows = hold.with_messages(conn, keys, State.QUEUED)
     _make_due(conn, rows, now)
+    note_change(conn, RETRIES)
     return _done(conn, keys, len(rows), held=_count(conn, keys, State.HELD))
 
 
@@ -98,19 +99,20 @@ def release(
 def remove(conn: Connection, keys: Sequence[Key], now: float, *, reason: str, append: Append) -> Changed:
     """End them without telling the sender (msg:fail:internal is told)."""
     rows = hold.with_messages(conn, keys, State.QUEUED, State.HELD)
-    for row in rows:
-        outcome = Failed(reason, Blame.POLICY, enhanced=GIVEN_UP)
-        _fail(conn, row, outcome, None, now, append)
+    outcome = Failed(reason, Blame.POLICY, enhanced=GIVEN_UP)
+    _fail(conn, [(row, outcome, None) for row in rows], now, append)
     return _ended(conn, keys, rows, now, append)
 
 
 def bounce(conn: Connection, keys: Sequence[Key], now: float, *, reason: str, append: Append) -> Changed:
     """End them and tell the sender, as far as NOTIFY allows; the relay writes the report."""
     rows = hold.with_messages(conn, keys, State.QUEUED, State.HELD)
-    for row in rows:
-        outcome = _given_up(row, reason)
-        tell = owed(outcome, codec.recipient_of(row), codec.sender_of(row))
-        _fail(conn, row, outcome, tell.value if tell else None, now, append)
+    given_up = [(row, _given_up(row, reason)) for row in rows]
+    told = [
+        (row, outcome, owed(outcome, codec.recipient_of(row), codec.sender_of(row)))
+        for row, outcome in given_up
+    ]
+    _fail(conn, told, now, append)
     for message_id in {row.message_id for row in rows}:
         note_owed(conn, message_id, now)
     return _ended(conn, keys, rows, now, append)
@@ -153,17 +155,17 @@ def release_due(conn: Connection, now: float, *, append: Append) -> int:
     return len(rows)
 
 
-def count(conn: Connection) -> int:
-    """How many changes tools have made so far."""
-    value = conn.execute(select(counter.c.value).where(counter.c.name == CHANGES)).scalar_one_or_none()
-    return int(value or 0)
+def count(conn: Connection) -> tuple[int, int]:
+    """How many changes tools have made so far, and how many of them ask for an attempt now."""
+    values = {row.name: int(row.value) for row in conn.execute(select(counter))}
+    return values.get(CHANGES, 0), values.get(RETRIES, 0)
 
 
-def note_change(conn: Connection) -> None:
+def note_change(conn: Connection, name: str = CHANGES) -> None:
     """Count a change, so that the relay looks."""
-    raised = update(counter).where(counter.c.name == CHANGES).values(value=counter.c.value + 1)
+    raised = update(counter).where(counter.c.name == name).values(value=counter.c.value + 1)
     if conn.execute(raised).rowcount == 0:
-        conn.execute(insert(counter).values(name=CHANGES, value=1))
+        conn.execute(insert(counter).values(name=name, value=1))
 
 
 def _held_by(conn: Connection, condition: Any) -> list[Row[Any]]:
@@ -200,21 +202,42 @@ def _make_due(conn: Connection, rows: list[Row[Any]], now: float) -> None:
 
 
 def _fail(
-    conn: Connection, row: Row[Any], outcome: Failed, tell: str | None, now: float, append: Append
+    conn: Connection, told: list[tuple[Row[Any], Failed, Owed | None]], now: float, append: Append
 ) -> None:
+    """Record the failures, and append msg:fail:internal for each."""
+    if not told:
+        return
+    failed = update(recipient).where(
+        recipient.c.message_id == bindparam("of_message"), recipient.c.ordinal == bindparam("of_ordinal")
+    )
     conn.execute(
-        update(recipient)
-        .where(hold.is_one_of([Key(row.message_id, row.ordinal)]))
-        .values(
+        failed.values(
             state=State.FAILED.value,
             finished_at=now,
-            last_outcome=codec.outcome_json(outcome),
-            owed=tell,
+            last_outcome=bindparam("outcome"),
+            owed=bindparam("tell"),
             held_reason=None,
             held_until=None,
             freeze_id=None,
-        )
+        ),
+        [
+            {
+                "of_message": row.message_id,
+                "of_ordinal": row.ordinal,
+                "outcome": codec.outcome_json(outcome),
+                "tell": tell.value if tell else None,
+            }
+            for row, outcome, tell in told
+        ],
     )
+    events: dict[str, list[Event]] = {}
+    for row, outcome, _ in told:
+        events.setdefault(row.message_id, []).append(_failure(row, outcome, now))
+    for message_id, of_message in events.items():
+        append(conn, message_id, of_message)
+
+
+def _failure(row: Row[Any], outcome: Failed, now: float) -> Event:
     sender = codec.sender_of(row)
     fields: dict[str, str | int | float | None] = {
         "message_id": row.message_id,
@@ -226,7 +249,7 @@ def _fail(
         "enhanced_code": str(outcome.enhanced),
         "event_data": outcome.why,
     }
-    append(conn, row.message_id, [Event("msg:fail:internal", now, fields)])
+    return Event("msg:fail:internal", now, fields)
 
 
 def _given_up(row: Row[Any], reason: str) -> Failed:
@@ -246,10 +269,9 @@ def _ended(
 ) -> Changed:
     for domain in {row.domain for row in rows}:
         note_due_again(conn, domain)
-    removable: list[str] = []
-    for message_id in dict.fromkeys(row.message_id for row in rows):
-        removable += complete(conn, MessageId(message_id), now, append) or ()
-    return _done(conn, keys, len(rows)) + Changed(removable=tuple(removable))
+    over = complete_all(conn, list(dict.fromkeys(row.message_id for row in rows)), now, append)
+    removable = tuple(name for names in over.values() for name in names)
+    return _done(conn, keys, len(rows)) + Changed(removable=removable)
 
 
 def _done(conn: Connection, keys: Sequence[Key], changed: int, *, held: int = 0, frozen: int = 0) -> Changed:

@@ -111,6 +111,8 @@ def claim(
         if not turn:
             break
         for domain, last_sender in turn:
+            if admission.opens_at(domain) > now:  # what the domains before it took
+                continue
             taken = _claim_one(conn, domain, last_sender, now, lease, retry, admission)
             due.note_served(conn, domain, now, taken.sender if taken else last_sender)
             if taken is not None:

@@ -11,6 +11,7 @@ The size limit is enforced while writing; file work runs in worker threads and i
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -21,7 +22,7 @@ from typing import Final
 
 import trio
 
-from deliver.errors import MessageError, StorageError
+from deliver.errors import MessageError, StorageError, StorageFault
 from deliver.message import Content, MessageId
 
 SUFFIX: Final = ".eml"
@@ -204,5 +205,9 @@ def sync_directory(directory: Path) -> None:
 
 
 def _failed(verb: str, path: Path, error: OSError) -> StorageError:
-    remedy = "free disk space" if error.errno == 28 else "make the directory exist and writable for this user"
-    return StorageError(f"{verb} {path}", error.strerror or str(error), remedy)
+    happened = error.strerror or str(error)
+    if error.errno in (errno.EIO, errno.EROFS):
+        return StorageFault(f"{verb} {path}", happened, "check the disk and the system's log", final=True)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free disk space" if full else "make the directory exist and writable for this user"
+    return StorageError(f"{verb} {path}", happened, remedy)

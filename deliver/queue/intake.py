@@ -8,9 +8,10 @@ from functools import partial
 
 import trio
 
+from deliver.errors import StorageError
 from deliver.message import Envelope
 from deliver.queue import store
-from deliver.queue.content import ContentWriter
+from deliver.queue.content import ContentWriter, StoredContent
 from deliver.queue.shard import Shard, free_octets
 from deliver.queue.store import Append
 from deliver.relay.intake import Origin
@@ -24,8 +25,8 @@ NO_LIMIT = 1 << 62
 class QueueIntake:
     """The `Intake` port over one shard. `accepted` is called after each commit, to wake the runner.
 
-    `min_free` octets of disk stay free: below that no message may begin, nor while `room` says no.
-    Sizes in octets, `max_size` 0 is no limit.
+    `min_free` octets of disk stay free: below that no message may begin, nor while `room` says no or
+    the shard stands still. Sizes in octets, `max_size` 0 is no limit.
     """
 
     shard: Shard
@@ -38,7 +39,7 @@ class QueueIntake:
 
     async def check_space(self, size: int) -> bool:
         """Whether the disk and what else must grow with it have room. Raises StorageError."""
-        if not self.room():
+        if self.shard.latch.fault is not None or not self.room():
             return False
         free = await trio.to_thread.run_sync(free_octets, self.shard.spool.parent)
         return free - size >= self.min_free
@@ -60,12 +61,16 @@ class QueueSink:
 
     async def write(self, chunk: bytes) -> None:
         """Append content. Raises StorageError, MessageError."""
-        await self.writer.write(chunk)
+        try:
+            await self.writer.write(chunk)
+        except StorageError as error:
+            self.intake.shard.latch.note(error)
+            raise
 
     async def commit(self, envelope: Envelope) -> None:
         """One durable transaction: message, recipients, msg:accept. Raises StorageError."""
         try:
-            content = await self.writer.finish()
+            content = await self._finish()
             events = (_accepted(envelope, self.origin),)
             await self.intake.shard.sql.write(
                 partial(
@@ -81,6 +86,13 @@ class QueueSink:
             await self.writer.abandon()
             raise
         self.intake.accepted()
+
+    async def _finish(self) -> StoredContent:
+        try:
+            return await self.writer.finish()
+        except StorageError as error:
+            self.intake.shard.latch.note(error)
+            raise
 
     async def abandon(self) -> None:
         """Forget what was written."""

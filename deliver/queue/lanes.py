@@ -112,7 +112,7 @@ def after(
 ) -> Lane:
     """The lane after an attempt that ran from `started` to `now`; its message is due again at `again`."""
     lane = replace(lane, pace=lane.pace + SMOOTHING * (now - started - lane.pace))
-    if said is Feedback.NEUTRAL or (started < lane.paused_at and said is not Feedback.GOOD):
+    if said is Feedback.NEUTRAL or (started <= lane.paused_at and said is not Feedback.GOOD):
         return lane
     if said is Feedback.GOOD:
         grown = lane.window + (1.0 if lane.growing else 1.0 / lane.window)

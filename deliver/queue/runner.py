@@ -175,6 +175,8 @@ class Runner:
     async def _step(self, attempts: trio.Nursery) -> float:
         """Claim what is due and start it; returns the seconds until there may be more."""
         now = self._clock.now()
+        if self._shard.latch.fault is not None:
+            return RETRY_AFTER
         try:
             await self._tidy(now)
             for running in await self._claim():

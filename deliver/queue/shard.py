@@ -5,8 +5,9 @@
     shard-0.journal           replies read and not yet committed, see `deliver.queue.journal`
     spool-0/                  content too large for a row
 
-Opening it migrates the tables, replays the journal, ends the attempts of the process before, and clears the
-spool of files that no row names. A shard that another process owns is refused.
+A fault of the storage latches, see `deliver.queue.latch`. Opening it migrates the tables, replays the
+journal, ends the attempts of the process before, and clears the spool of files that no row names. A shard that
+another process owns is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
@@ -26,6 +27,7 @@ from deliver.message import MessageId
 from deliver.queue import content, recovery, schema
 from deliver.queue.content import ContentWriter
 from deliver.queue.journal import Journal
+from deliver.queue.latch import Latch, LatchedSql
 from deliver.queue.store import Append
 from deliver.sqlrun import Sql, SqlRunner, create_private_file
 from events import outbox
@@ -35,11 +37,12 @@ log = logging.getLogger("outrider.queue")
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """An open shard: its database, its journal and its spool directory."""
+    """An open shard: its database, its journal and its spool directory, and whether it stands still."""
 
     sql: Sql
     journal: Journal
     spool: Path
+    latch: Latch = field(default_factory=Latch)
 
     def writer(self, message_id: MessageId, *, inline_limit: int, max_size: int) -> ContentWriter:
         """For the content of a message that is about to be accepted; sizes in octets."""
@@ -65,7 +68,8 @@ async def open_shard(
         sql = await SqlRunner.open(directory / f"shard-{number}.db", schema.migrate)
         try:
             journal = await trio.to_thread.run_sync(Journal, directory / f"shard-{number}.journal")
-            shard = Shard(sql, journal, directory / f"spool-{number}")
+            latch = Latch()
+            shard = Shard(LatchedSql(sql, latch), journal, directory / f"spool-{number}", latch)
             try:
                 await _recover(shard, now, append)
                 yield shard

@@ -13,7 +13,7 @@ Nothing here begins or commits: see `deliver.sqlrun`. Raises what the database r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, case, delete, exists, insert, or_, select, update
@@ -148,38 +148,51 @@ def complete(conn: Connection, message_id: MessageId, now: float, append: Append
     Returns None while it is open (or was complete before), else the spool files to remove after COMMIT. A
     message whose sender is owed something stays, and the report is due at once: nothing more will come.
     """
-    still_open = exists().where(
-        recipient.c.message_id == message_id, recipient.c.state.in_([state.value for state in OPEN_STATES])
-    )
-    row = conn.execute(
+    done = complete_all(conn, (message_id,), now, append)
+    return done.get(message_id)
+
+
+def complete_all(
+    conn: Connection, message_ids: Sequence[str], now: float, append: Append
+) -> dict[str, tuple[str, ...]]:
+    """`complete` for many: the spool files to remove, by the id of each message that has ended."""
+    is_open = recipient.c.state.in_([state.value for state in OPEN_STATES])
+    ended = conn.execute(
         select(
+            message.c.id,
             message.c.spool_name,
             message.c.size,
             message.c.sender_local_part,
             message.c.sender_domain,
             exists()
-            .where(recipient.c.message_id == message_id, recipient.c.owed.is_not(None))
+            .where(recipient.c.message_id == message.c.id, recipient.c.owed.is_not(None))
             .label("owes"),
-        ).where(message.c.id == message_id, message.c.completed_at.is_(None), ~still_open)
-    ).one_or_none()
-    if row is None:
-        return None
-    if row.owes:
-        note_owed(conn, message_id, now)
-        return None
+        ).where(
+            message.c.id.in_(message_ids),
+            message.c.completed_at.is_(None),
+            ~exists().where(recipient.c.message_id == message.c.id, is_open),
+        )
+    ).all()
+    for row in ended:
+        if row.owes:
+            note_owed(conn, row.id, now)
+    over = [row for row in ended if not row.owes]
+    if not over:
+        return {}
     conn.execute(
         update(message)
-        .where(message.c.id == message_id)
+        .where(message.c.id.in_([row.id for row in over]))
         .values(completed_at=now, content=None, spool_name=None, report_due=None)
     )
-    sender = codec.sender_of(row)
-    fields = {
-        "message_id": message_id,
-        "sender_address": str(sender) if sender else "",
-        "message_size": row.size,
-    }
-    append(conn, message_id, [Event("msg:complete", now, fields)])
-    return (row.spool_name,) if row.spool_name else ()
+    for row in over:
+        sender = codec.sender_of(row)
+        fields = {
+            "message_id": row.id,
+            "sender_address": str(sender) if sender else "",
+            "message_size": row.size,
+        }
+        append(conn, row.id, [Event("msg:complete", now, fields)])
+    return {row.id: (row.spool_name,) if row.spool_name else () for row in over}
 
 
 def forget(conn: Connection, *, before: float, limit: int = 500) -> int:

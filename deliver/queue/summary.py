@@ -18,7 +18,7 @@ By = Literal["domain", "sender", "state"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Recipients of one group: altogether, and by age; `ages[n]` are younger than `AGES[n]`, the last older."""
+    """Recipients of one group, all and by age: `ages[n]` are younger than `AGES[n]`, the last ones older."""
 
     name: str
     total: int

@@ -37,9 +37,9 @@ log = logging.getLogger("outrider.queue")
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What one look found. `changes` counts those of tools, `rules` are the freeze rules in force."""
+    """What one look found. `changes` counts those of tools, see `changes.count`; `rules` are in force."""
 
-    changes: int
+    changes: tuple[int, int]
     next_report: float | None
     next_release: float | None
     rules: tuple[Rule, ...]
@@ -65,19 +65,27 @@ class Upkeep:
         notifier: Notifier,
         clock: Clock,
         changed: Callable[[], None] = lambda: None,
+        retry: Callable[[], None] = lambda: None,
         frozen: Callable[[tuple[Rule, ...]], None] = lambda rules: None,
         append: Append = outbox.append,
     ) -> None:
-        """`frozen` is told the freeze rules in force whenever they differ from before."""
+        """`retry` is called when the administrator asks for attempts now. `frozen` is told the freeze rules in
+        force whenever they differ from before.
+        """
         self._shard = shard
         self._notifier = notifier
         self._clock = clock
         self._changed = changed
+        self._retry = retry
         self._frozen = frozen
         self._append = append
         self._wake = trio.Event()
-        self._seen: int | None = None
+        self._seen: tuple[int, int] | None = None
         self._rules: tuple[Rule, ...] = ()
+
+    def reconfigure(self, notifier: Notifier) -> None:
+        """Write the reports that are due from now on by other terms."""
+        self._notifier = notifier
 
     def poke(self) -> None:
         """Something may be due: an attempt was settled."""
@@ -104,6 +112,8 @@ class Upkeep:
             self._rules = sight.rules
             self._frozen(sight.rules)
         if self._seen != sight.changes:
+            if self._seen is not None and self._seen[1] != sight.changes[1]:
+                self._retry()
             self._seen = sight.changes
             self._changed()
         if sight.next_release is not None and sight.next_release <= now:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 
@@ -53,18 +54,28 @@ class Listener:
 
         Raises ConfigurationError.
         """
-        self._settings = settings
-        self._terms = Terms(
-            hostname, networks(settings.networks), settings.max_hops, float(settings.idle_timeout), routes
-        )
-        self._limits = Limits(message_size=int(settings.max_message_size), recipients=settings.max_recipients)
-        self._intake = intake
         self._clock = clock
         self._new_id = new_id
         self._connections: set[Connection] = set()
-        self._accepting = trio.CancelScope()
+        self._accepting: dict[object, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+        self._stopped = trio.Event()
         self._serving = trio.CancelScope()
-        self._stopping = False
+        self.reconfigure(settings, hostname, intake, routes)
+
+    def reconfigure(
+        self, settings: Relay, hostname: str, intake: Intake, routes: tuple[Route, ...] = ()
+    ) -> None:
+        """Other settings for the connections that come; those that are open go on with theirs.
+
+        Raises ConfigurationError.
+        """
+        self._terms = Terms(
+            hostname, networks(settings.networks), settings.max_hops, float(settings.idle_timeout), routes
+        )
+        self._settings = settings
+        self._limits = Limits(message_size=int(settings.max_message_size), recipients=settings.max_recipients)
+        self._intake = intake
 
     async def serve(
         self,
@@ -74,15 +85,39 @@ class Listener:
     ) -> None:
         """Accept and serve until `stop` was called and the last connection has ended; closes `listeners`."""
         with self._serving:
-            async with trio.open_nursery() as connections:
-                with self._accepting:
-                    task_status.started()
-                    await trio.serve_listeners(self._accepted, list(listeners), handler_nursery=connections)
+            async with trio.open_nursery() as self._nursery:
+                for listener in listeners:
+                    self.add(listener)
+                task_status.started()
+                await self._stopped.wait()
+
+    def add(self, listener: trio.abc.Listener[trio.SocketStream]) -> None:
+        """Accept there too; only while `serve` runs."""
+        assert self._nursery is not None, "nothing is served"
+        scope = self._accepting[listener] = trio.CancelScope(
+            deadline=-math.inf if self._stopped.is_set() else math.inf
+        )
+        self._nursery.start_soon(self._accept, listener, scope, self._nursery)
+
+    def remove(self, listener: trio.abc.Listener[trio.SocketStream]) -> None:
+        """Accept no more there, and close it; connections that were made go on."""
+        self._accepting[listener].cancel()
+
+    async def _accept(
+        self,
+        listener: trio.abc.Listener[trio.SocketStream],
+        scope: trio.CancelScope,
+        connections: trio.Nursery,
+    ) -> None:
+        with scope:
+            await trio.serve_listeners(self._accepted, [listener], handler_nursery=connections)
+        del self._accepting[listener]
 
     def stop(self, grace: float) -> None:
         """Accept no more; who is sending content has `grace` seconds, which a second call may shorten."""
-        self._stopping = True
-        self._accepting.cancel()
+        self._stopped.set()
+        for scope in tuple(self._accepting.values()):
+            scope.cancel()
         self._serving.deadline = min(self._serving.deadline, trio.current_time() + grace)
         for connection in self._connections:
             connection.stop()
@@ -92,7 +127,7 @@ class Listener:
         if len(self._connections) >= self._settings.max_connections:
             await self._turn_away(stream, client, "4.7.0 Too many connections, try again later")
             return
-        if self._stopping:
+        if self._stopped.is_set():
             await self._turn_away(stream, client, "4.3.2 The relay is stopping")
             return
         connection = self._connection(stream, client_address(client))

@@ -63,7 +63,7 @@ class LmtpIntake:
         min_free: int,
         room: Callable[[], bool],
     ) -> None:
-        """Sizes in octets; `free`: those that are left on the disk of `directory`; `room` speaks for the rest."""
+        """Sizes in octets; `free` are those left on the disk of `directory`, `room` speaks for the rest."""
         self.direct = direct
         self._directory = directory
         self._inline_limit = inline_limit

@@ -80,6 +80,7 @@ def log_outcome(
         attempt=attempt,
         **({"host": contact.host, "address": contact.address, "port": contact.port} if contact else {}),
         tls=tls_word(contact.tls if contact else None),
+        reused="yes" if contact and contact.reused else None,
         reply=outcome.reply,
         **refusal,
         in_doubt="yes" if isinstance(outcome, Deferred) and outcome.in_doubt else None,

@@ -13,9 +13,8 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import sha256
-
-from cryptography import x509
 
 from deliver.message import Envelope, Recipient
 from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase, Resumption, TlsFacts
@@ -24,6 +23,7 @@ from deliver.report.result import tls_word
 from deliver.report.trace import Finding, Trace
 from deliver.resolve.mx import NoHost
 from deliver.smtp.reply import Reply
+from deliver.tls.certificate import REMEMBERED, looking, parse
 from deliver.tls.policy import Authentication, TlsPolicy
 from deliver.tls.verdict import Handshake
 from events.catalogue import Event, Scalar
@@ -336,6 +336,7 @@ class Connection:
             tls=tls_word(contact.tls),
             version=contact.tls.version if contact.tls else None,
             cipher=contact.tls.cipher if contact.tls else None,
+            resumed="yes" if contact.tls and contact.tls.resumed else None,
             messages=messages,
             seconds=round(self._testimony.now() - self._began, 3),
             why=why,
@@ -407,7 +408,8 @@ def _usage_bits(policy: TlsPolicy) -> int:
     return bits
 
 
-def _certificate(der: bytes) -> dict[str, Scalar]:
+@lru_cache(maxsize=REMEMBERED)
+def _certificate(der: bytes) -> Mapping[str, Scalar]:
     """What tls:cert says of one certificate; nothing but its digest where it cannot be read."""
     known: dict[str, Scalar] = {
         "tls_out_peercert_sha256": sha256(der).hexdigest(),
@@ -416,17 +418,15 @@ def _certificate(der: bytes) -> dict[str, Scalar]:
         "tls_cert_expires_at": None,
     }
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        known["tls_out_peerdn"] = certificate.subject.rfc4514_string()
-        known["tls_cert_issuer"] = certificate.issuer.rfc4514_string()
-        known["tls_cert_expires_at"] = certificate.not_valid_after_utc.timestamp()
+        with looking():
+            certificate = parse(der)
+            known["tls_out_peerdn"] = certificate.subject.rfc4514_string()
+            known["tls_cert_issuer"] = certificate.issuer.rfc4514_string()
+            known["tls_cert_expires_at"] = certificate.not_valid_after_utc.timestamp()
     except ValueError:
         pass  # judged elsewhere; what could be read is told
     return known
 
 
-def _subject(der: bytes) -> str | None:
-    try:
-        return x509.load_der_x509_certificate(der).subject.rfc4514_string()
-    except ValueError:
-        return None
+def _subject(der: bytes) -> Scalar:
+    return _certificate(der)["tls_out_peerdn"]

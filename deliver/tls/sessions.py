@@ -155,5 +155,5 @@ def _trial_server() -> SSL.Context:
     )
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.use_certificate(certificate)
-    context.use_privatekey(key)  # type: ignore[arg-type]
+    context.use_privatekey(key)
     return context

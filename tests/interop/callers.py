@@ -14,7 +14,9 @@ from tests.interop.peers.programs import PeerMissing, Programs
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "conf" / "examples"
 NOBODY = 65534
-SITE_PACKAGES = Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+SITE_PACKAGES = (
+    Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+)
 
 
 def example(name: str, places: Mapping[str, str]) -> str:
@@ -29,8 +31,14 @@ def example(name: str, places: Mapping[str, str]) -> str:
 def public_python() -> str:
     """A Python of our version that a user without rights can run. Raises PeerMissing."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    for candidate in (Path(sys.executable).resolve(), Path("/usr/bin") / version, Path("/usr/local/bin") / version):
-        if candidate.exists() and all(_open(path) for path in (candidate, *candidate.parents, ROOT, *ROOT.parents)):
+    for candidate in (
+        Path(sys.executable).resolve(),
+        Path("/usr/bin") / version,
+        Path("/usr/local/bin") / version,
+    ):
+        if candidate.exists() and all(
+            _open(path) for path in (candidate, *candidate.parents, ROOT, *ROOT.parents)
+        ):
             return str(candidate)
     raise PeerMissing(f"no {version} that a user without rights can run")
 
@@ -41,7 +49,7 @@ def outrider_script(directory: Path, config: Path) -> Path:
     script.write_text(
         "#!/bin/sh\n"
         "unset LD_LIBRARY_PATH LD_PRELOAD\n"
-        f"PYTHONPATH={ROOT}:{SITE_PACKAGES} exec {public_python()} -m deliver --config {config} \"$@\"\n"
+        f'PYTHONPATH={ROOT}:{SITE_PACKAGES} exec {public_python()} -m deliver --config {config} "$@"\n'
     )
     script.chmod(0o755)
     return script
@@ -66,6 +74,7 @@ pid_file_path = {directory}/exim.pid
 local_interfaces = {address}
 daemon_smtp_ports = 2525
 disable_ipv6 = true
+deliver_drop_privilege = true
 rfc1413_hosts =
 tls_advertise_hosts =
 chunking_advertise_hosts =

@@ -31,6 +31,9 @@ helo = "out.sender.test"
 port = {port}
 families = ["ipv4"]
 
+[pool]
+max_messages = 1  # a server that changes its mind says so at once
+
 [log]
 format = "json"
 """
@@ -57,11 +60,15 @@ def environment() -> dict[str, str]:
 class Service:
     """`outrider VERB` with a settings file; `lines` is its log so far."""
 
-    def __init__(self, verb: str, config: Path, ready: str) -> None:
-        """`ready` is the message in the log that says that it serves."""
+    def __init__(
+        self, verb: str, config: Path, ready: str, command: tuple[str, ...] = PYTHON, user: int | None = None
+    ) -> None:
+        """`ready` is the message in the log that says that it serves; `command` runs `outrider`, as `user`."""
         self.verb = verb
         self.config = config
         self.ready = ready
+        self.command = command
+        self.user = user
         self.place = ""
         self.lines: list[dict[str, Any]] = []
         self.process: subprocess.Popen[str] | None = None
@@ -83,16 +90,22 @@ class Service:
         return int(self.place.rpartition(":")[2])
 
     def start(self) -> None:
-        """Start, and wait until it serves."""
+        """Start, and wait until it serves. May be repeated after its end."""
+        self._news = queue.Queue()
         self.process = subprocess.Popen(
-            [*PYTHON, "--config", str(self.config), self.verb],
+            [*self.command, "--config", str(self.config), self.verb],
+            user=self.user,
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
             env=environment(),
         )
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
-        self.place = str(self.wait_for(self.ready)["on"])
+        threading.Thread(target=self._read, args=(self.process, self._news), daemon=True).start()
+        try:
+            self.place = str(self.wait_for(self.ready)["on"])
+        except BaseException:
+            self.kill()
+            raise
 
     def wait_for(self, message: str) -> dict[str, Any]:
         """The next line of the log with this message."""
@@ -113,7 +126,7 @@ class Service:
         self.process.kill()
         self.process.wait(START)
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(self, process: subprocess.Popen[str], news: queue.Queue[dict[str, Any] | None]) -> None:
         assert process.stderr is not None
         with process.stderr:
             for text in process.stderr:
@@ -122,11 +135,13 @@ class Service:
                 except ValueError:
                     line = {"message": text}
                 self.lines.append(line)
-                self._news.put(line)
-        self._news.put(None)
+                news.put(line)
+        news.put(None)
 
 
-def send(config: Path, *words: str, text: bytes = b"Subject: hi\n\nhello\n") -> subprocess.CompletedProcess[bytes]:
+def send(
+    config: Path, *words: str, text: bytes = b"Subject: hi\n\nhello\n"
+) -> subprocess.CompletedProcess[bytes]:
     """One call of `outrider send`."""
     return subprocess.run(
         [*PYTHON, "--config", str(config), "send", *words],

@@ -54,7 +54,9 @@ def copies(live: LiveInternet) -> Counter[str]:
     return Counter(recipient for message in live.world.messages for recipient in message.recipients)
 
 
-def hand_over(service: Service, content: bytes, *recipients: str, helo: str = "mta.test") -> list[tuple[int, str]]:
+def hand_over(
+    service: Service, content: bytes, *recipients: str, helo: str = "mta.test"
+) -> list[tuple[int, str]]:
     """One reply per recipient."""
     with smtplib.LMTP("127.0.0.1", service.port, helo, timeout=START) as client:
         client.ehlo()
@@ -109,7 +111,9 @@ def test_the_answer_comes_in_time_and_a_late_reply_prevents_the_second_copy(
     assert copies(live) == {"a@plain.test": 1}
 
 
-def test_no_message_is_completed_that_cannot_be_answered_in_time(live: LiveInternet, service: Service) -> None:
+def test_no_message_is_completed_that_cannot_be_answered_in_time(
+    live: LiveInternet, service: Service
+) -> None:
     behave(live, "mx.plain.test", Behaviour(replies={"DATA": Delay(3.5, "354 go on")}))
     (reply,) = hand_over(service, b"Subject: x\r\n\r\nhi\r\n", "a@plain.test")
     assert reply[0] == 451
@@ -182,7 +186,7 @@ def sender_postfix(postfix: Factory[PostfixConfig, Postfix], service: Service, h
     )
 
 
-def inject(address: str, port: int, *recipients: str, sender: str = "me@sender.test") -> None:
+def inject(address: str, port: int, *recipients: str, sender: str = "me@dane-ta.test") -> None:
     with smtplib.SMTP(address, port, "client.test", timeout=START) as client:
         assert client.sendmail(sender, recipients, TEXT) == {}
 
@@ -193,8 +197,8 @@ def test_postfix_keeps_the_queue(
     server = sender_postfix(postfix, service, "queue.postfix.test")
     behave(live, "mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
     inject(server.address, server.port, "a@dane-ee.test", "b@null.test", "c@signed.test", "d@plain.test")
-    live.wait_until(lambda world: len(copies(live)) >= 3, START)  # two deliveries, and Postfix's own bounce
-    assert copies(live)["me@sender.test"] == 0
+    live.wait_until(lambda world: len(copies(live)) >= 3, START)
+    assert copies(live)["me@dane-ta.test"] == 1  # the bounce that Postfix made
     behave(live, "mx.signed.test", Behaviour())
     live.wait_until(lambda world: copies(live)["c@signed.test"] == 1, START)
     assert copies(live)["a@dane-ee.test"] == copies(live)["d@plain.test"] == 1
@@ -231,9 +235,13 @@ def test_exim_keeps_the_queue(
     try:
         behave(live, "mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
         inject(exim.address, exim.port, "a@dane-ee.test", "b@null.test", "c@signed.test", "d@plain.test")
-        live.wait_until(lambda world: copies(live)["a@dane-ee.test"] == copies(live)["d@plain.test"] == 1, START)
+        live.wait_until(
+            lambda world: copies(live)["a@dane-ee.test"] == copies(live)["d@plain.test"] == 1, START
+        )
         behave(live, "mx.signed.test", Behaviour())
         live.wait_until(lambda world: copies(live)["c@signed.test"] == 1, START)
+    except TimeoutError:
+        raise AssertionError(exim.log()) from None
     finally:
         exim.stop()
     log = exim.log()

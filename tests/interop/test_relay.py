@@ -46,23 +46,24 @@ class Relay:
     def start(self) -> None:
         """Start it and wait until it listens."""
         self.process = subprocess.Popen(
-            self._command("relay"), stderr=subprocess.PIPE, cwd=ROOT, env=_environment()
+            self._command("relay"), stderr=subprocess.PIPE, bufsize=0, cwd=ROOT, env=_environment()
         )
         self.port = int(str(self.wait_for("listening")["on"]).rpartition(":")[2])
 
     def wait_for(self, message: str) -> dict[str, Any]:
         """The next log line with this message."""
+        while (read := self.next_line(f"no {message!r} in the log"))["message"] != message:
+            pass
+        return read
+
+    def next_line(self, otherwise: str = "the log is silent") -> dict[str, Any]:
+        """The next line of the log."""
         assert self.process is not None
         assert self.process.stderr is not None
-        while select.select([self.process.stderr], [], [], START)[0]:
-            line = self.process.stderr.readline()
-            if not line:
-                break
-            read = json.loads(line)
-            self.lines.append(read)
-            if read["message"] == message:
-                return dict(read)
-        raise AssertionError(f"no {message!r} in the log: {self.lines}")
+        if select.select([self.process.stderr], [], [], START)[0] and (line := self.process.stderr.readline()):
+            self.lines.append(json.loads(line))
+            return dict(self.lines[-1])
+        raise AssertionError(f"{otherwise}: {self.lines}")
 
     def kill(self) -> None:
         """kill -9, as the kernel would when memory runs out."""

@@ -93,3 +93,22 @@ def test_a_server_that_forgot_the_session_gets_a_full_handshake(place: Place, se
     assert facts["verified_by"] == "dane-ta"
     assert facts["resumption"] & 4  # it was offered
     assert len(second.mailbox.to(f"two@{name}")) == 1
+
+
+def test_resumption_goes_with_early_commands(exim: Factory[EximConfig, Exim], send: Send) -> None:
+    """PIPECONNECT: the last EHLO leaves with the first transaction, and the ticket comes behind its answer."""
+    name = "resume-early.test"
+    own = credentials(name)
+    server = exim(
+        certificate=own.chain_pem,
+        key=own.private_key_pem,
+        pipeconnect=True,
+        main="tls_resumption_hosts = *\n",
+    )
+    there = [domain(name, server, own.tlsa(2, 1, 1, place=1))]
+    sent = [send(there, server.port, f"a{number}@{name}") for number in range(4)]
+    assert [tls_of(each)["resumed"] for each in sent] == [False, True, True, True]
+    trips = [each.results[0]["round_trips"] for each in sent]
+    assert trips[3] < trips[0]
+    for number in range(4):
+        assert len(server.mailbox.to(f"a{number}@{name}")) == 1

@@ -14,10 +14,12 @@ from deliver.errors import PeerError
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.wire import Wire
 from deliver.outcome import Contact, Deferred, Delivered, Failed
-from deliver.settings import Timeouts
+from deliver.settings import Smtp, Timeouts
 from deliver.smtp.ehlo import Capabilities
 from deliver.smtp.reply import MalformedReply, Reply, ReplyParser
 from deliver.smtp.transaction import Transaction
+from deliver.tls.policy import TlsPolicy
+from tests.simulate.early import CLEAR, EARLY, SECURE, SMTP, run, script
 
 QUICK = settings(max_examples=100, deadline=None, derandomize=True)
 
@@ -147,3 +149,49 @@ def test_whatever_a_server_says_each_recipient_has_one_honest_outcome(
             assert dot_left
         if isinstance(outcome, Deferred) and outcome.in_doubt:
             assert dot_left
+
+
+points = st.sampled_from(["greeting", "EHLO", "EHLO-TLS", "STARTTLS", "MAIL", "RCPT", "DATA", "BDAT"])
+said = st.one_of(
+    st.none(),
+    st.sampled_from(
+        ["250 ok", "220 go", "354 go", "353 go", "421 bye", "451 later", "503 what", "550 no", ""]
+    ),
+    st.sampled_from(["250-mx\r\n250 PIPELINING", "250-mx\r\n250-CHUNKING\r\n250 LIMITS RCPTMAX=1", "x\r\ny"]),
+)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    st.dictionaries(points, said, max_size=3),
+    st.dictionaries(points, said, max_size=2),
+    st.sets(st.sampled_from(EARLY)),
+    st.booleans(),
+    st.sampled_from([SECURE, CLEAR]),
+)
+def test_whatever_a_server_says_to_early_commands(
+    first: dict[str, str | None],
+    second: dict[str, str | None],
+    lost: set[str],
+    chunks: bool,
+    policy: TlsPolicy,
+) -> None:
+    """Few connections, one outcome per recipient, nothing in clear text where TLS is required."""
+    left = tuple(word for word in EARLY if word not in lost)
+    smtp = Smtp(timeouts=SMTP.timeouts, early_bdat_clear=chunks)
+    odd = script(replies=first, keywords_tls=left, keywords=left if policy is CLEAR else EARLY)
+    ran = run(
+        b"Subject: x\r\n\r\ntext\r\n", odd, script(replies=second), learnt=script(), policy=policy, smtp=smtp
+    )
+    assert len(ran.servers) <= 3, "one more for early commands, one more for a failed handshake"
+    assert set(ran.outcomes) == {"ann", "nobody", "bob"}
+    for outcome in ran.outcomes.values():
+        assert isinstance(outcome, Delivered | Deferred | Failed)
+    for who in ran.held:
+        found = ran.outcomes[who]
+        assert not isinstance(found, Failed)
+        assert isinstance(found, Delivered) or (isinstance(found, Deferred) and found.in_doubt), found
+    if policy.required:
+        for server in ran.servers:
+            assert {line.split()[0] for line in server.in_clear if line} <= {"EHLO", "STARTTLS", "QUIT"}
+    assert all(stream.closed for stream in ran.streams)

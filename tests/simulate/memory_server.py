@@ -100,6 +100,7 @@ class MemoryServer:
         self._secured = False
         self._offered: tuple[str, ...] = ()
         self._unread = b""
+        self._mail = False
         self.early = b""
         self.commands: list[str] = []
         self.in_clear: list[str] = []  # those of them that came without TLS
@@ -126,14 +127,16 @@ class MemoryServer:
             if not self._secured:
                 self.in_clear.append(line)
             verb = line.split()[0].upper() if line.split() else ""
-            if verb in self._script.replies:
+            if verb in self._script.replies and verb != "EHLO":
+                self._mail = verb == "MAIL" and (self._script.replies[verb] or "").startswith("2")
                 await self._reply(verb, "")
             elif verb == "EHLO":
                 await self._ehlo()
             elif verb == "STARTTLS" and self._script.tls is not None:
                 await self._start_tls(self._script.tls)
             elif verb == "MAIL":
-                self._rcpts, self._content, self._prdr = [], b"", line.endswith("PRDR")
+                self._mail, self._rcpts, self._content = True, [], b""
+                self._prdr = line.endswith("PRDR")
                 await self._say("250 sender")
             elif verb == "RCPT":
                 await self._rcpt(line.partition("<")[2].partition("@")[0])
@@ -173,7 +176,9 @@ class MemoryServer:
         await self._say(text)
 
     async def _rcpt(self, who: str) -> None:
-        if who.startswith("no"):
+        if not self._mail:
+            await self._say("503 5.5.1 no sender")
+        elif who.startswith("no"):
             await self._say("550 5.1.1 unknown")
         else:
             self._rcpts.append(who)

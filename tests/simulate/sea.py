@@ -36,13 +36,17 @@ PORT = 25
 
 @dataclass(frozen=True)
 class Host:
-    """A server: `secret` mail may only come over TLS, `impostor` must get none at all."""
+    """A server: `secret` mail may only come over TLS, `impostor` must get none at all.
+
+    `early`: it takes commands before they are its client's turn (PIPECONNECT).
+    """
 
     name: str
     addresses: tuple[str, ...]
     tls: Credentials | None = None
     secret: bool = False
     impostor: bool = False
+    early: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,9 +219,13 @@ class Berth:
     async def _obey(self, verb: str, line: str) -> None:
         if verb == "EHLO":
             offers = ["PIPELINING", "SIZE 1000000", "CHUNKING", "8BITMIME"]
+            if self._host.early and not self._sea.chance("pipeconnect withdrawn", 0.1):
+                offers.append("PIPECONNECT")
             if self._host.tls and not self._secured and not self._sea.chance("starttls stripped", 0.08):
                 offers.append("STARTTLS")
-            await self._say("\r\n".join([f"250-{self._host.name}", *(f"250-{o}" for o in offers), "250 HELP"]))
+            await self._say(
+                "\r\n".join([f"250-{self._host.name}", *(f"250-{o}" for o in offers), "250 HELP"])
+            )
         elif verb == "STARTTLS" and self._host.tls and not self._secured:
             await self._start_tls(self._host.tls)
         elif verb == "MAIL" and self._sender is None:
@@ -347,7 +355,7 @@ def charted(rng: Random, authority: Authority) -> Sea:
     def exchanger(domain: str, *hosts: tuple[int, str], secure: bool) -> None:
         sea.publish(domain, RecordType.MX, *(MxRecord(*host) for host in hosts), secure=secure)
 
-    dane = Host("mx.dane.test", ("2001:db8::1", "192.0.2.1"), credentials("mx.dane.test"), secret=True)
+    dane = Host("mx.dane.test", ("2001:db8::1", "192.0.2.1"), credentials("mx.dane.test"), True, early=True)
     sea.add_host(dane, secure=True, dane=True)
     exchanger("dane.test", (10, "mx.dane.test"), secure=True)
     exchanger("dane-too.test", (10, "mx.dane.test"), secure=True)
@@ -357,7 +365,7 @@ def charted(rng: Random, authority: Authority) -> Sea:
     strict = Host("mx.strict.test", ("192.0.2.20",), credentials("mx.strict.test"), secret=True)
     sea.add_host(strict, secure=False)
     exchanger("strict.test", (10, "mx.strict.test"), secure=False)
-    sea.add_host(Host("mx.plain.test", ("192.0.2.30",)), secure=False)
+    sea.add_host(Host("mx.plain.test", ("192.0.2.30",), early=True), secure=False)
     exchanger("plain.test", (10, "mx.plain.test"), secure=False)
     exchanger("sender.test", (10, "mx.plain.test"), secure=False)
     forged = Host("mx.forged.test", ("192.0.2.40",), credentials("mx.forged.test"), impostor=True)

@@ -158,6 +158,7 @@ def test_a_refused_greeting_costs_one_more_connection(greeting: str | None, poli
     assert "pipeconnect-surprise" in ran.codes
     assert ran.servers[0].taken == []
     assert known(ran)[0] is False
+    assert trips(ran) == (9 if policy is SECURE else 6), "both connections count"
 
 
 @pytest.mark.parametrize("policy", [SECURE, CLEAR])

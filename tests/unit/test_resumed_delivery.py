@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -63,6 +64,7 @@ class Replayed(trio.abc.Stream):
 
     def __init__(self, stream: trio.SocketStream, first: bytes) -> None:
         self._stream, self._first = stream, first
+        self.socket = stream.socket
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         first, self._first = self._first, b""
@@ -70,6 +72,30 @@ class Replayed(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class Cut(trio.abc.Stream):
+    """Sends only so many octets, and then resets the connection."""
+
+    def __init__(self, stream: trio.SocketStream, octets: int) -> None:
+        self._stream, self.left = stream, octets
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return bytes(await self._stream.receive_some(max_bytes))
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        part, self.left = bytes(data)[: self.left], self.left - len(data)
+        await self._stream.send_all(part)
+        if self.left < 0:
+            self._stream.socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+            self._stream.socket.close()
+            raise trio.BrokenResourceError("cut")
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
@@ -89,6 +115,8 @@ class Server:
     resumed: list[bool] = field(default_factory=list)
     in_clear: int = 0
     messages: int = 0
+    cut: int | None = None  # octets that it sends inside the second TLS connection
+    answered: int = 0  # EHLO inside TLS, whole
 
     async def serve(self, stream: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError, TlsError):
@@ -121,7 +149,10 @@ class Server:
                 await self._talk(await self._shake(stream, hello))
 
     async def _shake(self, stream: trio.SocketStream, hello: bytes) -> TlsStream:
-        secure = TlsStream(Replayed(stream, hello), TlsEngine(self.context, server_side=True))
+        way: trio.abc.Stream = Replayed(stream, hello)
+        if self.cut is not None and len(self.hellos) == 2:
+            way = Cut(way, self.cut)  # type: ignore[arg-type]
+        secure = TlsStream(way, TlsEngine(self.context, server_side=True))
         self.resumed.append((await secure.do_handshake()).resumed)
         return secure
 
@@ -132,6 +163,7 @@ class Server:
             data = line.upper().startswith(b"DATA")
             self.messages += line.endswith(b"\r\n.\r\n")
             await stream.send_all(b"354 go\r\n" if data else b"250 ok\r\n")
+            self.answered += line.upper().startswith(b"EHLO")
 
 
 def context(
@@ -265,7 +297,16 @@ async def test_a_ticket_of_tls_1_3_is_used_once(tmp_path: Path) -> None:
     assert after.expires <= session.expires  # no chain of tickets outlives the proof
 
 
-@pytest.mark.parametrize("tls", [{"resumption": False}, {"min_version": "1.3"}, {"level": Level.MAY}])
+@pytest.mark.parametrize(
+    "tls",
+    [
+        {"resumption": False},
+        {"min_version": "1.3"},
+        {"level": Level.MAY},
+        {"groups": "X25519"},
+        {"ciphers": "AES128"},
+    ],
+)
 async def test_what_was_kept_under_another_policy_is_not_offered(tmp_path: Path, tls: dict[str, Any]) -> None:
     async with scene(tmp_path, Server(context())) as seen:
         await seen.delivered()
@@ -409,6 +450,32 @@ async def test_a_session_of_another_certificate_is_refused_and_done_in_full(
     assert not outcome.contact.tls.resumed
     assert {"resumption-refused", "session-not-offered"} <= set(codes(result))
     assert seen.server.messages == 2
+
+
+SOAK = os.environ.get("OUTRIDER_SOAK") == "1"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("octets", range(0, 1400, 7 if SOAK else 101))
+async def test_wherever_a_resumed_connection_is_cut_mail_is_neither_lost_nor_in_clear(
+    tmp_path: Path, version: int, octets: int
+) -> None:
+    server = Server(context(version=version), cut=octets)
+    async with scene(tmp_path, server) as seen:
+        await seen.delivered()
+        result = await seen.deliver()
+        ((_, outcome),) = result.outcomes
+        answered_resumed = server.answered - (len(server.resumed) > 2)
+        if answered_resumed < 2:  # cut before the EHLO inside TLS was answered: done in full at once
+            assert isinstance(outcome, Delivered), outcome
+            assert outcome.contact.tls is not None
+            assert not outcome.contact.tls.resumed
+        if isinstance(outcome, Delivered):
+            assert server.messages == 2
+        else:
+            assert isinstance(outcome, Deferred)
+        assert (await seen.delivered()).verified_by == "pkix"
+    assert server.in_clear == 0
 
 
 def _port(seen: Scene) -> int:

@@ -119,6 +119,9 @@ async def test_accepted(tmp_path: Path, stapled: bytes, said: str | None, tls: d
     assert outcome.contact.tls is not None
     assert outcome.contact.tls.ocsp == (said or "none")
     assert told(result) == ([said] if said else [])
+    (delivery,) = (event for event in result.trace.events if event.name == "msg:delivery")
+    number = {None: 0, "none": 1, "good": 4}.get(said, 3)  # Exim's
+    assert (delivery.fields["tls_out_ocsp"], delivery.fields["tls_ocsp"]) == (number, said or "none")
     assert any(line.startswith(b"MAIL") for line in seen)
 
 

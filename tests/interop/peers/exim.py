@@ -21,7 +21,8 @@ class EximConfig:
     """What a test may choose. ACLs are the lines of Exim's ACL language for one stage, such as `deny local_parts = no`.
 
     `certificate` is a PEM chain, the server's own certificate first, and `key` its PEM key; without them no STARTTLS.
-    `main` are more lines of the main section, `acls` whole named ACLs for it to refer to.
+    `main` are more lines of the main section, `acls` whole named ACLs for it to refer to. `passwords` by user name: who may
+    log in, by PLAIN and LOGIN, and only inside TLS.
     """
 
     certificate: bytes = b""
@@ -40,6 +41,7 @@ class EximConfig:
     data_prdr: str = "accept"
     main: str = ""
     acls: str = ""
+    passwords: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,4 +167,33 @@ keep:
   user = Debian-exim
 begin retry
 * * F,1h,1m
+begin authenticators
+{_authenticators(config)}"""
+
+
+def _authenticators(config: EximConfig) -> str:
+    if not config.passwords:
+        return ""
+
+    def condition(name: str, password: str) -> str:
+        pairs = "".join(
+            f"{{and{{{{eq{{{name}}}{{{n}}}}}{{eq{{{password}}}{{{p}}}}}}}}}" for n, p in config.passwords
+        )
+        return f"${{if or{{{pairs}}}}}"
+
+    return f"""\
+plain:
+  driver = plaintext
+  public_name = PLAIN
+  server_prompts = :
+  server_advertise_condition = ${{if def:tls_in_cipher}}
+  server_condition = {condition("$auth2", "$auth3")}
+  server_set_id = $auth2
+login:
+  driver = plaintext
+  public_name = LOGIN
+  server_prompts = Username:: : Password::
+  server_advertise_condition = ${{if def:tls_in_cipher}}
+  server_condition = {condition("$auth1", "$auth2")}
+  server_set_id = $auth1
 """

@@ -17,6 +17,7 @@ class NsdConfig:
 
     zones: tuple[tuple[str, str], ...]
     port: int = 5310
+    address: str = ""  # "": one of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def start(programs: Programs, directory: Path, config: NsdConfig) -> Nsd:
     """Start an NSD in the empty private `directory`. Raises PeerMissing or ServerFailed."""
     program = programs.path("nsd")
     environment = programs.environment("nsd")
-    address = own_address(config.port)
+    address = config.address or own_address(config.port)
     lines = [
         "server:",
         f"  ip-address: {address}@{config.port}",

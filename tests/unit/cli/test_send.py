@@ -94,6 +94,8 @@ def test_one_object_per_recipient_in_their_order(live: LiveInternet, tmp_path: P
         "resumed": False,
         "verified_by": "dane-ee",
         "ocsp": "none",
+        "ocsp_requested": False,
+        "resumption": 1 | 2 | 8,
     }
     assert failed["enhanced_code"] == "5.1.10"
     assert deferred["reasons"][-1]["code"] == "tlsa-mismatch"

@@ -46,7 +46,7 @@ ENVELOPE = ("MAIL FROM:<f@b.test>", "RCPT TO:<a@a.test>")
         ),
         (((HELLO,), ("MAIL FROM:<f@b.test> SIZE=99999999999",)), "where 10485760 is the limit"),
         (((HELLO,), ("MAIL FROM:<f@b.test> SMTPUTF8",)), "extension was not offered"),
-        (((HELLO,), ("MAIL FROM:<f@b.test>", "RCPT TO:<a@a.test> NOTIFY=NEVER")), "RCPT parameters"),
+        (((HELLO,), ("MAIL FROM:<f@b.test>", "RCPT TO:<a@a.test> NOTIFY=NEVER")), "RCPT parameter"),
         (((HELLO,), ("MAIL FROM: <f@b.test>",)), "MAIL is malformed"),
         (((HELLO,), ("MAIL FROM:<f@b.test>", "RCPT TO:<>")), "RCPT is malformed"),
         (((HELLO,), ("MAIL FROM:<f@b.test>",), ("MAIL FROM:<f@b.test>",)), "MAIL inside a transaction"),

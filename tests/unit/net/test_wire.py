@@ -726,6 +726,52 @@ async def test_after_a_refused_data_the_next_transaction_begins_with_rset(
         assert [type(outcome) for outcome in await outcomes(wire)] == [Delivered, Delivered]
 
 
+@pytest.mark.parametrize("reset", ["250 reset", "500 what"])
+async def test_rset_rides_with_the_next_transaction(
+    autojump_clock: trio.testing.MockClock, reset: str
+) -> None:
+    async def script(server: Server) -> None:
+        await server.open()
+        await server.take("250 a\r\n250 b\r\n250 c\r\n451 d\r\n")
+        assert await server.read_until(b"DATA\r\n") == (
+            b"RSET\r\nMAIL FROM:<> SIZE=30\r\nRCPT TO:<r0@example.net>\r\nRCPT TO:<r1@example.net>\r\nDATA\r\n"
+        )
+        await server.say(f"{reset}\r\n250 a\r\n250 b\r\n550 c\r\n354 d\r\n")
+        await server.read_until(b"\r\n.\r\n")
+        await server.say("250 ok\r\n")
+
+    async with served(script) as (wire, _):
+        await opened(wire)
+        await outcomes(wire)
+        assert wire.needs_reset
+        flights = wire.ledger.flights
+        who = transaction(wire)._recipients
+        envelope = Envelope(MessageId("m"), None, who, 30, False, 0.0)
+        subject = Transaction(envelope, who, wire.capabilities, CONTACT, reset=True)
+        told = [type(outcome) for _, outcome in await wire.transact(subject, Text(TEXT))]
+        assert told == [Delivered, Failed]
+        assert wire.ledger.flights == flights + 2
+        assert not wire.needs_reset
+
+
+async def test_a_server_that_closes_at_rset_defers(autojump_clock: trio.testing.MockClock) -> None:
+    async def script(server: Server) -> None:
+        await server.open()
+        await server.take("250 a\r\n250 b\r\n250 c\r\n451 d\r\n")
+        await server.read_until(b"DATA\r\n")
+        await server.say("421 bye\r\n")
+
+    async with served(script) as (wire, _):
+        await opened(wire)
+        await outcomes(wire)
+        who = transaction(wire)._recipients
+        envelope = Envelope(MessageId("m"), None, who, 30, False, 0.0)
+        subject = Transaction(envelope, who, wire.capabilities, CONTACT, reset=True)
+        for _, outcome in await wire.transact(subject, Text(TEXT)):
+            assert deferred(outcome) == (Blame.HOST, Phase.RSET, False)
+        assert not wire.reusable
+
+
 @pytest.mark.parametrize(
     ("extra", "error"),
     [

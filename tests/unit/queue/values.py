@@ -13,6 +13,7 @@ from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.outcome import Contact, Deferred, Delivered, Failed
 from deliver.queue import claiming, store
 from deliver.queue.content import InlineContent
+from deliver.queue.journal import Proof
 from deliver.queue.schema import recipient
 from deliver.smtp.reply import EnhancedCode, Reply
 from events.catalogue import Event
@@ -50,6 +51,10 @@ def accept(
     made = envelope(name, *recipients, sender=sender)
     store.accept(conn, made, InlineContent(CONTENT), [Event("msg:accept", NOW)], NOW)
     return made
+
+
+def proof(claimed: claiming.Claim, *ordinals: int) -> Proof:
+    return Proof(claimed.attempt_id, claimed.envelope.id, ordinals, Reply(250, ("2.0.0 queued",)))
 
 
 class Room:

@@ -145,9 +145,9 @@ def test_an_individual_refusal_concerns_the_recipient() -> None:
 class Session:
     """A batch, its machine and scripted answers to each command or chunk in turn."""
 
-    def __init__(self, count: int, *keywords: str, limits: Limits | None = None) -> None:
+    def __init__(self, count: int, *keywords: str, limits: Limits | None = None, domains: str = "x") -> None:
         said = offering("PIPELINING", *keywords)
-        who = tuple(Recipient(n, Mailbox(f"r{n}", "x.test")) for n in range(count))
+        who = tuple(Recipient(n, Mailbox(f"r{n}", f"{domains[n % len(domains)]}.test")) for n in range(count))
         envelope = Envelope(MessageId("m"), None, who, 9, False, 0.0)
         self.batch = Batch(
             lambda these, chunks: Transaction(envelope, these, said, CONTACT, chunking=chunks),
@@ -190,6 +190,21 @@ def test_rcptmax_splits() -> None:
     one = "250 250 250 250"
     assert session.run(one, one, "250 250 250") == ["Delivered"] * 5
     assert session.sent[0] == ["MAIL", "RCPT", "RCPT", "BDAT"]
+
+
+def test_rcptdomainmax_splits_by_domain() -> None:
+    session = Session(6, "CHUNKING", "LIMITS RCPTDOMAINMAX=2 RCPTMAX=3", domains="abc")
+    assert session.run(*["250 250 250 250 250"] * 2) == ["Delivered"] * 6
+    offered = [[who.mailbox.domain for who in one._recipients] for one in session.batch._transactions]
+    assert offered == [["a.test", "b.test", "a.test"], ["c.test", "b.test", "c.test"]]
+    one_domain = Session(3, "CHUNKING", "LIMITS RCPTDOMAINMAX=1")
+    assert one_domain.run("250 250 250 250 250") == ["Delivered"] * 3
+
+
+def test_no_room_left_is_no_transaction() -> None:
+    session = Session(1, "CHUNKING", limits=Limits(mailmax=0))
+    assert session.batch.following() is None
+    assert [who.ordinal for who in session.batch.unoffered] == [0]
 
 
 def test_mailmax_leaves_the_rest_to_another_session() -> None:

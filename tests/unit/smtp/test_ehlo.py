@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deliver.smtp.ehlo import MAX_LINES, MAX_TEXT, Capabilities
+from deliver.smtp.ehlo import MAX_LINES, MAX_MECHANISMS, MAX_TEXT, Capabilities
 from deliver.smtp.reply import Reply
 
 
@@ -58,6 +58,36 @@ def test_nothing_is_offered_before_ehlo_and_by_helo() -> None:
 )
 def test_size(line: str, size: int | None) -> None:
     assert Capabilities.parse(Reply(250, ("mx", line))).size == size
+
+
+def offering(*lines: str) -> Capabilities:
+    return Capabilities.parse(Reply(250, ("mx", *lines)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "mechanisms"),
+    [
+        (("auth plain Login",), ("PLAIN", "LOGIN")),
+        (("AUTH=LOGIN PLAIN",), ("LOGIN", "PLAIN")),
+        (("AUTH PLAIN", "auth=PLAIN LOGIN"), ("PLAIN", "LOGIN")),
+        (("AUTH",), ()),
+        (("AUTH PLAIN,LOGIN \x7f ü SCRAM-SHA-256 " + "X" * 21,), ("SCRAM-SHA-256",)),
+        (("SIZE",), ()),
+    ],
+)
+def test_mechanisms_of_auth(lines: tuple[str, ...], mechanisms: tuple[str, ...]) -> None:
+    assert offering(*lines).auth == mechanisms
+
+
+def test_mechanisms_are_counted() -> None:
+    assert len(offering("AUTH " + " ".join(f"M{n}" for n in range(100))).auth) == MAX_MECHANISMS
+
+
+def test_smtputf8_needs_8bitmime_and_dsn_stands_alone() -> None:
+    assert offering("smtputf8", "8bitMIME").smtputf8
+    assert not offering("SMTPUTF8").smtputf8
+    assert offering("dsn").dsn
+    assert not offering("DSNX", "X-DSN").dsn
 
 
 def test_lines_that_are_no_ehlo_lines_offer_nothing() -> None:

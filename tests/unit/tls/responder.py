@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -109,3 +111,37 @@ def revocation_list(
     key = (signer or issuer).key
     hashed = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     return builder.sign(key, hashed).public_bytes(Encoding.PEM)
+
+
+def respond_together(
+    directory: Path, answers: dict[Issued, ocsp.OCSPCertStatus], *, digest: str = "sha1"
+) -> bytes:
+    """One response by `openssl ocsp` with a single response per certificate, all of one issuer; valid a day from now."""
+    (issuer,) = {one.issuer for one in answers}
+    assert issuer is not None
+    marks = {ocsp.OCSPCertStatus.GOOD: "V", ocsp.OCSPCertStatus.REVOKED: "R"}
+    lines = [
+        "\t".join(
+            (
+                marks[status],
+                "491231235959Z",
+                "260101000000Z" if marks[status] == "R" else "",
+                one.certificate.serial_number.to_bytes(20).lstrip(b"\0").hex().upper(),
+                "unknown",
+                one.certificate.subject.rfc4514_string(),
+            )
+        )
+        for one, status in answers.items()
+        if status in marks
+    ]
+    (directory / "index.txt").write_text("".join(f"{line}\n" for line in lines))
+    (directory / "issuer.pem").write_bytes(issuer.pem)
+    (directory / "issuer.key").write_bytes(issuer.key_pem)
+    asked: list[str] = []
+    for place, one in enumerate(answers):
+        (directory / f"{place}.pem").write_bytes(one.pem)
+        asked += ["-cert", f"{place}.pem"]
+    command = ["openssl", "ocsp", "-index", "index.txt", "-CA", "issuer.pem", "-rsigner", "issuer.pem"]
+    command += ["-rkey", "issuer.key", "-issuer", "issuer.pem", f"-{digest}", *asked, "-ndays", "1"]
+    subprocess.run([*command, "-respout", "together.der"], cwd=directory, check=True, capture_output=True)
+    return (directory / "together.der").read_bytes()

@@ -61,6 +61,27 @@ def test_the_hybrid_key_exchange_is_used_where_the_server_has_it(house: House) -
     assert client.facts().group == "X25519MLKEM768"
 
 
+def test_both_ends_of_a_connection_and_nobody_else_know_its_keying_material(house: House) -> None:
+    def connected() -> tuple[TlsEngine, TlsEngine]:
+        server = TlsEngine(server_context(house), server_side=True)
+        client = TlsEngine(context_for(MAY))
+        finished = [False, False]
+        while not all(finished):
+            finished[0] = client.handshake()
+            server.feed(client.outgoing()) if not finished[1] else None
+            finished[1] = finished[1] or server.handshake()
+            client.feed(server.outgoing())
+        return client, server
+
+    label = b"EXPORTER-Channel-Binding"
+    client, server = connected()
+    ours = client.keying_material(label, 32)
+    assert len(ours) == 32
+    assert ours == server.keying_material(label, 32)
+    assert ours != client.keying_material(b"EXPORTER-Other", 32)
+    assert ours != connected()[0].keying_material(label, 32)
+
+
 def test_the_server_cannot_renegotiate(house: House) -> None:
     server = TlsEngine(server_context(house, max_version=SSL.TLS1_2_VERSION), server_side=True)
     client = TlsEngine(context_for(MAY))

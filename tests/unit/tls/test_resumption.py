@@ -354,3 +354,62 @@ def test_trying_again_comes_to_an_end(hello: Hello, offered: bool, lost: bool, m
         tries += 1
         now = after(now, offered=offered and now.resume, lost=lost, may_shrink=may_shrink)
     assert tries <= 2
+
+
+@pytest.mark.parametrize(
+    ("timeout", "lifetime"), [(600, 600), (3 * 86400, 3 * 86400), (30 * 86400, 7 * 86400)]
+)
+def test_the_lifetime_is_the_servers_and_a_week_at_most(timeout: int, lifetime: int) -> None:
+    """RFC 8446 4.6.1; MAX_AGE bounds what is kept further."""
+    context = server()
+    context.set_timeout(timeout)
+    session = shake(context).session()
+    assert session is not None
+    assert read(session).lifetime == lifetime
+    kept_session = to_keep(KEY, session, handshake(), TlsVerdict(True, VerifiedBy.NONE, ()), NOW, None)
+    assert kept_session is not None
+    assert kept_session.expires == NOW + min(lifetime, MAX_AGE)
+
+
+def test_a_ticket_without_a_lifetime_is_not_used_again_in_tls_1_3() -> None:
+    """RFC 8446 4.6.1: 0 means discard at once."""
+    session = SESSIONS["TLSv1.3"]
+    hint = bytes.fromhex("a90402021c20")  # [9] INTEGER 7200
+    assert session.count(hint) == 1
+    length = int.from_bytes(session[2:4]) - len(hint)
+    without = session[:2] + length.to_bytes(2) + session[4:].replace(hint, b"")
+    assert read(without).lifetime == 0
+    verdict = TlsVerdict(True, VerifiedBy.NONE, ())
+    assert to_keep(KEY, without, handshake(), verdict, NOW, None) is None
+
+
+def test_a_resumed_connection_of_tls_1_3_has_a_new_key_exchange() -> None:
+    """RFC 8446 4.2.9, psk_dhe_ke: who steals the ticket's secret later reads nothing."""
+    context = server()
+    session = shake(context).session()
+    resumed = shake(context, resume=session).facts()
+    assert resumed.resumed
+    assert resumed.group is not None
+
+
+def test_nothing_is_sent_before_the_server_has_answered() -> None:
+    """No early data (RFC 8446 2.3), whatever the ticket allows: it could be replayed."""
+    client = TlsEngine(context_for(PKIX), NAME, resume=SESSIONS["TLSv1.3"])
+    client.handshake()
+    found = _extensions(client.outgoing())
+    assert found[-1] == b"\x00\x29"  # pre_shared_key
+    assert b"\x00\x2a" not in found  # early_data
+
+
+def _extensions(hello: bytes) -> list[bytes]:
+    """Their types, in order (RFC 8446 4.1.2)."""
+    at = 5 + 4 + 2 + 32
+    at += 1 + hello[at]
+    at += 2 + int.from_bytes(hello[at : at + 2])
+    at += 1 + hello[at]
+    at += 2
+    found = []
+    while at < len(hello):
+        found.append(hello[at : at + 2])
+        at += 4 + int.from_bytes(hello[at + 2 : at + 4])
+    return found

@@ -1,0 +1,53 @@
+"""How results read."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bench.load.run import Result
+
+
+def machine() -> str:
+    """What the figures were taken on."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    return f"{os.cpu_count()} × {model}, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def title() -> str:
+    """The head of the table."""
+    return (
+        f"  {'relay':9} {'msg/s':>8} {'CPU s/1000':>11} {'MB':>6} {'fsync/msg':>10} "
+        f"{'median ms':>10} {'99 % ms':>9} {'lost':>5} {'copies':>6} {'refused':>7}"
+    )
+
+
+def row(one: Result) -> str:
+    """One line of it."""
+    fsyncs = "-" if one.fsyncs is None else f"{one.fsyncs / max(1, one.messages):.2f}"
+    return (
+        f"  {one.contender:9} {one.rate:8.0f} {one.cpu_per_thousand:11.2f} {one.memory / 1e6:6.0f} {fsyncs:>10} "
+        f"{1000 * one.median:10.0f} {1000 * one.late:9.0f} {one.lost:5} {one.copies:6} {one.refused:7}"
+    )
+
+
+def ratios(results: Sequence[Result]) -> Iterator[str]:
+    """Outrider against each other one, of the best rounds: noise only ever slows."""
+    names = list(dict.fromkeys(one.contender for one in results))
+    rate = {name: max(one.rate for one in results if one.contender == name) for name in names}
+    cpu = {name: min(one.cpu_per_thousand for one in results if one.contender == name) for name in names}
+    for name in names:
+        if name != "Outrider" and "Outrider" in names:
+            yield (
+                f"  Outrider / {name}: {rate['Outrider'] / rate[name]:.2f} × messages per second, "
+                f"{cpu['Outrider'] / cpu[name]:.2f} × CPU"
+            )

@@ -1,0 +1,88 @@
+"""Which addresses of a host are tried, and in which order; advice from the hints, never a reason to skip one.
+
+    first    families in turn (RFC 8305 4), those of the attempt before last: another family is best
+    last     what lately could not be reached
+    never    an address and port on which we listen ourselves: mail would loop
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deliver.agent import Agent
+from deliver.candidates import would_loop
+from deliver.encounter import Target
+from deliver.net.race import interleave
+from deliver.relay.route import Login
+from deliver.report.trace import Finding, Stage
+from deliver.resolve.mx import HostPlan, NoHost
+from hints.port import AddressView
+from hints.records import Word
+
+EXTRAS = (Word.CHUNKING, Word.PRDR, Word.RESUMPTION, Word.PIPECONNECT)  # what a message can do without
+PLAIN_EVERY = 3  # every third attempt does without them
+RECENT = 300  # seconds for which an unreachable address is tried after the others
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """What is known of the attempts before: this one's `number`, and the address that the last one ended with."""
+
+    number: int = 1
+    last: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The targets in order; `refusals` for addresses that are our own."""
+
+    targets: tuple[Target, ...]
+    refusals: tuple[NoHost, ...]
+    findings: tuple[Finding, ...]
+
+
+async def targets_of(
+    agent: Agent, domain: str, host: HostPlan, port: int, tries: Tries, login: Login | None
+) -> Chosen:
+    """Where to connect for mail to `domain`."""
+    views = await agent.hints.look(host.host, interleave(host.addresses), port)
+    shunned = _shunned(views, agent.clock.now())
+    targets: list[Target] = []
+    refusals: list[NoHost] = []
+    for view in in_order(views, shunned, tries.last):
+        if (view.address, port) in agent.own_sockets:
+            place = f"{host.host} [{view.address}]:{port}"
+            refusals.append(would_loop(domain, f"{place} is this host itself"))
+            continue
+        avoid = _avoid(view, tries.number)
+        targets.append(Target(host.host, view.address, port, host.secure, avoid, view.ehlo, login))
+    findings: tuple[Finding, ...] = ()
+    if shunned and len(shunned) < len(host.addresses):
+        text = f"{', '.join(sorted(shunned))} of {host.host} could not be reached lately: tried last"
+        findings = (Finding(Stage.CONNECT, "hint-unreachable", text),)
+    return Chosen(tuple(targets), tuple(refusals), findings)
+
+
+def in_order(
+    views: tuple[AddressView, ...], shunned: frozenset[str], last: str | None
+) -> tuple[AddressView, ...]:
+    """The table above; within each row as given."""
+    return tuple(sorted(views, key=lambda view: (view.address in shunned, _likeness(view.address, last))))
+
+
+def _likeness(address: str, last: str | None) -> int:
+    if last is None:
+        return 0
+    return 2 if address == last else int((":" in address) == (":" in last))
+
+
+def _shunned(views: tuple[AddressView, ...], now: float) -> frozenset[str]:
+    recent = now - RECENT
+    return frozenset(view.address for view in views if (view.last_failure or 0) > recent and view.failures)
+
+
+def _avoid(view: AddressView, number: int) -> frozenset[Word]:
+    """Extensions that broke with this server lately; now and then all, in case a hint is missing."""
+    if number % PLAIN_EVERY == 0:
+        return frozenset(EXTRAS)
+    return frozenset(word for word in (*EXTRAS, Word.LARGE_HELLO) if view.works(word) is False)

@@ -1,0 +1,43 @@
+"""What a reload changes, and what waits for a restart."""
+
+from __future__ import annotations
+
+from deliver.reload import change
+from deliver.settings import Duration, EventAction, Events, Hints, Queue, Relay, Rule, Settings, Smtp, Tls
+from deliver.tls.policy import Level
+
+OLD = Settings(relay=Relay(listen=("127.0.0.1:25", "127.0.0.2:25")))
+
+
+def test_what_deliveries_and_clients_need_changes() -> None:
+    new = Settings(
+        tls=Tls(level=Level.VERIFY),
+        smtp=Smtp(pipelining=False),
+        queue=Queue(workers=7, retry=(Duration(5),)),
+        relay=Relay(listen=("127.0.0.2:25", "127.0.0.3:25"), networks=("192.0.2.0/24",)),
+    )
+    found = change(OLD, new)
+    assert found.settings == new
+    assert found.waiting == ()
+    assert (found.opened, found.closed) == (("127.0.0.3:25",), ("127.0.0.1:25",))
+
+
+def test_nothing_new_changes_nothing() -> None:
+    found = change(OLD, OLD)
+    assert (found.settings, found.waiting, found.opened, found.closed) == (OLD, (), (), ())
+
+
+def test_what_rows_and_files_hang_on_waits_for_a_restart() -> None:
+    action = EventAction(name="x", events=("msg:*",), database="sqlite:///x.db", sql="SELECT 1")
+    new = Settings(
+        state_dir="/srv/other",
+        hints=Hints(url="memory"),
+        events=Events(backlog=5),
+        queue=Queue(directory="elsewhere", workers=7),
+        rule=(Rule(domains=("a.example",), event_action=(action,)),),
+        relay=OLD.relay,
+    )
+    found = change(OLD, new)
+    assert set(found.waiting) == {"state_dir", "hints", "events", "queue.directory", "rule.event_action"}
+    assert (found.settings.state_dir, found.settings.hints) == (OLD.state_dir, OLD.hints)
+    assert (found.settings.queue.directory, found.settings.queue.workers) == ("queue", 7)
