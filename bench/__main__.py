@@ -12,7 +12,7 @@ import bench
 
 def names() -> tuple[str, ...]:
     """The measurements that there are."""
-    found = (module.name for module in pkgutil.iter_modules(bench.__path__))
+    found = (module.name for module in pkgutil.iter_modules(bench.__path__) if not module.ispkg)
     return tuple(sorted(name for name in found if not name.startswith("_")))
 
 

@@ -1,8 +1,8 @@
 """Postfix keeping the queue: its own smtp client beside Outrider behind it by LMTP, on the same work.
 
-Both are the same Postfix, as `bench relay` tunes it, in front; what differs is who delivers. `python -m bench lmtp
-[--scenario NAME] [--messages N] [--rounds N]`; columns as in `bench relay`. Exit code 1 when something is lost
-or the best round by LMTP is slower than TARGET times the best of Postfix's own client.
+The same Postfix is in front, tuned as for `bench relay`; what differs is who delivers. Columns as there.
+`python -m bench lmtp [--scenario NAME] [--messages N] [--rounds N]`. Exit code 1 when something is lost or
+the best round by LMTP is slower than TARGET times the best of Postfix's own client.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ networks = ["127.0.0.0/8", "{place.RELAY}/32"]
 
 CONTENDERS = (
     Contender("Postfix", postfix.start, validating_resolver=True, settings=postfix.TUNED),
-    Contender("by LMTP", start, validating_resolver=False, settings=HANDED | dict(outrider.CONTENDER.settings)),
+    Contender(
+        "by LMTP", start, validating_resolver=False, settings=HANDED | dict(outrider.CONTENDER.settings)
+    ),
 )
 
 
@@ -101,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--messages", type=int, default=MESSAGES, help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="(default: %(default)s)")
     options = parser.parse_known_args(arguments)[0]
-    code = place.enter(["lmtp", *arguments]) if not place.inside() else None
+    code = place.enter(arguments, "lmtp") if not place.inside() else None
     if code is not None:
         return code
     if not place.inside():
@@ -133,7 +135,9 @@ def _run(options: argparse.Namespace, directory: Path) -> int:
                 found = measure(contender, scenario, options.messages, 20, programs, shared, where)
                 results.append(found)
                 print(row(found), flush=True)
-    best = {name: max(one.rate for one in results if one.contender == name) for name in ("Postfix", "by LMTP")}
+    best = {
+        name: max(one.rate for one in results if one.contender == name) for name in ("Postfix", "by LMTP")
+    }
     ratio = best["by LMTP"] / best["Postfix"]
     print(f"by LMTP, messages per second: {ratio:.2f} times Postfix's own client (target: {TARGET:g})")
     return 1 if ratio < TARGET or any(one.lost for one in results) else 0

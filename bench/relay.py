@@ -1,9 +1,9 @@
 """Outrider's relay beside Postfix and Exim on the same work. `python -m bench relay [OPTIONS]`
 
-Each round starts every relay anew, in turn, on every scenario, so that a busy machine meets all of them. Prints
-messages per second, CPU seconds per 1000 messages (the relay's whole process tree and its resolver), memory,
-fsyncs per message, latency, losses and copies, then the ratios to Outrider of the best rounds. Needs root for a
-network of its own; the others where `make peers` has fetched them. See docs/performance.md.
+Each round starts every relay anew, in turn, on every scenario, so that a busy machine meets all of them.
+Prints messages per second, CPU seconds per 1000 messages (the relay's whole process tree and its resolver),
+memory, fsyncs per message, latency, losses and copies, then how Outrider's best round compares. Needs root,
+for a network of its own; the others where `make peers` has fetched them. See docs/performance.md.
 """
 
 from __future__ import annotations
@@ -60,11 +60,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace, directory: Path) -> int:
-    contenders = [CONTENDERS["outrider"]]
-    contenders += [one for name, one in CONTENDERS.items() if name in options.peers.split(",")]
-    contenders = list(
-        dict.fromkeys(one.name for one in contenders) and {c.name: c for c in contenders}.values()
-    )
+    asked = {"outrider", *options.peers.split(",")}
+    contenders = [one for name, one in CONTENDERS.items() if name in asked]
     if options.settings:
         for one in contenders:
             print(one.name)
@@ -85,9 +82,8 @@ def _run(options: argparse.Namespace, directory: Path) -> int:
         )
         for kind in ("clear", "tls")
     }
-    print(
-        f"injector and sink alone: {limits['clear']:,.0f} /s, with a TLS handshake each {limits['tls']:,.0f} /s\n"
-    )
+    clear, tls = (f"{limits[kind]:,.0f}" for kind in ("clear", "tls"))
+    print(f"injector and sink alone: {clear} /s, with a TLS handshake for each message {tls} /s\n")
     results: list[Result] = []
     try:
         with shared.name_server(programs):

@@ -1,8 +1,10 @@
 """Which addresses of a host are tried, and in which order; advice from the hints, never a reason to skip one.
 
-    first    families in turn (RFC 8305 4), those of the attempt before last: another family is best
-    last     what lately could not be reached
-    never    an address and port on which we listen ourselves: mail would loop
+order    who
+-------  -------------------------------------------------------------------------------------
+first    families in turn (RFC 8305 4); after a failed attempt another family, its address last
+last     what lately could not be reached
+never    an address and port on which we listen ourselves: mail would loop
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ RECENT = 300  # seconds for which an unreachable address is tried after the othe
 
 @dataclass(frozen=True, slots=True)
 class Tries:
-    """What is known of the attempts before: this one's `number`, and the address that the last one ended with."""
+    """Of the attempts before: this one is the `number`th, the `last` one ended with that address."""
 
     number: int = 1
     last: str | None = None
@@ -83,6 +85,7 @@ def _shunned(views: tuple[AddressView, ...], now: float) -> frozenset[str]:
 
 def _avoid(view: AddressView, number: int) -> frozenset[Word]:
     """Extensions that broke with this server lately; now and then all, in case a hint is missing."""
+    broken = frozenset(word for word in (*EXTRAS, Word.LARGE_HELLO) if view.works(word) is False)
     if number % PLAIN_EVERY == 0:
-        return frozenset(EXTRAS)
-    return frozenset(word for word in (*EXTRAS, Word.LARGE_HELLO) if view.works(word) is False)
+        return frozenset(EXTRAS) | broken
+    return broken

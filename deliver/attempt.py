@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import trio
 
+from deliver.addresses import Tries, targets_of
 from deliver.agent import Agent
-from deliver.candidates import Candidate, find_candidates, refusal_finding, site_of, would_loop
+from deliver.candidates import Candidate, find_candidates, refusal_finding, site_of
 from deliver.demands import demands_of
 from deliver.errors import Blame, StorageError
 from deliver.login import raised_for
 from deliver.message import Content, Envelope, Recipient
-from deliver.net.race import interleave
 from deliver.net.wire import Journal
 from deliver.outcome import (
     AttemptResult,
@@ -35,17 +35,15 @@ from deliver.outcome import (
 )
 from deliver.presentation import Presentation
 from deliver.reach import Reach
-from deliver.relay.route import Login, Reject, ViaSmarthost, choose, finding
+from deliver.relay.route import Login, Reject, ViaSmarthost, choose, finding, login_of
 from deliver.report.testimony import Testimony
 from deliver.report.trace import Finding, Stage, Trace
-from deliver.resolve.mx import HostPlan, MxPlan, NoHost
+from deliver.resolve.mx import MxPlan, NoHost
 from deliver.session import Target, Unusable
 from deliver.smtp.batch import Batch
 from deliver.smtp.plan import needs_8bitmime
 from deliver.smtp.reply import EnhancedCode
 from deliver.tls.policy import Refuse, clear_text_allowed, decide, in_clear_text
-from hints.port import AddressView
-from hints.records import Word
 
 IN_7BIT = "no other host is left, and the message is not signed: it is sent in 7-bit text"
 LOOKUPS = 5  # hosts looked up at a time
@@ -126,7 +124,7 @@ class Attempt:
         route = choose(self._agent.settings.route, self._domain)
         self._testimony.router = "smarthost" if isinstance(route, ViaSmarthost) else "mx"
         self.trace.add(finding(route, self._domain))
-        self._login = route.login if isinstance(route, ViaSmarthost) else None
+        self._login = login_of(route)
         if isinstance(route, Reject):
             self._settle_all(Failed(route.why, Blame.POLICY, enhanced=EnhancedCode(5, 7, 1)))
             return

@@ -1,4 +1,4 @@
-"""A live look at the servers of a domain: connect, EHLO, STARTTLS, judge, QUIT; no mail is sent.
+"""A live look at the servers of a domain: connect, EHLO, STARTTLS, judge, log in, QUIT; no mail is sent.
 
 The session of a delivery does it (`deliver.session`), under the policy that a delivery would have, so what is
 said here is what a delivery would find. Nothing is learnt and nothing is told to the event actions.
@@ -12,8 +12,10 @@ from typing import Any
 from deliver.agent import Agent
 from deliver.candidates import Candidate
 from deliver.demands import demands_of
+from deliver.login import raised_for
 from deliver.message import Envelope, MessageId
 from deliver.outcome import TlsFacts
+from deliver.relay.route import Login
 from deliver.report.testimony import Testimony
 from deliver.report.trace import Finding, Trace
 from deliver.resolve.mx import MxPlan, NoHost
@@ -50,18 +52,23 @@ class Contacted:
         }
 
 
-async def contact(agent: Agent, domain: str, plan: MxPlan, candidate: Candidate) -> tuple[Contacted, ...]:
-    """Every address of a host that was looked up, one after the other; none if no policy allows it."""
+async def contact(
+    agent: Agent, domain: str, plan: MxPlan, candidate: Candidate, login: Login | None = None
+) -> tuple[Contacted, ...]:
+    """Every address of a host that was looked up, one after the other; none if no policy allows it.
+
+    `login`: as a delivery would log in there.
+    """
     walked, tls = candidate.walked, candidate.destination.tls
     if walked is None or isinstance(walked.plan, NoHost):
         return ()
     host = walked.plan
-    policy = decide(tls.level, plan, host, demands_of(tls))
+    policy = raised_for(login, decide(tls.level, plan, host, demands_of(tls)), plan, host)
     if isinstance(policy, Refuse):
         return ()
     found = []
     for address in host.addresses:
-        target = Target(candidate.target.host, address, candidate.port, host.secure)
+        target = Target(candidate.target.host, address, candidate.port, host.secure, login=login)
         trace = Trace()
         testimony = Testimony(trace, agent.clock.now, _NO_MAIL, domain, 0)
         accepted, why, facts = True, "", None

@@ -19,7 +19,8 @@ from deliver.agent import Agent
 from deliver.candidates import Candidate, find_candidates
 from deliver.contact import Contacted, contact
 from deliver.demands import demands_of
-from deliver.relay.route import Reject, choose, finding
+from deliver.login import raised_for
+from deliver.relay.route import Login, Reject, choose, finding, login_of
 from deliver.report.trace import Finding
 from deliver.resolve.answer import Answer, Bogus, Found, NoData, NxDomain, Query, Unreachable
 from deliver.resolve.mx import HostPlan, MxPlan, NoHost
@@ -161,24 +162,25 @@ async def _explain(agent: Agent, domain: str, connect: bool) -> Explanation:
     async with trio.open_nursery() as nursery:
         for candidate in candidates:
             nursery.start_soon(candidate.look_up, limit)
-    hosts = tuple(_explain_host(candidate, plan) for candidate in candidates)
+    login = login_of(route)
+    hosts = tuple(_explain_host(candidate, plan, login) for candidate in candidates)
     verdict = _verdict(hosts, candidates)
     if connect:
-        contacts = [await contact(agent, domain, plan, candidate) for candidate in candidates]
+        contacts = [await contact(agent, domain, plan, candidate, login) for candidate in candidates]
         hosts = tuple(replace(host, contacts=each) for host, each in zip(hosts, contacts, strict=True))
         if verdict == READY and not any(one.accepted for each in contacts for one in each):
             verdict = DEFERRED
     return Explanation(domain, verdict, findings, hosts)
 
 
-def _explain_host(candidate: Candidate, plan: MxPlan) -> HostExplained:
+def _explain_host(candidate: Candidate, plan: MxPlan, login: Login | None) -> HostExplained:
     assert candidate.walked is not None
     host, findings = candidate.walked.plan, candidate.walked.findings
     place = (candidate.target.host, candidate.port, candidate.target.preference)
     if isinstance(host, NoHost):
         return HostExplained(*place, (), False, "unusable", host.why, findings)
     tls = candidate.destination.tls
-    policy = decide(tls.level, plan, host, demands_of(tls))
+    policy = raised_for(login, decide(tls.level, plan, host, demands_of(tls)), plan, host)
     missing = _missing(plan, host, candidate.port)
     if isinstance(policy, Refuse):
         return HostExplained(*place, host.addresses, False, "refused", missing, (*findings, policy.finding))
@@ -192,7 +194,8 @@ def in_words(policy: TlsPolicy) -> str:
     if not policy.use_tls:
         return "clear text"
     if not policy.required:
-        return "TLS if offered"
+        tried = policy.authentication is Authentication.TRIED
+        return "TLS if offered, verification tried" if tried else "TLS if offered"
     by = {Authentication.DANE: "authenticated by DANE", Authentication.PKIX: "authenticated by PKIX"}
     return f"TLS required, {by.get(policy.authentication, 'not authenticated')}"
 

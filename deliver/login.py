@@ -5,12 +5,14 @@
     TLS does not prove who the server is    not at all, unless `auth_in_clear`: next host, else defer
     no mechanism in common, or none that    next host, else defer
       the server takes after all (500 to
-      504, 534, 538)
+      504, 534, 538; any 5yz to the first
+      message of -PLUS: it cannot bind so)
     the server keeps no protocol, or 4yz    next host, else defer
     535 and any other 5yz                   defer, no other host: the same password would be refused again,
                                             and a mailbox may be locked by too many tries
-    the server cannot prove that it knows   the connection ends without one more octet; next host
-      the password (SCRAM)
+    the server cannot prove that it knows   the connection ends without one more octet, no weaker
+      the password, or that it ends our       mechanism is tried; next host, else defer
+      TLS connection (SCRAM)
 
 Mail never bounces because of a password. Neither the password nor what is made of it appears in the log, the
 trace, an event or an outcome, not even where a server repeats it.
@@ -62,9 +64,8 @@ NO_MECHANISM = EnhancedCode(4, 7, 4)
 
 # Another mechanism may do: unknown, too weak, or not without TLS (RFC 5321 4.2.2, RFC 4954 6).
 _ANOTHER_MAY_DO = frozenset({500, 501, 502, 503, 504, 534, 538})
-_NO_SUCH_BINDING = frozenset(
-    {"unsupported-channel-binding-type", "channel-bindings-dont-match", "other-error"}
-)
+_NO_SUCH_BINDING = "unsupported-channel-binding-type"
+_OTHER_BINDING = "channel-bindings-dont-match"
 
 
 class LoggingIn(Encounter):
@@ -125,15 +126,13 @@ class LoggingIn(Encounter):
             reply = await self._exchange(mechanism)
         except LoginRejected as rejected:
             await self._give_up(rejected)
-            if rejected.word in _NO_SUCH_BINDING:
+            if rejected.word == _NO_SUCH_BINDING:
                 return False
-            raise await self._refused(str(rejected.happened), None) from rejected
+            if rejected.word == _OTHER_BINDING:
+                raise await self._forged(f"{self._target} does not end our TLS connection") from rejected
+            raise await self._refused(self._scrubbed(rejected.happened), None) from rejected
         except ServerForged as forged:
-            self._open_wire.machine.break_off()
-            why = f"{self._target}: {forged.happened}"
-            await self._tell(why, None)
-            self._add("login-forged", why, Verdict.REFUSED, "RFC 5802 5.1")
-            raise self._unusable(why, Phase.AUTH, NO_SECURITY, blame=Blame.POLICY) from forged
+            raise await self._forged(f"{self._target}: {forged.happened}") from forged
         except LoginBroken as broken:
             await self._give_up(broken)
             why = f"{self._target}: {broken.happened}"
@@ -150,7 +149,7 @@ class LoggingIn(Encounter):
             self._add("login", text, Verdict.OK, rfc)
             return True
         said = f"{self._target.host} refuses the login by {mechanism.name}: {reply}"
-        if reply.code in _ANOTHER_MAY_DO:
+        if reply.code in _ANOTHER_MAY_DO or (reply.permanent and mechanism.unanswered):
             self._add("login-mechanism-refused", said)
             return False
         if reply.permanent:
@@ -193,6 +192,13 @@ class LoggingIn(Encounter):
             return
         if not reply.permanent and not reply.transient:
             wire.machine.break_off()
+
+    async def _forged(self, why: str) -> Unusable:
+        """Somebody is in between: no weaker mechanism, and not another octet."""
+        self._open_wire.machine.break_off()
+        await self._tell(why, None)
+        self._add("login-forged", why, Verdict.REFUSED, "RFC 5802 5.1")
+        return self._unusable(why, Phase.AUTH, NO_SECURITY, blame=Blame.POLICY)
 
     async def _refused(self, said: str, reply: Reply | None) -> Unusable:
         said = await self._tell(said, reply)

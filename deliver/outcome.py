@@ -12,6 +12,9 @@
     Failed     HOST                     NEXT      failed: no host can do what the message needs
     Failed     anything else            STOP      failed: a 5yz reply, or our own refusal
 
+A host that fails a recipient by the blame of the HOST does not undo that another one deferred it: mail waits
+while anybody may take it (`after_another_host`).
+
 In doubt begins when the last octet of the final dot is handed to the kernel (RFC 1047): trying another
 host from there on would duplicate mail, so the attempt ends.
 """

@@ -95,9 +95,7 @@ class Reach:
     async def _adopted(self, session: Session, target: Target) -> bool:
         adopted = False
         try:
-            adopted = await session.adopt(
-                self._agent, self.destination, target, self.policy, self._testimony
-            )
+            adopted = await session.adopt(self._agent, self.destination, target, self.policy, self._testimony)
         except Unusable:
             self._use_up(target)
             if adopted := self._agent.pool.put(session):  # nothing is wrong with it
@@ -144,4 +142,3 @@ class Reach:
 
     def _use_up(self, target: Target) -> None:
         self.waiting = tuple(other for other in self.waiting if other != target)
-

@@ -30,7 +30,9 @@ from deliver.tls.hello import Hello
 from deliver.tls.judge import judge
 from deliver.tls.policy import Authentication, Level, TlsPolicy
 from events.catalogue import Event
-from events.port import OpenGate
+
+UNHEARD = 0.05  # seconds without a listener after which we look whether the server is still there
+GLANCE = 0.001  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +155,17 @@ class Reusing(Securing):
         self._events = self._events.for_another(testimony, policy, target.secure)
         self.contact = replace(self.contact, reused=True)
         wire = self._open_wire
-        wire.timeouts, wire.ledger = destination.smtp.timeouts, Ledger()
+        wire.pace.timeouts, wire.pace.min_rate = destination.smtp.timeouts, destination.smtp.min_rate
+        wire.ledger = Ledger()
+        began = trio.current_time()
         await self._ask_gate(self._events.connecting(), Phase.CONNECT)
-        if not isinstance(self._agent.gate, OpenGate):
-            for announced in self._events.announced_again():
+        for announced in self._events.announced_again():
+            if agent.gate.watches(announced.name, announced.fields):
                 await self._ask_gate(announced, Phase.TLS)
-        if not self._holds_today():
+        if trio.current_time() - began > UNHEARD:
+            with trio.move_on_after(GLANCE):
+                await self.overhear()
+        if not self.usable or not self._holds_today():
             return False
         self._add("reused", f"An open session with {target} serves this message too", Verdict.OK)
         return True

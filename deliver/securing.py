@@ -169,6 +169,8 @@ class Securing(Encounter):
         if verdict.ok:
             return verdict
         await stream.discard()
+        if material.key is not None:  # what was proved before does not hold any more
+            self._agent.hints.forget_sessions(material.key, now=self._agent.clock.now())
         refusals = [found.text for found in verdict.findings if found.verdict is Verdict.REFUSED]
         why = f"{self._target.host} is not authenticated: {'; '.join(refusals)}"
         self._events.rejected(why)

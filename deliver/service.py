@@ -243,7 +243,8 @@ class Relay:
             shard,
             notifier=self._notifier(settings),
             clock=clock,
-            changed=self._changed,
+            changed=self._accepted,
+            retry=self._runner.retry_sites,
             frozen=self._frozen.freeze,
             append=backlog.append,
         )
@@ -362,10 +363,6 @@ class Relay:
     def _accepted(self) -> None:
         self._runner.poke()
         self._shipper.poke()
-
-    def _changed(self) -> None:
-        """A tool changed the queue: whoever asked for a retry means it."""
-        self._runner.retry_sites()
 
     async def _obey(self, signals: AsyncIterator[int], work: trio.CancelScope) -> None:
         while await anext(signals) == signal.SIGHUP:

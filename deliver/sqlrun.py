@@ -9,6 +9,7 @@ afterwards, so that no connection ever crosses an await.
   neighbours; everybody gets the answer only after COMMIT.
 - `durable=False` allows a batch to be committed without fsync (synchronous=NORMAL); one durable write makes
   its whole batch, and everything committed before it, durable.
+- A durable write with `patience` may wait that long for another's fsync.
 - A write that has started cannot be cancelled: its caller gets the value, and the cancellation at its next
   checkpoint. A write that still waits is withdrawn.
 - Failures of SQLite become StorageError; what `fn` itself raises reaches its caller unchanged.
@@ -19,6 +20,7 @@ thread counts as idle time.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 from collections.abc import Callable
@@ -63,8 +65,13 @@ class Sql(Protocol):
         """Run `fn` in a read transaction. Raises StorageError, and whatever `fn` raises."""
         ...
 
-    async def write(self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True) -> T:
-        """Run `fn` in a write transaction and return its value after COMMIT. Raises as `read` does."""
+    async def write(
+        self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True, patience: float = 0.0
+    ) -> T:
+        """Run `fn` in a write transaction and return its value after COMMIT. Raises as `read` does.
+
+        `patience`: seconds for which it may wait for others to share its COMMIT with.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -75,11 +82,12 @@ class Sql(Protocol):
 class Write(Generic[T]):
     """One write on its way: the function, then its value or its error."""
 
-    __slots__ = ("committed", "durable", "error", "fn", "value", "wake")
+    __slots__ = ("committed", "deadline", "durable", "error", "fn", "value", "wake")
 
     def __init__(self, fn: Callable[[sqlalchemy.Connection], T], durable: bool) -> None:
         self.fn = fn
         self.durable = durable
+        self.deadline = -math.inf  # when it waits no longer for company, by trio's clock
         self.wake = trio.Event()
         self.committed = False
         self.value: T | None = None
@@ -192,15 +200,21 @@ class SqlRunner:
         """See `Sql.read`."""
         return await trio.to_thread.run_sync(self._database.run_read, fn, limiter=self._readers)
 
-    async def write(self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True) -> T:
+    async def write(
+        self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True, patience: float = 0.0
+    ) -> T:
         """See `Sql.write`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         mine = Write(fn, durable)
+        if patience:
+            mine.deadline = trio.current_time() + patience
         self._waiting.append(mine)
-        if self._leading:
-            await self._wait_for_turn(mine)
-        if mine in self._waiting:
-            await self._lead()
+        while mine in self._waiting:
+            alone = not self._leading and mine.deadline <= trio.current_time()
+            if alone or mine.wake.is_set():
+                await self._lead(mine)
+            else:
+                await self._wait_for_turn(mine)
         return mine.result()
 
     async def aclose(self) -> None:
@@ -209,23 +223,32 @@ class SqlRunner:
             await trio.to_thread.run_sync(self._database.close, limiter=self._writer)
 
     async def _wait_for_turn(self, mine: Write[Any]) -> None:
-        """Until the write is done, or it is its turn to lead the next batch."""
+        """Until the write is done, it is its turn to lead the next batch, or its patience is at an end."""
         try:
-            await mine.wake.wait()
+            with trio.move_on_at(mine.deadline if mine.deadline > trio.current_time() else math.inf):
+                await mine.wake.wait()
         except trio.Cancelled:
             if mine in self._waiting:
                 self._waiting.remove(mine)
                 if mine.wake.is_set():
                     self._hand_over()  # it had been told to lead
                 raise
+        if mine not in self._waiting:
             with trio.CancelScope(shield=True):  # started: it cannot be taken back
                 await mine.wake.wait()
 
-    async def _lead(self) -> None:
-        """Run everything that waits, the caller's own write first, in one transaction."""
+    async def _lead(self, mine: Write[Any]) -> None:
+        """Run everything that waits, the caller's own write first, in one transaction.
+
+        Durable writes with patience left go along only if there is an fsync anyway.
+        """
         self._leading = True
-        batch = self._waiting[:MAX_BATCH]
-        del self._waiting[: len(batch)]
+        self._waiting.remove(mine)
+        now = trio.current_time()
+        durable = mine.durable or any(write.durable and write.deadline <= now for write in self._waiting)
+        along = [write for write in self._waiting if durable or not write.durable]
+        batch = [mine, *along[: MAX_BATCH - 1]]
+        self._waiting = [write for write in self._waiting if write not in batch]
         try:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._database.run_batch, batch, limiter=self._writer)
@@ -236,10 +259,12 @@ class SqlRunner:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        """Let the first of the waiting writes lead the next batch."""
-        self._leading = bool(self._waiting)
-        if self._waiting:
-            self._waiting[0].wake.set()
+        """Let the first write that waits for no company lead the next batch; the others wait on."""
+        now = trio.current_time()
+        following = next((write for write in self._waiting if write.deadline <= now), None)
+        self._leading = following is not None
+        if following is not None:
+            following.wake.set()
 
 
 class InlineRunner:
@@ -257,7 +282,9 @@ class InlineRunner:
         await trio.lowlevel.checkpoint()
         return self._database.run_read(fn)
 
-    async def write(self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True) -> T:
+    async def write(
+        self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True, patience: float = 0.0
+    ) -> T:
         """See `Sql.write`."""
         await trio.lowlevel.checkpoint()
         return self._write_now(fn, durable)

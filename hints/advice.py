@@ -14,6 +14,8 @@ from hints.prune import decayed
 from hints.records import Word
 from hints.show import Row
 
+# draft-harris-early-pipe; Exim's keyword today, and what older versions said.
+_EARLY = frozenset({"PIPECONNECT", "PIPE_CONNECT", "X_PIPE_CONNECT"})
 RECENT = 300.0  # seconds for which an address that failed is tried last
 
 
@@ -51,7 +53,10 @@ def _sentence(row: Row, now: float) -> str:
         case "session":
             return f"a {values['version']} session may be resumed, if what it rests on is judged well again"
         case _:
-            return f"says {len(values['keywords'])} extensions in the {values['phase']} phase"
+            said = f"says {len(values['keywords'])} extensions in the {values['phase']} phase"
+            words = {line.partition(" ")[0].upper() for line in values["keywords"]}
+            early = "PIPELINING" in words and words & _EARLY
+            return f"{said}: commands may be sent before they are asked for" if early else said
 
 
 def _feature(row: Row, now: float) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from functools import partial
 from threading import Event
 
 import trio
@@ -73,6 +73,7 @@ class SqlHints:
         self._levels: dict[tuple[str, str], Best] = {}  # not written yet
         self._buffer: list[Stamped] = []
         self._unwritten: dict[tuple[str, int], list[Stamped]] = {}  # the same by address and port
+        self._folded: dict[_Key, tuple[AddressView, int, AddressView]] = {}  # view, notes folded in, result
         self._cache: OrderedDict[_Key, tuple[float, AddressView]] = OrderedDict()
         self._best: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
         self._generation = 0  # counts writes, so that a read begun before one is not cached after it
@@ -303,12 +304,21 @@ class SqlHints:
             self._cache.popitem(last=False)
 
     def _with_unwritten(self, view: AddressView, host: str, port: int) -> AddressView:
-        noted = (
-            stamped
-            for stamped in self._unwritten.get((view.address, port), ())
-            if isinstance(stamped.note, EhloAnswer) or stamped.note.host == host
-        )
-        return reduce(lambda known, stamped: fold(known, stamped.note, stamped.at), noted, view)
+        """The view with the notes that are not in the file yet; each note is folded in once per view."""
+        noted = self._unwritten.get((view.address, port), [])
+        if not noted:
+            return view
+        key = (host, view.address, port)
+        base, done, folded = self._folded.get(key, (view, 0, view))
+        if base != view:
+            done, folded = 0, view
+        for stamped in noted[done:]:
+            if isinstance(stamped.note, EhloAnswer) or stamped.note.host == host:
+                folded = fold(folded, stamped.note, stamped.at)
+        if len(self._folded) >= MAX_CACHE:
+            self._folded.clear()
+        self._folded[key] = (view, len(noted), folded)
+        return folded
 
     def _remember_unwritten(self, stamped: Stamped) -> None:
         note = stamped.note
@@ -326,7 +336,7 @@ class SqlHints:
         self._uses = +self._uses  # drops the zeroes
         touched = {(one.note.address, one.note.port) for one in self._buffer[:count] if _has_address(one)}  # type: ignore[union-attr]
         del self._buffer[:count]
-        self._unwritten, self._levels = {}, {}
+        self._unwritten, self._levels, self._folded = {}, {}, {}
         for stamped in self._buffer:
             self._remember_unwritten(stamped)
         for key in [key for key in self._cache if key[1:] in touched]:

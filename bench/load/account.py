@@ -1,7 +1,8 @@
 """What a relay costs: CPU seconds, memory and fsyncs of its whole process tree, resolver included.
 
 CPU and memory come from control groups of its own where they can be made (version 1 or 2); else from /proc,
-where a child that nobody waits for is lost. Fsyncs are counted by a preloaded library, where there is a C compiler.
+where a child that nobody waits for is lost. Fsyncs are counted by a preloaded library, where there is a C
+compiler.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A relay under measurement: started on a fresh queue, listening at RELAY:RELAY_PORT, durable, on an account."""
+"""A relay under measurement: started on a fresh queue, at RELAY:RELAY_PORT, durable, on an account."""
 
 from __future__ import annotations
 

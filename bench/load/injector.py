@@ -27,7 +27,7 @@ _LINE = b"The quick brown fox jumps over the lazy dog and the dog does not mind 
 
 @dataclass(frozen=True, slots=True)
 class InjectorOrder:
-    """Messages `first` to `first + count - 1` of `size` octets; number n goes to domain n modulo their number."""
+    """Messages `first` to `first + count - 1` of `size` octets; n goes to domain n modulo their number."""
 
     address: str
     port: int
@@ -55,7 +55,8 @@ def content(number: int, size: int) -> bytes:
     """A message of about `size` octets, without its final dot."""
     head = (
         f"From: <bench@sender.test>\r\nTo: <m{number}@bench.test>\r\nSubject: message {number}\r\n"
-        f"Date: Fri, 20 Nov 2026 12:00:00 +0000\r\nMessage-ID: <{number}.{time.time_ns()}@sender.test>\r\n\r\n"
+        f"Date: Fri, 20 Nov 2026 12:00:00 +0000\r\n"
+        f"Message-ID: <{number}.{time.time_ns()}@sender.test>\r\n\r\n"
     ).encode()
     return head + _LINE * max(1, (size - len(head)) // len(_LINE))
 

@@ -28,6 +28,7 @@ helo = "relay.sender.test"
 listen = ["{place.RELAY}:{place.RELAY_PORT}"]
 [queue]
 per_domain = {CONCURRENCY}
+retry = ["{place.RETRY}s"]
 {route if order.scenario.hop else ""}""")
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONPATH": os.getcwd()}
     process = spawn(
@@ -48,6 +49,7 @@ CONTENDER = Contender(
     validating_resolver=False,
     settings={
         "queue.per_domain = 20": "as many deliveries to one destination as Postfix makes",
+        "queue.retry": "what was put off comes back within the measurement",
         "everything else": "defaults: DNSSEC validated in process, events into SQLite, log at info",
     },
 )

@@ -1,8 +1,8 @@
-"""Where a measurement happens: a network and mount namespace of its own, and the Internet that the relays see.
+"""Where a measurement happens: a network and mount namespace of its own, and the Internet that relays see.
 
-Inside it loopback is empty, so that port 25 and port 53 are free, and /etc/resolv.conf can name our resolver for
-programs that know no other way (Exim, Postfix). Making it takes root. Name servers: NSD with the zones below,
-unbound in front of it. All exchangers are addresses of one sink; all certificates are one, named in TLSA.
+Inside it loopback is empty, so that port 25 and port 53 are free, and /etc/resolv.conf can name our resolver
+for programs that know no other way (Exim, Postfix). Making it takes root. Name servers: NSD with the zones
+below, unbound in front of it. All exchangers are addresses of one sink, with one certificate.
 
     d000.dane … d199.dane    signed, one exchanger each, TLSA 3 1 1: DANE
     d000.open … d199.open    not signed, one exchanger each
@@ -38,11 +38,12 @@ RESOLVER = "127.9.0.54"
 RELAY = "127.0.0.1"
 RELAY_PORT = 2525
 SMTP = 25
+RETRY = 10  # seconds until a relay tries again what it put off
 _INSIDE = "OUTRIDER_BENCH_INSIDE"
 
 
-def enter(arguments: Sequence[str]) -> int | None:
-    """Run this measurement again inside a namespace of its own and return its exit code; None: we are inside."""
+def enter(arguments: Sequence[str], name: str = "relay") -> int | None:
+    """Run this measurement again in a namespace of its own and return its exit code; None: we are inside."""
     if os.environ.get(_INSIDE) or os.geteuid() != 0:
         return None
     script = 'ip link set lo up && mount --make-rprivate / && exec "$@"'
@@ -57,7 +58,7 @@ def enter(arguments: Sequence[str]) -> int | None:
         sys.executable,
         "-m",
         "bench",
-        "relay",
+        name,
     ]
     return subprocess.run([*command, *arguments], env=os.environ | {_INSIDE: "1"}).returncode
 
@@ -79,7 +80,7 @@ def domains(top: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What all relays share: the certificate of the sink, the zones, the trust anchor; files in `directory`."""
+    """What all relays share: the sink's certificate, the zones, the trust anchor; files in `directory`."""
 
     directory: Path
     chain: Path

@@ -20,12 +20,15 @@ TUNED = {
     "smtp_tls_connection_reuse = yes": "connections with TLS are reused too",
     "smtpd_peername_lookup = no": "no lookups about clients, as in Outrider",
     "smtpd_client_connection_count_limit = 0": "all clients are one host here",
+    f"minimal_backoff_time = {place.RETRY}s": "what was put off comes back within the measurement",
+    f"maximal_backoff_time = {place.RETRY}s": "the same",
+    f"queue_run_delay = {place.RETRY}s": "the same",
     "smtp_address_preference = ipv4": "there is no IPv6 here",
 }
 
 
 def start(order: Order, more: str = "", services: str = "") -> Process:
-    """master(8) on a private configuration, queue and data directory; `more` lines of main.cf, of master.cf."""
+    """master(8) on private directories; `more` lines of main.cf, `services` of master.cf."""
     programs, directory = order.programs, order.directory
     root = programs.root("postfix")
     user = programs.account("postfix", "postfix")

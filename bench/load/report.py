@@ -35,8 +35,9 @@ def row(one: Result) -> str:
     """One line of it."""
     fsyncs = "-" if one.fsyncs is None else f"{one.fsyncs / max(1, one.messages):.2f}"
     return (
-        f"  {one.contender:9} {one.rate:8.0f} {one.cpu_per_thousand:11.2f} {one.memory / 1e6:6.0f} {fsyncs:>10} "
-        f"{1000 * one.median:10.0f} {1000 * one.late:9.0f} {one.lost:5} {one.copies:6} {one.refused:7}"
+        f"  {one.contender:9} {one.rate:8.0f} {one.cpu_per_thousand:11.2f} {one.memory / 1e6:6.0f} "
+        f"{fsyncs:>10} {1000 * one.median:10.0f} {1000 * one.late:9.0f} "
+        f"{one.lost:5} {one.copies:6} {one.refused:7}"
     )
 
 

@@ -86,7 +86,7 @@ def measure(
                     time.sleep(QUIET)
                 result = _measured(contender, scenario, ledger, account, warm_up, count, clients)
                 if result.lost:
-                    print(_complaints(relay.log()), file=sys.stderr)
+                    print(_complaints(relay.logs), file=sys.stderr)
                 return result
             finally:
                 relay.stop()
@@ -132,9 +132,10 @@ def _measured(
     )
 
 
-def _complaints(log: str) -> str:
+def _complaints(logs: Sequence[Path]) -> str:
     """The last lines about trouble."""
-    lines = [line for line in log.splitlines() if any(word in line for word in _TROUBLE)]
+    text = "\n".join(log.read_text(errors="replace") for log in logs if log.exists())
+    lines = [line for line in text.splitlines() if any(word in line for word in _TROUBLE)]
     return "\n".join(lines[-_TOLD:])
 
 

@@ -11,9 +11,9 @@ from bench.load import place
 class Scenario:
     """One kind of work.
 
-    `top`: recipient domains are those of `bench.load.place`; with `hop` all mail goes to the one next hop, else
-    by MX. `share`: of the messages asked for, as large ones take longer. `cold`: nothing is known beforehand.
-    `slow` and `deferring`: how many of the 200 destinations are so. `peers`: also measured for the others.
+    `top`: recipient domains are those of `bench.load.place`; with `hop` all mail goes to the one next hop,
+    else by MX. `share`: of the messages asked for, as large ones take longer. `cold`: nothing is known
+    beforehand. `slow` and `deferring`: how many of the 200 destinations are so.
     """
 
     name: str

@@ -52,7 +52,7 @@ class SinkOrder:
 
 
 class _Connection:
-    """One client. `body` is None between messages, else the content so far (its last octets, to find the end)."""
+    """One client; `body`: content is coming, until its final dot."""
 
     __slots__ = (
         "body",
@@ -65,6 +65,7 @@ class _Connection:
         "out",
         "slow",
         "socket",
+        "thinking",
         "tls",
     )
 
@@ -79,6 +80,7 @@ class _Connection:
         self.last = False
         self.tls = False
         self.handshaking = False
+        self.thinking = False  # about a message; what follows has to wait for the answer
 
 
 class Sink:
@@ -174,7 +176,7 @@ class Sink:
 
     def _work(self, connection: _Connection) -> None:
         buffer = connection.buffer
-        while buffer:
+        while buffer and not connection.thinking:
             if connection.chunk >= 0:
                 if not self._chunk(connection):
                     return
@@ -266,6 +268,7 @@ class Sink:
 
     def _take(self, connection: _Connection) -> None:
         if connection.slow:
+            connection.thinking = True
             heapq.heappush(self._later, (time.monotonic() + self._order.delay, id(connection), connection))
             return
         self._taken(connection)
@@ -284,7 +287,9 @@ class Sink:
             if connection.socket.fileno() < 0:
                 continue  # it has gone: nothing was acknowledged, nothing counts
             number = connection.socket.fileno()
+            connection.thinking = False
             self._taken(connection)
+            self._work(connection)
             try:
                 self._flush(connection)
             except (OSError, ssl.SSLError):

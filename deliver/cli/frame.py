@@ -45,7 +45,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "explain": ("deliver.cli.explain:explain", "Say why mail to a domain would go the way it goes."),
     "tlsa": ("deliver.cli.tlsa:tlsa", "Make TLSA records, or compare a host's with what it presents."),
     "ocsp": ("deliver.cli.ocsp:ocsp", "Fetch the OCSP response that a server staples."),
-    "queue": ("deliver.cli.queue:queue", "See what waits in the queue, and why."),
+    "queue": ("deliver.cli.queue:queue", "See what waits in the queue and why, and change it."),
     "hints": ("deliver.cli.hints:hints", "See what was learned about other servers."),
     "events": ("deliver.cli.events:events", "See and check the events and their SQL actions."),
     "config": ("deliver.cli.config:config", "Check and show the settings."),

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 CONFIG = "/etc/outrider/outrider.toml"
 STATE_DIR = "/var/lib/outrider"
 SOCKET = "send.sock"
-PATIENCE = 5.0  # seconds for the service to say GO
+CONNECTING = 5.0  # seconds
+PATIENCE = 60.0  # seconds for a busy service to say GO: a start of our own would only make it busier
 EX_TEMPFAIL = 75
 
 
@@ -79,11 +80,12 @@ def hand_over(arguments: list[str]) -> int | None:
 
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(PATIENCE)
+        connection.settimeout(CONNECTING)
         offer, path = _offer(call)
         connection.connect(path)
         if not _is_ours(connection):
             return None
+        connection.settimeout(PATIENCE)
         connection.sendall(frames.encode(OFFER, offer))
         reader = FrameReader(GO, NO, ANSWER)
         if _next(connection, reader)[0] != GO:

@@ -115,6 +115,10 @@ class FrameReader:
         self._kinds = kinds
         self._buffer = bytearray()
 
+    def expect(self, *kinds: int) -> None:
+        """From now on these kinds; what was read already is kept."""
+        self._kinds = kinds
+
     def feed(self, data: bytes) -> None:
         """Take octets."""
         self._buffer += data

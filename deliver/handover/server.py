@@ -1,7 +1,7 @@
 """The service's side of a hand-over: takes messages of `outrider send` by its own user, delivers, answers.
 
     refused with NO, so that the caller delivers itself   another user, version or configuration, an unusable
-                                                          address, no room
+                                                          address, far too many calls
     answered with 65                                      a message that nobody could send
     answered with 75                                      our disk; anything unforeseen
 
@@ -40,7 +40,7 @@ OFFER_PATIENCE = 10.0  # seconds
 CONTENT_PATIENCE = 300.0  # seconds between two pieces
 CONTENT_DEADLINE = 2 * 3600.0  # seconds for the content of one message
 LAST_WORDS = 10.0  # seconds for the answer to be read
-ANYBODY = -1  # the user of a stream that is no socket
+MOST_WAITING = 2000  # calls that wait for their turn
 
 _log = logging.getLogger("outrider.handover")
 
@@ -68,7 +68,7 @@ class HandoverListener:
         self._direct = direct
         self._clock = clock
         self._new_id = new_id
-        self._open = 0
+        self._turns = trio.CapacityLimiter(desk.max_connections)
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
 
@@ -92,23 +92,22 @@ class HandoverListener:
 
     async def handle(self, stream: trio.abc.Stream, uid: int) -> None:
         """Serve one caller that runs as user `uid`; never raises but for cancellation."""
-        self._open += 1
         caller = _Caller(stream, self._desk, self._direct)
         try:
             if uid not in (os.geteuid(), 0):
                 await caller.refuse(f"user {uid} is not served here")
             elif not self._desk.room():
                 await caller.refuse("too many events wait for their databases")
-            elif self._open > self._desk.max_connections:
-                await caller.refuse("too many calls at a time")
+            elif self._turns.statistics().tasks_waiting >= MOST_WAITING:
+                await caller.refuse("too many calls wait")
             else:
-                await caller.serve(self._clock.now, self._new_id)
+                async with self._turns:
+                    await caller.serve(self._clock.now, self._new_id)
         except (BadFrame, trio.BrokenResourceError, trio.TooSlowError) as error:
             say(_log, logging.WARNING, "hand-over ended", why=str(error) or type(error).__name__)
         except Exception:
             _log.exception("a hand-over failed unexpectedly")
         finally:
-            self._open -= 1
             await trio.aclose_forcefully(stream)
 
     async def _accepted(self, stream: trio.SocketStream) -> None:
@@ -145,7 +144,7 @@ class _Caller:
             await self.refuse(str(error))
             return
         await self._send(frames.encode(GO))
-        self._reader = FrameReader(CONTENT, END)
+        self._reader.expect(CONTENT, END)
         try:
             message = await self._receive()
             recipients = tuple(Recipient(ordinal, box) for ordinal, box in enumerate(boxes))

@@ -23,11 +23,11 @@ _UNHURRIED = frozenset({Phase.DOT, Phase.QUIT})
 
 
 class Pace:
-    """The clock of one connection, which begins now."""
+    """The clock of one connection, which begins now; its limits may change between messages."""
 
     def __init__(self, timeouts: Timeouts, min_rate: int = MIN_RATE) -> None:
         self.timeouts = timeouts
-        self._min_rate = min_rate
+        self.min_rate = min_rate
         self._ends = trio.current_time() + timeouts.session
         self._fresh = True
         self._began = 0.0
@@ -39,7 +39,7 @@ class Pace:
         if not self._fresh:
             self._ends = now + self.timeouts.session
         self._fresh = False
-        self._ends += size / self._min_rate
+        self._ends += size / self.min_rate
         self._began, self._written = 0.0, 0
 
     def patience(self, phase: Phase) -> float:
@@ -53,7 +53,7 @@ class Pace:
         if not self._written:
             self._began = now
         self._written += octets
-        due = self._began + self.timeouts.block + self._written / self._min_rate
+        due = self._began + self.timeouts.block + self._written / self.min_rate
         return max(0.0, min(self.timeouts.block, due - now, self._left))
 
     def why(self, phase: Phase) -> str | None:
@@ -61,9 +61,9 @@ class Pace:
         if phase not in _UNHURRIED and self._left <= 0:
             return f"the session took longer than {self.timeouts.session:g} s (smtp.timeouts.session)"
         if self._written and phase in (Phase.BODY, Phase.DOT):
-            due = self._began + self.timeouts.block + self._written / self._min_rate
+            due = self._began + self.timeouts.block + self._written / self.min_rate
             if trio.current_time() >= due:
-                return f"content went slower than {self._min_rate} octets per second (smtp.min_rate)"
+                return f"content went slower than {self.min_rate} octets per second (smtp.min_rate)"
         return None
 
     @property

@@ -58,16 +58,12 @@ class Wire:
         self.machine = machine or ClientMachine()
         self.ledger = Ledger()
         self.unwritable = False
-        self._pace = Pace(timeouts, min_rate)
+        self.pace = Pace(timeouts, min_rate)  # that of the next message may be another one
 
     @property
     def timeouts(self) -> Timeouts:
-        """The deadlines; those of the next message may be others."""
-        return self._pace.timeouts
-
-    @timeouts.setter
-    def timeouts(self, timeouts: Timeouts) -> None:
-        self._pace.timeouts = timeouts
+        """The deadlines."""
+        return self.pace.timeouts
 
     @property
     def capabilities(self) -> Capabilities:
@@ -150,7 +146,7 @@ class Wire:
         """
         fold = _Fold(transaction, on_dot_reply, early)
         chunks = ChunkedUpload(self, transaction, content, fold)
-        self._pace.begin(content.size)
+        self.pace.begin(content.size)
         try:
             with self._whole():
                 hello = early.command if early is not None else None
@@ -287,15 +283,15 @@ class Wire:
 
     def patience(self, phase: Phase) -> float:
         """The deadline of a reply in seconds from now, see `deliver.net.pace`."""
-        return self._pace.patience(phase)
+        return self.pace.patience(phase)
 
     async def write_content(self, octets: bytes, phase: Phase) -> None:
         """Write a piece of content as fast as it must go at least. Raises TimedOut, as `write` does."""
-        await self.write(octets, phase, self._pace.patience_with(len(octets)))
+        await self.write(octets, phase, self.pace.patience_with(len(octets)))
 
     def timed_out(self, phase: Phase, patience: float) -> TimedOut:
         """The error for a wait of `patience` seconds that was in vain."""
-        return TimedOut(phase, patience, self._pace.why(phase))
+        return TimedOut(phase, patience, self.pace.why(phase))
 
     def _count(self, commands: int, *, chunks: bool = False) -> None:
         """A flight of so many commands, perhaps with content behind them."""

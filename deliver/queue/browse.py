@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Select,
+    func,
+    literal_column,
+    select,
+    tuple_,
+)
 from sqlalchemy.exc import DBAPIError
 
 from deliver.errors import StorageError
@@ -176,7 +186,7 @@ def waiting(
     """Recipients that are not done and are meant by `selection`, by `SORTS[sort]`."""
     wanted = max(0, min(limit, MAX_PAGE))
     found: list[Waiting] = []
-    for row in conn.execute(_listing(selection, now, sort, wanted)):
+    for row in conn.execute(_listing(selection, now, sort, wanted, conn.dialect.name)):
         each = _waiting(row)
         if selection.says(each.why):
             found.append(each)
@@ -192,7 +202,7 @@ def merged(rows: Iterable[Waiting], sort: str) -> list[Waiting]:
     return sorted(ties, key=lambda row: getattr(row, by.column), reverse=by.descending)
 
 
-def _listing(selection: Selection, now: float, sort: str, limit: int) -> Select[Any]:
+def _listing(selection: Selection, now: float, sort: str, limit: int, dialect: str) -> Select[Any]:
     """The rows; where `recipient` alone decides, it is cut before the messages are looked up."""
     by = SORTS[sort]
     met = conditions(selection, now)
@@ -201,8 +211,16 @@ def _listing(selection: Selection, now: float, sort: str, limit: int) -> Select[
             _with_message(recipient).where(*met).order_by(*by.order(message if by.of_message else recipient))
         )
         return query if selection.text is not None else query.limit(limit)  # `says` is asked after SQL
-    first = select(recipient).where(*met).order_by(*by.order(recipient)).limit(limit).subquery()
-    return _with_message(first).order_by(*by.order(first))
+    names = _row_names(dialect)
+    first = select(*names).select_from(recipient).where(*met).order_by(*by.order(recipient)).limit(limit)
+    return _with_message(recipient).where(tuple_(*names).in_(first)).order_by(*by.order(recipient))
+
+
+def _row_names(dialect: str) -> tuple[ColumnElement[Any], ...]:
+    """What names a row of `recipient`; SQLite's rowid is in every index, so that no row is read for it."""
+    if dialect == "sqlite":
+        return (literal_column("recipient.rowid"),)
+    return (recipient.c.message_id, recipient.c.ordinal)
 
 
 def _with_message(rows: FromClause) -> Select[Any]:

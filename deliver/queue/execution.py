@@ -34,6 +34,7 @@ from deliver.queue.store import Append, Settled
 from deliver.smtp.reply import Reply
 
 SETTLE_PATIENCE: Final = 30.0  # seconds in which a settlement must succeed
+COMPANY: Final = 0.08  # seconds that a settlement waits for others to share its fsync; the journal has it
 RETRY_AFTER: Final = 1.0  # seconds between tries when the database refuses
 
 JournalReply = Callable[[tuple[Recipient, ...], Reply], None]
@@ -244,7 +245,7 @@ class Execution:
         )
         while True:
             try:
-                settled = await self.shard.sql.write(work)
+                settled = await self.shard.sql.write(work, patience=COMPANY)
                 break
             except StorageError as error:
                 log.error("%s: settling attempt %d: %s", claim.envelope.id, claim.number, error)

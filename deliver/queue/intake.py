@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import trio
@@ -19,6 +19,26 @@ from events.catalogue import Event
 
 OUR_HEADER = 4096  # octets; Received comes on top of what the client may send
 NO_LIMIT = 1 << 62
+COMPANY = 0.05  # seconds
+
+
+@dataclass(slots=True)
+class Traffic:
+    """How many messages have begun so far, and how many of them are not complete."""
+
+    begun: int = 0
+    arriving: int = 0
+
+    def begin(self) -> int:
+        """One begins; returns its number."""
+        self.begun += 1
+        self.arriving += 1
+        return self.begun
+
+    def end(self, number: int) -> bool:
+        """It is complete, or given up; whether others arrived meanwhile."""
+        self.arriving -= 1
+        return self.arriving > 0 or self.begun > number
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +46,8 @@ class QueueIntake:
     """The `Intake` port over one shard. `accepted` is called after each commit, to wake the runner.
 
     `min_free` octets of disk stay free: below that no message may begin, nor while `room` says no or
-    the shard stands still. Sizes in octets, `max_size` 0 is no limit.
+    the shard stands still. `traffic` tells whether clients send side by side. Sizes in octets, `max_size` 0 is
+    no limit.
     """
 
     shard: Shard
@@ -36,6 +57,7 @@ class QueueIntake:
     max_size: int
     min_free: int
     room: Callable[[], bool] = lambda: True
+    traffic: Traffic = field(default_factory=Traffic)
 
     async def check_space(self, size: int) -> bool:
         """Whether the disk and what else must grow with it have room. Raises StorageError."""
@@ -48,7 +70,7 @@ class QueueIntake:
         """A place for the content of one message."""
         limit = self.max_size + OUR_HEADER if self.max_size else NO_LIMIT
         writer = self.shard.writer(origin.message_id, inline_limit=self.inline_limit, max_size=limit)
-        return QueueSink(self, origin, writer)
+        return QueueSink(self, origin, writer, self.traffic.begin())
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +80,7 @@ class QueueSink:
     intake: QueueIntake
     origin: Origin
     writer: ContentWriter
+    number: int
 
     async def write(self, chunk: bytes) -> None:
         """Append content. Raises StorageError, MessageError."""
@@ -68,7 +91,11 @@ class QueueSink:
             raise
 
     async def commit(self, envelope: Envelope) -> None:
-        """One durable transaction: message, recipients, msg:accept. Raises StorageError."""
+        """One durable transaction: message, recipients, msg:accept. Raises StorageError.
+
+        Where other messages arrive it waits a moment for them, so that they share an fsync.
+        """
+        in_company = self.intake.traffic.end(self.number)
         try:
             content = await self._finish()
             events = (_accepted(envelope, self.origin),)
@@ -80,7 +107,8 @@ class QueueSink:
                     events=events,
                     now=envelope.received_at,
                     append=self.intake.append,
-                )
+                ),
+                patience=COMPANY if in_company else 0.0,
             )
         except BaseException:
             await self.writer.abandon()
@@ -96,6 +124,7 @@ class QueueSink:
 
     async def abandon(self) -> None:
         """Forget what was written."""
+        self.intake.traffic.end(self.number)
         await self.writer.abandon()
 
 

@@ -74,14 +74,16 @@ class LatchedSql:
             self._latch.note(error)
             raise
 
-    async def write(self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True) -> T:
+    async def write(
+        self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True, patience: float = 0.0
+    ) -> T:
         """See `Sql.write`."""
         fault = self._latch.fault
         if fault is not None:
             await trio.lowlevel.checkpoint()
             raise StorageError("writing to the queue", f"it stands still ({fault.happened})", fault.remedy)
         try:
-            return await self.inner.write(fn, durable=durable)
+            return await self.inner.write(fn, durable=durable, patience=patience)
         except StorageError as error:
             self._latch.note(error)
             raise

@@ -1,4 +1,4 @@
-"""Telling senders: what is owed about a message becomes one report in the queue. See docs/decisions/0005.
+"""Telling senders: what is owed about a message becomes one report in the queue. See docs/decisions/0011.
 
 Synchronous, within the caller's transaction: the report is accepted, what it tells is no longer owed, and the
 message may be complete, all or nothing.
@@ -103,7 +103,7 @@ def write(
         if not _outdated(each)
     )
     if entries and (later := room_at(conn, envelope.reverse_path, now, per_sender)) > now:
-        conn.execute(update(message).where(message.c.id == message_id).values(report_due=later))
+        postpone(conn, message_id, later)
         return Reported(postponed=later)
     notice = compose(envelope, entries) if entries else None
     conn.execute(update(recipient).where(recipient.c.message_id == message_id).values(owed=None))
@@ -118,6 +118,15 @@ def write(
         action=action,
         completed=removable is not None,
         removable=removable or (),
+    )
+
+
+def postpone(conn: Connection, message_id: MessageId, until: float) -> None:
+    """Tell the sender later what is owed."""
+    conn.execute(
+        update(message)
+        .where(message.c.id == message_id, message.c.report_due.is_not(None))
+        .values(report_due=until)
     )
 
 

@@ -31,6 +31,7 @@ from events import outbox
 LOOK: Final = 1.0  # seconds; the longest that a change by a tool waits
 AT_A_TIME: Final = 20  # reports that are written side by side, so that they share an fsync
 RETRY_AFTER: Final = 5.0  # seconds after an error of the database
+AFTER_A_BUG: Final = 600.0  # seconds until a report that cannot be written is tried again
 
 log = logging.getLogger("outrider.queue")
 
@@ -69,7 +70,7 @@ class Upkeep:
         frozen: Callable[[tuple[Rule, ...]], None] = lambda rules: None,
         append: Append = outbox.append,
     ) -> None:
-        """`retry` is called when the administrator asks for attempts now. `frozen` is told the freeze rules in
+        """`retry` is called when the administrator asks for attempts now; `frozen` gets the freeze rules in
         force whenever they differ from before.
         """
         self._shard = shard
@@ -100,6 +101,9 @@ class Upkeep:
                 await self.step()
             except StorageError as error:
                 log.error("%s", error)
+                pause = RETRY_AFTER
+            except Exception:  # a bug must not take the deliveries along
+                log.exception("the upkeep of the queue failed unexpectedly")
                 pause = RETRY_AFTER
             with trio.move_on_after(pause):
                 await self._wake.wait()
@@ -153,6 +157,11 @@ class Upkeep:
             )
         except StorageError as error:
             log.error("%s: reporting to the sender: %s", due.envelope.id, error)
+            return
+        except Exception:
+            log.exception("%s: reporting to the sender failed unexpectedly", due.envelope.id)
+            later = partial(reports.postpone, message_id=due.envelope.id, until=now + AFTER_A_BUG)
+            await self._shard.sql.write(later)
             return
         written.append(done)
         _log(due, done)

@@ -66,7 +66,7 @@ def report(
     """
     if envelope.sender is None or not entries:
         return None
-    utf8 = _needs_utf8(envelope, entries)
+    utf8 = _needs_utf8(envelope, entries, original.content)
     returned = header_section(original.content, utf8=utf8)
     entire = original.whole and gravest(entries) == "failed"  # RFC 3461 4.3: RET is about failures
     head = _head(envelope, entries, reporting_mta, message_id, now, reference(returned))
@@ -97,10 +97,13 @@ def boundary_from(octets: bytes) -> str:
     return f"=_{base64.b32encode(octets).decode('ascii').rstrip('=').lower()}"
 
 
-def _needs_utf8(envelope: Envelope, entries: tuple[Entry, ...]) -> bool:
+def _needs_utf8(envelope: Envelope, entries: tuple[Entry, ...], content: bytes) -> bool:
     """RFC 6533 4: the sender asked for SMTPUTF8, so its mail system can read a report in UTF-8."""
+    if not envelope.smtputf8:
+        return False
+    header, _, _ = content.partition(b"\r\n\r\n")
     addresses = [envelope.reverse_path, *(str(entry.recipient.mailbox) for entry in entries)]
-    return envelope.smtputf8 and not all(address.isascii() for address in addresses)
+    return not (header.isascii() and all(address.isascii() for address in addresses))
 
 
 def _head(

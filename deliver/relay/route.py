@@ -93,6 +93,11 @@ def _route(chosen: RouteSettings, domain: str, matched: str) -> Route:
     return ViaSmarthost(hosts, mx, chosen.port, _login(chosen), matched)
 
 
+def login_of(route: Route) -> Login | None:
+    """As whom to log in along `route`, if at all."""
+    return route.login if isinstance(route, ViaSmarthost) else None
+
+
 def _login(chosen: RouteSettings) -> Login | None:
     if not chosen.username or chosen.password_file is None:
         return None

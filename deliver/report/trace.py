@@ -8,7 +8,7 @@ explains a delivery. Findings are frozen values that decisions return; only the 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -54,10 +54,14 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able form, every text capped at MAX_TEXT characters."""
-        plain = asdict(self)
-        plain["text"] = self.text[:MAX_TEXT]
-        plain["evidence"] = {key: value[:MAX_TEXT] for key, value in self.evidence}
-        return plain
+        return {
+            "stage": self.stage,
+            "code": self.code,
+            "text": self.text[:MAX_TEXT],
+            "verdict": self.verdict,
+            "rfc": self.rfc,
+            "evidence": {key: value[:MAX_TEXT] for key, value in self.evidence},
+        }
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ from deliver.errors import MessageError
 
 MAX_DEPTH = 32  # of entities inside each other
 MAX_PARTS = 10_000  # of one multipart
+MAX_HEADER = 256 * 1024  # octets of a header that is looked into
 
 _ASIS = frozenset({"", "7bit", "8bit", "binary"})
 _SIGNED_BY = frozenset({b"dkim-signature", b"domainkey-signature", b"arc-seal", b"arc-message-signature"})
@@ -57,6 +58,10 @@ class _Entity:
             return cls(b"", octets[2:])
         end = octets.find(b"\r\n\r\n")
         return cls(octets, None) if end < 0 else cls(octets[: end + 2], octets[end + 4 :])
+
+    def __post_init__(self) -> None:
+        if self.body is not None and len(self.header) > MAX_HEADER:
+            raise Unconvertible("it has a header that is too long")
 
     @property
     def octets(self) -> bytes:
@@ -104,7 +109,7 @@ def has_ascii_headers(content: bytes) -> bool:
 def _entities(entity: _Entity, default: str, depth: int) -> Iterator[_Entity]:
     """The entity and all inside it, as far as they have text outside ASCII."""
     yield entity
-    if entity.body is None or entity.octets.isascii() or not entity.header.isascii():
+    if entity.body is None or entity.body.isascii() or not entity.header.isascii():
         return
     fields = entity.parsed(default)
     kind = fields.get_content_type()

@@ -10,7 +10,8 @@ will answer is presumed from hints, and compared with what it does answer:
     none                 EHLO and the envelope with DATA    -
     TLS fell through     EHLO                               -
 
-BDAT in clear text waits, unless `smtp.early_bdat_clear`: another server behind the same address, without
+BDAT leaves early inside TLS only if the server offers CHUNKING in clear text too, on this very connection. In
+clear text it waits, unless `smtp.early_bdat_clear`: another server behind the same address, without
 CHUNKING, would read the message as commands. Wait for this connection's own EHLO: SMTPUTF8, 8-bit content,
 AUTH. Nothing is sent early where an event action wants to see the greeting, nor where it failed lately.
 
@@ -105,7 +106,7 @@ def plan_opening(known: Iterable[EhloAnswer], facts: Circumstances) -> OpeningPl
         return ONE_BY_ONE
     if facts.use_tls:
         early = clear.starttls and not facts.own_answer and secured is not None and promises(secured)
-        return OpeningPlan(clear, clear.starttls, bdat=True, secured=secured if early else None)
+        return OpeningPlan(clear, clear.starttls, bdat=clear.chunking, secured=secured if early else None)
     envelope = facts.level_none and not facts.own_answer
     return OpeningPlan(clear, envelope=envelope, bdat=facts.early_bdat_clear)
 

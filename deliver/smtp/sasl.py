@@ -87,6 +87,11 @@ class Mechanism:
     slow = False  # whether `answer` computes for long
 
     @property
+    def unanswered(self) -> bool:
+        """Whether a refusal now is one of the way to log in: the server has not seen a proof yet."""
+        return False
+
+    @property
     def proven(self) -> bool:
         """Whether a positive reply of the server may be believed now."""
         raise NotImplementedError
@@ -182,6 +187,11 @@ class Scram(Mechanism):
         self._begun = False
         self._signature: bytes | None = None
         self._proven = False
+
+    @property
+    def unanswered(self) -> bool:
+        """For -PLUS, until the server has said its first word: it may not know the binding."""
+        return self.binding is not None and self._signature is None
 
     @property
     def proven(self) -> bool:

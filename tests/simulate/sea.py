@@ -342,7 +342,9 @@ _contexts: dict[int, ssl.SSLContext] = {}
 
 
 def _context(credentials: Credentials) -> ssl.SSLContext:
-    return _contexts.setdefault(id(credentials), credentials.server_context())
+    if id(credentials) not in _contexts:
+        _contexts[id(credentials)] = credentials.server_context()
+    return _contexts[id(credentials)]
 
 
 def charted(rng: Random, authority: Authority) -> Sea:

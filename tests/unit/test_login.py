@@ -15,19 +15,21 @@ import pytest
 
 from deliver.agent import Agent
 from deliver.errors import Blame
+from deliver.explanation import explain
 from deliver.level import Level
 from deliver.outbox import event_gate
 from deliver.outcome import AttemptResult, Deferred, Delivered, Outcome, Phase
 from deliver.pool import SessionPool
-from deliver.settings import Delivery, EventAction, Events, Pool, Route, Tls
+from deliver.settings import Delivery, Duration, EventAction, Events, Pool, Route, Timeouts, Tls
 from events.catalogue import vocabulary_problems
 from tests.internet import World, open_internet
 from tests.internet.accounts import Accounts, challenge
-from tests.internet.behaviour import KEYWORDS, Behaviour, Drop
+from tests.internet.behaviour import KEYWORDS, Behaviour, Drop, Silence
 from tests.unit.test_attempt import agent, codes, deliver, events
 
 PASSWORD = "correct horse, battery=staple ✓"
-BOTH = "AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN"
+USUAL = "AUTH SCRAM-SHA-256 PLAIN LOGIN"
+BINDING = "AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN"
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def smarthost(world: World, tmp_path: Path, host: str = "mx.signed.test", **keys
     )  # fmt: skip
 
 
-def opens(world: World, auth: str = BOTH, host: str = "mx.signed.test", **fields: Any) -> None:
+def opens(world: World, auth: str = USUAL, host: str = "mx.signed.test", **fields: Any) -> None:
     """The host knows ann and offers `auth` inside TLS, in clear text nothing."""
     accounts = fields.pop("accounts", Accounts({"ann@client.test": PASSWORD}))
     world.server(host).behaviour = Behaviour(
@@ -113,10 +115,8 @@ async def test_scram_is_bound_to_tls_by_what_the_server_knows(world: World, tmp_
     leaf = world.server("mx.signed.test")
     ours = smarthost(world, tmp_path)
     der = await certificate_of(world, tmp_path)
-    opens(
-        world,
-        accounts=Accounts({"ann@client.test": PASSWORD}, end_point=sha256(der).digest(), plus=True),
-    )
+    known = Accounts({"ann@client.test": PASSWORD}, end_point=sha256(der).digest(), plus=True)
+    opens(world, BINDING, accounts=known)
     outcome, _ = await send(ours)
     assert isinstance(outcome, Delivered), outcome
     tries = [
@@ -152,11 +152,22 @@ async def certificate_of(world: World, tmp_path: Path) -> bytes:
 
 async def test_scram_bound_to_another_certificate_fails(world: World, tmp_path: Path) -> None:
     accounts = Accounts({"ann@client.test": PASSWORD}, end_point=b"x" * 32, plus=True)
-    opens(world, accounts=accounts)
-    ours = smarthost(world, tmp_path, auth=("scram-sha-256-plus",))
-    outcome, _ = await send(ours)
+    opens(world, BINDING, accounts=accounts)
+    outcome, result = await send(smarthost(world, tmp_path))
     assert isinstance(outcome, Deferred)
+    assert outcome.blame is Blame.POLICY
+    assert "login-forged" in codes(result)
     assert world.messages == ()
+    tries = [command.argument.split()[0] for command in world.server("mx.signed.test").connections[0].commands
+             if command.verb == "AUTH"]  # fmt: skip
+    assert set(tries) == {"SCRAM-SHA-256-PLUS"}  # nothing weaker afterwards
+
+
+async def test_a_server_that_refuses_to_bind_gets_the_next_mechanism(world: World, tmp_path: Path) -> None:
+    no = "535 5.7.8 I know nothing of this channel binding"
+    opens(world, BINDING, replies={"AUTH": (no, no, None)})
+    outcome, _ = await send(smarthost(world, tmp_path))
+    assert isinstance(outcome, Delivered)
 
 
 async def test_an_offer_that_was_taken_away_is_noticed(world: World, tmp_path: Path) -> None:
@@ -356,3 +367,36 @@ async def test_a_session_serves_only_those_who_logged_in_as_it_did(world: World,
     assert logins == [1, 2, 2]
     assert [connection.verbs.count("MAIL") for connection in server.connections] == [2, 2, 2]
     assert ["AUTH=<>" in message.mail_parameters for message in server.messages] == [True] * 4 + [False] * 2
+
+
+@pytest.mark.parametrize("point", ["AUTH", "RESPONSE"])
+@pytest.mark.parametrize("reset", [True, False])
+async def test_a_login_that_is_cut_off_is_no_login(
+    world: World, tmp_path: Path, point: str, reset: bool
+) -> None:
+    opens(world, "AUTH SCRAM-SHA-256", replies={point: Drop(reset=reset)})
+    outcome, _ = await send(smarthost(world, tmp_path))
+    assert isinstance(outcome, Deferred)
+    assert (outcome.blame, outcome.phase) == (Blame.HOST, Phase.AUTH)
+    assert world.messages == ()
+
+
+async def test_a_silent_server_is_given_up(world: World, tmp_path: Path) -> None:
+    opens(world, "AUTH SCRAM-SHA-256", replies={"RESPONSE": Silence()})
+    ours = smarthost(world, tmp_path)
+    smtp = msgspec.structs.replace(ours.settings.smtp, timeouts=Timeouts(ehlo=Duration(0.5)))
+    outcome, _ = await send(replace(ours, settings=msgspec.structs.replace(ours.settings, smtp=smtp)))
+    assert isinstance(outcome, Deferred)
+    assert "nothing for 0.5 s" in outcome.why
+
+
+async def test_explain_logs_in_as_a_delivery_would(world: World, tmp_path: Path) -> None:
+    opens(world, "AUTH PLAIN")
+    for password, accepted in ((PASSWORD, True), ("wrong", False)):
+        explained = await explain(
+            smarthost(world, tmp_path, password=password), "anywhere.test", connect=True
+        )
+        (host,) = explained.hosts
+        assert "login-verify" in [finding.code for finding in host.findings]
+        assert [contacted.accepted for contacted in host.contacts] == [accepted]
+        assert password not in repr(explained)

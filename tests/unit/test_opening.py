@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
+from deliver.agent import Agent
+from deliver.attempt import Attempt
 from deliver.errors import Blame
 from deliver.level import Level
-from deliver.message import Envelope
+from deliver.message import Envelope, Mailbox, MessageId, Recipient
+from deliver.net.clock import WallClock
 from deliver.outcome import Deferred, Delivered, Failed, Phase
+from deliver.queue.content import InlineContent
+from deliver.settings import Route, Settings, Tls
+from deliver.tls.pkix import TrustStore
 from deliver.tls.policy import Authentication, TlsPolicy
 from events.catalogue import Event
 from events.fields import Scalar
 from events.port import Allow
+from hints.memory import MemoryHints
 from hints.records import EhloPhase, Word
-from tests.simulate.early import CLEAR, EARLY, PLACE, SECURE, SMTP, Ran, run, script
+from tests.simulate.early import CLEAR, EARLY, PLACE, SECURE, SMTP, Network, Ran, run, script
 
 TEXT = b"Subject: x\r\n\r\n.dot\r\n"
 COMMANDS = b"Subject: x\r\n\r\nRSET\r\nMAIL FROM:<>\r\nRCPT TO:<eve@evil.test>\r\nDATA\r\nevil\r\n.\r\n"
@@ -254,6 +263,17 @@ def test_a_server_without_chunking_behind_the_address_never_reads_content_as_com
             assert not any("eve@" in line for line in server.commands)
 
 
+def test_chunking_that_is_offered_inside_tls_only_waits_for_the_answer() -> None:
+    only = script(keywords=WITHOUT_CHUNKING, keywords_tls=EARLY)
+    ran = run(TEXT, only)
+    delivered_once(ran)
+    assert trips(ran) == 5
+    assert "DATA" in ran.servers[0].commands
+    ran = run(COMMANDS, script(keywords=WITHOUT_CHUNKING), learnt=only)
+    delivered_once(ran)
+    assert not any("eve@" in line for server in ran.servers for line in server.commands)
+
+
 def test_chunking_withdrawn_with_a_large_message_stops_before_its_end() -> None:
     text = b"Subject: x\r\n\r\n" + b"0123456789\r\n" * 10_000
     ran = run(text, script(keywords_tls=WITHOUT_CHUNKING), learnt=script())
@@ -348,3 +368,52 @@ def test_many_recipients() -> None:
         assert all(isinstance(outcome, Delivered) for outcome in ran.outcomes.values())
         assert sorted(ran.held) == sorted(who)
         assert len(ran.servers) == 1
+
+
+@pytest.mark.parametrize("level", [Level.NONE, Level.ENCRYPT])
+@pytest.mark.parametrize("second", [None, "421 4.3.2 busy"])
+async def test_an_attempt_sees_one_session_that_began_again(
+    autojump_clock: trio.testing.MockClock, level: Level, second: str | None
+) -> None:
+    """Learn, meet a refusal, begin again: what the second connection says is the outcome, told once."""
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery)
+        clock = WallClock(1_700_000_000.0)
+        agent = Agent(
+            settings=Settings(
+                tls=Tls(level=level, resumption=False),
+                route=(Route(domains=("*",), via="smarthost", hosts=("[192.0.2.1]:25",)),),
+            ),
+            resolver=None,  # type: ignore[arg-type]
+            dialer=network,
+            hints=MemoryHints(clock=clock.now),
+            clock=clock,
+            rng=Random(1),
+            trust=lambda path: TrustStore.empty(),
+            helo="us.test",
+            learner="test",
+        )
+        refusing = script(replies={"greeting": "554 5.5.0 early"})
+        last = script() if second is None else script(replies={"greeting": second})
+        network.scripts = [script(), refusing, last]
+        results = []
+        for _ in range(2):
+            who = (Recipient(0, Mailbox("ann", "early.test")),)
+            envelope = Envelope(MessageId("m"), None, who, len(TEXT), False, 0.0)
+            story = Attempt(agent, envelope, who, InlineContent(TEXT))
+            await story.run()
+            results.append(story.result())
+        nursery.cancel_scope.cancel()
+    ((_, outcome),) = results[1].outcomes
+    names = [event.name for event in results[1].trace.events]
+    assert len(network.servers) == 3
+    assert "pipeconnect-surprise" in [finding.code for finding in results[1].trace.findings]
+    if second is None:
+        assert isinstance(outcome, Delivered)
+        assert names.count("msg:delivery") == 1
+        assert names.count("msg:host:defer") == 0, "a surprise is no failed host"
+    else:
+        assert isinstance(outcome, Deferred)
+        assert "421 4.3.2 busy" in outcome.why
+        assert names.count("msg:host:defer") == 1
+    assert names.count("tcp:connect") == names.count("tcp:close") == 2

@@ -125,7 +125,7 @@ def agent(net: Net, hints: MemoryHints, clock: WallClock, **more: Any) -> Agent:
 
 
 async def deliver(
-    ways: Mapping[str, Way], *, unreachable: tuple[str, ...] = (), **more: Any
+    ways: Mapping[str, Way], *, unreachable: tuple[str, ...] = (), tried: str | None = None, **more: Any
 ) -> tuple[AttemptResult, Net]:
     async with trio.open_nursery() as nursery:
         net, clock = Net(nursery, ways), WallClock(1_700_000_000.0)
@@ -135,7 +135,7 @@ async def deliver(
             hints.note(note, source="test", reason="before", now=clock.now())
         who = (Recipient(0, Mailbox("a", "x.test")),)
         envelope = Envelope(MessageId("m"), None, who, len(BODY), False, clock.now())
-        story = Attempt(agent(net, hints, clock, **more), envelope, who, InlineContent(BODY))
+        story = Attempt(agent(net, hints, clock, **more), envelope, who, InlineContent(BODY), tried=tried)
         await story.run()
         result = story.result()
         await trio.testing.wait_all_tasks_blocked()
@@ -260,3 +260,15 @@ async def test_a_race_that_is_cancelled_leaves_nothing_open(
     result, net = await deliver({SIX: Way(0.5), FOUR: Way(0.3)}, delivery=Delivery(deadline=after))
     assert isinstance(outcome(result), Deferred)
     assert net.taken(SIX) + net.taken(FOUR) == 0
+
+
+async def test_the_next_attempt_begins_with_another_family(autojump_clock: trio.testing.MockClock) -> None:
+    ways = {SIX: Way(1000), FOUR: Way(1000), "2001:db8::2": Way(1000), OTHER: Way()}
+    _, net = await deliver(ways, tried=SIX)
+    assert [address for address, _ in net.dialled] == [FOUR, OTHER]
+
+
+async def test_an_address_of_our_own_is_never_dialled(autojump_clock: trio.testing.MockClock) -> None:
+    result, net = await deliver({SIX: Way(), FOUR: Way()}, own_sockets=frozenset({(SIX, 25)}))
+    assert outcome(result).contact.address == FOUR
+    assert net.dialled == [(FOUR, 0.0)]

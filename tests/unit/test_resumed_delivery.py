@@ -3,255 +3,39 @@
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from random import Random
-from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
 import pytest
-import trio
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import ocsp as made
 from OpenSSL import SSL
 
 from deliver import securing
-from deliver.agent import Agent
-from deliver.attempt import Attempt
 from deliver.errors import Blame
 from deliver.level import Level
-from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.tlsstream import TlsStream
-from deliver.outcome import AttemptResult, Deferred, Delivered, Resumption, TlsFacts
-from deliver.queue.content import InlineContent
-from deliver.service import build_agent
-from deliver.settings import Delivery, Dns, Route, Rule, Settings, Smtp, Timeouts, Tls
-from deliver.tls.engine import TlsEngine, TlsError
-from events.catalogue import Event, vocabulary_problems
+from deliver.outcome import Deferred, Delivered, Resumption
+from deliver.settings import Rule, Settings, Tls
+from events.catalogue import Event
 from events.port import Refuse
-from hints.memory import MemoryHints
 from hints.records import SessionKey, TlsSession, Word
-from tests.unit.tls.certificates import DAY, Issued, Wish, issue
+from tests.unit.tls.certificates import Wish, issue
 from tests.unit.tls.responder import Answer, respond, revocation_list
-
-NOW = datetime.now(UTC).timestamp()
-VALID: dict[str, Any] = {"not_before": NOW - DAY, "not_after": NOW + 10 * DAY}
-CA = issue(Wish("CA", authority=True, **VALID))
-SERVER = issue(Wish("server", dns_names=("mx.example.org",), **VALID), CA)
-STRICT = issue(Wish("strict", dns_names=("mx.example.org",), must_staple=True, **VALID), CA)
-BODY = b"Subject: hello\r\n\r\nhello\r\n"
-LARGE = 1000  # octets of a ClientHello, a post-quantum key share alone has 1184
-
-
-class Clock:
-    """Real time, and a shift that tests choose."""
-
-    def __init__(self) -> None:
-        self.shift = 0.0
-
-    def now(self) -> float:
-        return datetime.now(UTC).timestamp() + self.shift
-
-
-class Replayed(trio.abc.Stream):
-    """A stream whose first octets were read already."""
-
-    def __init__(self, stream: trio.SocketStream, first: bytes) -> None:
-        self._stream, self._first = stream, first
-        self.socket = stream.socket
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        first, self._first = self._first, b""
-        return first or bytes(await self._stream.receive_some(max_bytes))
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-class Cut(trio.abc.Stream):
-    """Sends only so many octets, and then resets the connection."""
-
-    def __init__(self, stream: trio.SocketStream, octets: int) -> None:
-        self._stream, self.left = stream, octets
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return bytes(await self._stream.receive_some(max_bytes))
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        part, self.left = bytes(data)[: self.left], self.left - len(data)
-        await self._stream.send_all(part)
-        if self.left < 0:
-            self._stream.socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-            self._stream.socket.close()
-            raise trio.BrokenResourceError("cut")
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-@dataclass
-class Server:
-    """One SMTP server; `fault(hello, number)` says what it does to the handshake: "", reset, silent or alert."""
-
-    context: SSL.Context
-    name: str = "mx.example.org"
-    fault: Callable[[bytes, int], str] = lambda hello, number: ""
-    hellos: list[bytes] = field(default_factory=list)
-    resumed: list[bool] = field(default_factory=list)
-    in_clear: int = 0
-    messages: int = 0
-    cut: int | None = None  # octets that it sends inside the second TLS connection
-    answered: int = 0  # EHLO inside TLS, whole
-
-    async def serve(self, stream: trio.SocketStream) -> None:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, TlsError):
-            await self._serve(stream)
-
-    async def _serve(self, stream: trio.SocketStream) -> None:
-        await stream.send_all(f"220 {self.name}\r\n".encode())
-        await stream.receive_some()
-        await stream.send_all(f"250-{self.name}\r\n250 STARTTLS\r\n".encode())
-        if not (await stream.receive_some()).upper().startswith(b"STARTTLS"):
-            self.in_clear += 1
-            await self._talk(stream, b"250 ok\r\n")
-            return
-        await stream.send_all(b"220 go\r\n")
-        hello = bytes(await stream.receive_some(65536))
-        self.hellos.append(hello)
-        match self.fault(hello, len(self.hellos)):
-            case "reset":
-                stream.socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-                stream.socket.close()
-            case "silent":
-                await stream.receive_some()
-            case "alert":
-                await stream.send_all(b"\x15\x03\x03\x00\x02\x02\x28")  # fatal, handshake_failure
-            case "accept-then-reset":
-                await self._shake(stream, hello)
-                stream.socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-                stream.socket.close()
-            case _:
-                await self._talk(await self._shake(stream, hello))
-
-    async def _shake(self, stream: trio.SocketStream, hello: bytes) -> TlsStream:
-        way: trio.abc.Stream = Replayed(stream, hello)
-        if self.cut is not None and len(self.hellos) == 2:
-            way = Cut(way, self.cut)  # type: ignore[arg-type]
-        secure = TlsStream(way, TlsEngine(self.context, server_side=True))
-        self.resumed.append((await secure.do_handshake()).resumed)
-        return secure
-
-    async def _talk(self, stream: trio.abc.Stream, first: bytes = b"") -> None:
-        if first:
-            await stream.send_all(first)
-        while line := await stream.receive_some():
-            data = line.upper().startswith(b"DATA")
-            self.messages += line.endswith(b"\r\n.\r\n")
-            await stream.send_all(b"354 go\r\n" if data else b"250 ok\r\n")
-            self.answered += line.upper().startswith(b"EHLO")
-
-
-def context(
-    server: Issued = SERVER, *, version: int = SSL.TLS1_3_VERSION, staple: bytes = b""
-) -> SSL.Context:
-    made_context = SSL.Context(SSL.TLS_SERVER_METHOD)
-    made_context.set_max_proto_version(version)
-    made_context.set_session_id(b"test")
-    made_context.use_certificate(server.certificate)
-    made_context.use_privatekey(load_pem_private_key(server.key_pem, None))  # type: ignore[arg-type]
-    made_context.add_extra_chain_cert(x509.load_der_x509_certificate(CA.der))
-    if staple:
-        made_context.set_ocsp_server_callback(lambda connection, data: staple)
-    return made_context
-
-
-@dataclass
-class Scene:
-    agent: Agent
-    clock: Clock
-    hints: MemoryHints
-    server: Server
-
-    def change(self, **tls: Any) -> None:
-        settings = self.agent.settings
-        changed = Settings(
-            **{
-                **{name: getattr(settings, name) for name in settings.__struct_fields__},
-                "tls": Tls(trust_store="ca.pem", verify_names=("mx.example.org",), **tls),
-            }
-        )
-        self.agent = replace(self.agent, settings=changed)
-
-    async def deliver(self) -> AttemptResult:
-        recipients = (Recipient(0, Mailbox.parse("a@example.org")),)
-        envelope = Envelope(MessageId("m1"), None, recipients, len(BODY), False, self.clock.now())
-        story = Attempt(self.agent, envelope, recipients, InlineContent(BODY))
-        await story.run()
-        result = story.result()
-        for event in result.trace.events:
-            assert vocabulary_problems(event.name, event.fields) == ()
-        return result
-
-    async def delivered(self) -> TlsFacts:
-        ((_, outcome),) = (await self.deliver()).outcomes
-        assert isinstance(outcome, Delivered), outcome
-        assert outcome.contact.tls is not None
-        return outcome.contact.tls
-
-
-@asynccontextmanager
-async def scene(tmp_path: Path, server: Server, **tls: Any) -> AsyncIterator[Scene]:
-    (tmp_path / "ca.pem").write_bytes(CA.pem)
-    clock = Clock()
-    hints = MemoryHints(clock=clock.now)
-    async with trio.open_nursery() as nursery:
-        (listener,) = await nursery.start(partial(trio.serve_tcp, server.serve, 0, host="127.0.0.1"))
-        settings = Settings(
-            state_dir=str(tmp_path),
-            dns=Dns(resolvers=("127.0.0.1:1",)),
-            delivery=Delivery(helo="relay.example.org"),
-            smtp=Smtp(chunking=False, pipelining=False, timeouts=Timeouts(tls=0.5)),
-            route=(
-                Route(
-                    domains=("*",),
-                    via="smarthost",
-                    hosts=(f"127.0.0.1:{listener.socket.getsockname()[1]}",),
-                ),
-            ),
-        )
-        agent = build_agent(settings, hints=hints, clock=clock, rng=Random(1), learner="test")
-        ready = Scene(agent, clock, hints, server)
-        ready.change(**{"level": Level.VERIFY, **tls})
-        yield ready
-        nursery.cancel_scope.cancel()
-
-
-def names(result: AttemptResult) -> list[str]:
-    return [event.name for event in result.trace.events]
-
-
-def event(result: AttemptResult, name: str) -> Event:
-    return next(event for event in result.trace.events if event.name == name)
-
-
-def codes(result: AttemptResult) -> list[str]:
-    return [finding.code for finding in result.trace.findings]
-
+from tests.unit.tls.scene import (
+    CA,
+    NOW,
+    SERVER,
+    STRICT,
+    VALID,
+    Scene,
+    Server,
+    codes,
+    context,
+    event,
+    names,
+    scene,
+)
 
 VERSIONS = [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION]
 
@@ -416,7 +200,7 @@ async def test_an_action_may_refuse_the_certificate_of_a_resumed_session(tmp_pat
 async def test_a_failed_resumption_is_a_full_handshake(tmp_path: Path, fault: str) -> None:
     """Whatever a server does when a session is offered, the mail arrives in the same attempt."""
     server = Server(context(), fault=lambda hello, number: fault if number == 2 else "")
-    async with scene(tmp_path, server) as seen:
+    async with scene(tmp_path, server, patience=2.0 if fault == "silent" else 30.0) as seen:
         await seen.delivered()
         result = await seen.deliver()
         ((_, outcome),) = result.outcomes
@@ -452,6 +236,22 @@ async def test_a_session_of_another_certificate_is_refused_and_done_in_full(
     assert seen.server.messages == 2
 
 
+async def test_a_refused_full_handshake_ends_what_was_kept(tmp_path: Path) -> None:
+    """The server staples "revoked" by now: the kept session, whose staple still says good, is not used again."""
+    good, revoked = (
+        respond(Answer(STRICT, status, this_update=NOW - 60, next_update=NOW + 3600))
+        for status in (made.OCSPCertStatus.GOOD, made.OCSPCertStatus.REVOKED)
+    )
+    server = Server(context(STRICT, version=SSL.TLS1_2_VERSION, staple=good))
+    async with scene(tmp_path, server) as seen:
+        await seen.delivered()
+        server.context = context(STRICT, version=SSL.TLS1_2_VERSION, staple=revoked)
+        result = await seen.deliver()
+        assert isinstance(result.outcomes[0][1], Deferred)
+        assert not seen.hints._sessions
+    assert server.messages == 1
+
+
 SOAK = os.environ.get("OUTRIDER_SOAK") == "1"
 
 
@@ -481,63 +281,6 @@ async def test_wherever_a_resumed_connection_is_cut_mail_is_neither_lost_nor_in_
 def _port(seen: Scene) -> int:
     (key,) = seen.hints._sessions
     return key.port
-
-
-def _shrinks(hello: bytes, number: int) -> str:
-    return "reset" if len(hello) > LARGE else ""
-
-
-@pytest.mark.parametrize("how", ["reset", "silent"])
-async def test_a_large_hello_that_is_lost_is_tried_small_and_remembered(tmp_path: Path, how: str) -> None:
-    server = Server(context(), fault=lambda hello, number: how if len(hello) > LARGE else "")
-    async with scene(tmp_path, server, resumption=False) as seen:
-        result = await seen.deliver()
-        assert isinstance(result.outcomes[0][1], Delivered)
-        assert [len(hello) > LARGE for hello in server.hellos] == [True, False]
-        assert "tls-retry" in codes(result)
-        assert event(result, "tls:fail:connect").fields["reason"] == "once more with a small hello"
-        facts = await seen.delivered()
-        assert [len(hello) > LARGE for hello in server.hellos] == [True, False, False]
-        assert facts.group is not None
-        assert "MLKEM" not in facts.group
-        seen.clock.shift = 8 * DAY  # the memory decays
-        await seen.delivered()
-    assert [len(hello) > LARGE for hello in server.hellos] == [True, False, False, True, False]
-    assert server.in_clear == 0
-
-
-@pytest.mark.parametrize(("level", "in_clear"), [("may", True), ("encrypt", False), ("verify", False)])
-async def test_after_the_small_hello_clear_text_only_where_the_level_allows_it(
-    tmp_path: Path, level: str, in_clear: bool
-) -> None:
-    server = Server(context(), fault=lambda hello, number: "reset")
-    async with scene(tmp_path, server, level=Level(level)) as seen:
-        result = await seen.deliver()
-    assert len(server.hellos) == 2
-    assert isinstance(result.outcomes[0][1], Delivered if in_clear else Deferred)
-    assert server.in_clear == int(in_clear)
-    assert names(result).count("tls:fail:connect") == 2
-    assert [one.fields["reason"] for one in result.trace.events if one.name == "tls:fail:connect"] == [
-        "once more with a small hello",
-        None,
-    ]
-
-
-@pytest.mark.parametrize("tls", [{"retry_small_hello": False}, {"groups": "X25519MLKEM768:X25519"}])
-async def test_no_small_hello_against_the_settings(tmp_path: Path, tls: dict[str, Any]) -> None:
-    server = Server(context(), fault=_shrinks)
-    async with scene(tmp_path, server, **tls) as seen:
-        result = await seen.deliver()
-    assert isinstance(result.outcomes[0][1], Deferred)
-    assert len(server.hellos) == 1
-
-
-async def test_an_alert_is_no_reason_for_a_small_hello(tmp_path: Path) -> None:
-    server = Server(context(), fault=lambda hello, number: "alert")
-    async with scene(tmp_path, server) as seen:
-        result = await seen.deliver()
-    assert isinstance(result.outcomes[0][1], Deferred)
-    assert len(server.hellos) == 1
 
 
 async def test_verification_that_is_only_tried_is_told(tmp_path: Path) -> None:

@@ -388,6 +388,18 @@ class Gate:
         self.asked.append(question)
         return Refuse("not this one") if question in self.refuse else Allow()
 
+    def watches(self, name: str, fields: object) -> bool:
+        return True
+
+
+async def test_the_actions_asked_are_those_of_today(desk: Desk) -> None:
+    """A session outlives the settings that it was opened under."""
+    await desk.deliver("a@dane-ee.test")
+    gate = Gate()
+    gate.refuse.add(("tls:cert", "m2"))
+    desk.agent = replace(desk.agent, gate=gate)
+    assert isinstance(only(await desk.send("a@dane-ee.test")), Deferred)
+
 
 @pytest.mark.parametrize("name", ["tcp:connect", "smtp:connect", "tls:cert"])
 async def test_an_action_is_asked_for_each_message_and_may_refuse_one(desk: Desk, name: str) -> None:

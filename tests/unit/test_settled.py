@@ -18,7 +18,9 @@ from deliver.smtp.reply import EnhancedCode, Reply
 CONTACT = Contact("mx.example.org", "192.0.2.1", 25)
 JOB = Job("4XyZ", b"d" * 32)
 DELIVERED = Delivered(Reply(250, ("2.0.0 Ok",)), CONTACT)
-FAILED = Failed("no such user", Blame.RECIPIENT, reply=Reply(550, ("5.1.1 no",)), enhanced=EnhancedCode(5, 1, 1))
+FAILED = Failed(
+    "no such user", Blame.RECIPIENT, reply=Reply(550, ("5.1.1 no",)), enhanced=EnhancedCode(5, 1, 1)
+)
 DEFERRED = Deferred("busy", Blame.HOST)
 IN_DOUBT = Deferred("lost", Blame.HOST, in_doubt=True)
 

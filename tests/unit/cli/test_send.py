@@ -16,6 +16,7 @@ from deliver.cli import outrider
 from events import outbox
 from events.catalogue import Event
 from tests.internet import LiveInternet
+from tests.internet.behaviour import KEYWORDS, Behaviour
 
 TEXT = b"Subject: hi\n\nhello\n"
 
@@ -55,6 +56,19 @@ def send(
 )
 def test_exit_status(live: LiveInternet, tmp_path: Path, recipients: list[str], status: int) -> None:
     assert send(live, tmp_path, "-f", "me@example.org", *recipients).exit_code == status
+
+
+def test_addresses_outside_ascii_reach_a_server_that_takes_them(live: LiveInternet, tmp_path: Path) -> None:
+    assert send(live, tmp_path, "-f", "grüße@example.org", "jürg@plain.test").exit_code == 69  # 5.6.7
+    server = live.world.server("mx.plain.test")
+    server.behaviour = Behaviour(keywords=(*KEYWORDS, "SMTPUTF8"))
+    try:
+        assert send(live, tmp_path, "-f", "grüße@example.org", "jürg@plain.test").exit_code == 0
+    finally:
+        server.behaviour = Behaviour()
+    assert server.messages[-1].sender == "grüße@example.org"
+    assert server.messages[-1].recipients == ("jürg@plain.test",)
+    assert send(live, tmp_path, "-f", "me@example.org", "a\u202eb@plain.test").exit_code == 64
 
 
 def test_no_recipient_is_a_usage_error(live: LiveInternet, tmp_path: Path) -> None:

@@ -56,7 +56,11 @@ def test_nothing_of_weight_is_loaded() -> None:
         "print(' '.join(sys.modules))"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", code, "conf/outrider.toml"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, "conf/outrider.toml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     loaded = {name.partition(".")[0] for name in ran.stdout.split()}
     assert loaded & HEAVY == set()

@@ -45,7 +45,9 @@ def test_any_octets_are_an_offer_or_refused(payload: bytes) -> None:
     assert payload.startswith(VERSION.encode())
 
 
-@given(st.lists(st.tuples(st.sampled_from([CONTENT, END, GO, NO]), st.binary(max_size=40))), st.integers(1, 50))
+@given(
+    st.lists(st.tuples(st.sampled_from([CONTENT, END, GO, NO]), st.binary(max_size=40))), st.integers(1, 50)
+)
 def test_frames_survive_any_portions(sent: list[tuple[int, bytes]], size: int) -> None:
     sent = [(kind, payload if frames.LIMITS[kind] else b"") for kind, payload in sent]
     octets = b"".join(frames.encode(kind, payload) for kind, payload in sent)

@@ -34,7 +34,9 @@ class Deliveries:
     error: Exception | None = None
     got: list[tuple[Envelope, bytes, Job | None]] = field(default_factory=list)
 
-    async def deliver(self, envelope: Envelope, content: Content, job: Job | None, limit: Limit) -> tuple[Result, ...]:
+    async def deliver(
+        self, envelope: Envelope, content: Content, job: Job | None, limit: Limit
+    ) -> tuple[Result, ...]:
         if self.error is not None:
             raise self.error
         self.got.append((envelope, await content.read(0, content.size), job))
@@ -135,6 +137,13 @@ async def test_what_the_caller_should_do_itself_is_refused(
     assert deliveries.got == []
 
 
+async def test_content_that_does_not_wait_for_go_is_kept(autojump_clock: MockClock) -> None:
+    deliveries = Deliveries()
+    await converse([offered() + b"".join(message(b"one\n", b"two\n"))], deliveries)
+    ((_, content, _),) = deliveries.got
+    assert content == b"one\r\ntwo\r\n"
+
+
 async def test_another_user_is_refused(autojump_clock: MockClock) -> None:
     ((kind, said),) = await converse([offered()], Deliveries(), uid=ME + 1)
     assert (kind, said) == (NO, f"user {ME + 1} is not served here".encode())
@@ -147,10 +156,42 @@ async def test_another_version_is_refused(autojump_clock: MockClock) -> None:
     assert b"version" in said
 
 
-@pytest.mark.parametrize("changes", [{"max_connections": 0}, {"room": lambda: False}])
-async def test_no_room_is_said(autojump_clock: MockClock, changes: dict[str, Any]) -> None:
-    ((kind, _),) = await converse([offered()], Deliveries(), **changes)
+async def test_no_room_is_said(autojump_clock: MockClock) -> None:
+    ((kind, _),) = await converse([offered()], Deliveries(), room=lambda: False)
     assert kind == NO
+
+
+async def test_calls_beyond_the_limit_wait_for_their_turn(autojump_clock: MockClock) -> None:
+    most = now = 0
+
+    class Slow(Deliveries):
+        async def deliver(
+            self, envelope: Envelope, content: Content, job: Job | None, limit: Limit
+        ) -> tuple[Result, ...]:
+            nonlocal most, now
+            now += 1
+            most = max(most, now)
+            await trio.sleep(1)
+            now -= 1
+            return await super().deliver(envelope, content, job, limit)
+
+    deliveries = Slow()
+    listener = HandoverListener(desk(), cast(Direct, deliveries), WallClock(), lambda: MessageId("m1"))
+
+    async def call() -> None:
+        ours, theirs = memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listener.handle, theirs, ME)
+            await ours.send_all(offered() + b"".join(message(b"x\n")))
+            while not bytes(await ours.receive_some()).startswith(b"A"):
+                pass
+            await ours.aclose()
+
+    async with trio.open_nursery() as calls:
+        for _ in range(7):
+            calls.start_soon(call)
+    assert len(deliveries.got) == 7
+    assert most == 2
 
 
 @pytest.mark.parametrize(

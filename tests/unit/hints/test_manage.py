@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from deliver import attempt
+from deliver import addresses
 from hints import advice as hints_advice
 from hints.advice import advice
 from hints.file import HintsFile
@@ -112,4 +112,4 @@ def test_advice_says_what_a_delivery_does(path):
 
 
 def test_advice_speaks_of_the_time_that_deliveries_use():
-    assert hints_advice.RECENT == attempt.RECENT
+    assert hints_advice.RECENT == addresses.RECENT

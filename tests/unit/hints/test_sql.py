@@ -16,6 +16,7 @@ import trio
 
 from hints import sql
 from hints.location import file_of
+from hints.memory import fold
 from hints.port import AddressView
 from hints.prune import PRUNE_EVERY, REACHED
 from hints.records import EhloAnswer, EhloPhase, LevelSeen, Reachability
@@ -504,3 +505,19 @@ async def test_a_file_that_may_only_be_read_is_said_once_and_nothing_stops(opene
     )
     assert (ran.returncode, ran.stdout.decode().strip()) == (0, "1\n1"), ran.stderr.decode()
     assert len(ran.stderr.decode().splitlines()) == 1
+
+
+async def test_a_note_that_is_not_written_yet_is_folded_in_once(opened, clock, monkeypatch):
+    hints = opened()
+    folded = []
+    monkeypatch.setattr(sql, "fold", lambda *parts: folded.append(parts) or fold(*parts))
+    for _ in range(50):
+        fail(hints, clock)
+        await hints.look(HOST, (A,), 25)
+    assert await failures(hints) == 50
+    assert len(folded) == 50, "the work of a busy hour must not grow with its square"
+    await hints.flush()
+    fail(hints, clock)
+    assert await failures(hints) == 51
+    other = (await hints.look("other.example.org", (A,), 25))[0]
+    assert other.failures == 0, "another host's notes are not its own"

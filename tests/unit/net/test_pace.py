@@ -209,3 +209,11 @@ async def test_a_greeting_counts_against_the_session(autojump_clock: trio.testin
         await wire.greeting()
     assert trio.current_time() == 30
     await wire.close()
+
+
+async def test_the_next_message_may_have_other_limits(autojump_clock: trio.testing.MockClock) -> None:
+    pace = Pace(TIMEOUTS, RATE)
+    pace.begin(1000)
+    pace.timeouts, pace.min_rate = Timeouts(session=Duration(30)), 500
+    pace.begin(1000)
+    assert pace.patience(Phase.MAIL) == 32

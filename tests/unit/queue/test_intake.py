@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,30 @@ async def test_a_shard_in_an_impossible_place(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="make the directory exist"):
         async with open_shard(tmp_path / "file" / "queue", 0, NOW):
             pytest.fail("it cannot be opened")
+
+
+async def test_messages_that_arrive_side_by_side_share_commits_and_a_single_one_does_not_wait(
+    tmp_path: Path,
+) -> None:
+    async with open_shard(tmp_path, 0, NOW) as shard:
+        to, _ = intake(shard)
+        asked: list[float] = []
+        write = shard.sql.write
+
+        async def noting(fn, *, durable=True, patience=0.0):
+            asked.append(patience)
+            return await write(fn, durable=durable, patience=patience)
+
+        object.__setattr__(shard, "sql", type("Noting", (), {"write": staticmethod(noting)}))
+        for number in range(2):
+            sink = await to.begin(replace(ORIGIN, message_id=MessageId(f"alone{number}")))
+            await sink.write(b"x\r\n")
+            await sink.commit(replace(envelope(3), id=MessageId(f"alone{number}")))
+        first = await to.begin(replace(ORIGIN, message_id=MessageId("first")))
+        second = await to.begin(replace(ORIGIN, message_id=MessageId("second")))
+        await first.commit(replace(envelope(0), id=MessageId("first")))
+        await second.abandon()
+        third = await to.begin(replace(ORIGIN, message_id=MessageId("third")))
+        await third.commit(replace(envelope(0), id=MessageId("third")))
+        assert asked == [0.0, 0.0, door.COMPANY, 0.0]
+        object.__setattr__(shard, "sql", None)

@@ -85,6 +85,7 @@ class Desk:
         self.clock = WallClock(NOW)
         self.serial = 0
         self.woken = 0
+        self.asked = 0
         self.rules: tuple[freeze.Rule, ...] = ()
         self.upkeep = Upkeep(
             Shard(self.sql, self.journal, self.spool),
@@ -96,6 +97,7 @@ class Desk:
             ),
             clock=self.clock,
             changed=self.changed,
+            retry=self.retry,
             frozen=self.frozen,
             append=self.recorder,
         )
@@ -103,6 +105,9 @@ class Desk:
     def new_id(self) -> MessageId:
         self.serial += 1
         return MessageId(f"bounce{self.serial}")
+
+    def retry(self) -> None:
+        self.asked += 1
 
     def changed(self) -> None:
         self.woken += 1
@@ -368,7 +373,10 @@ async def test_tools_are_noticed_within_a_second(autojump_clock, desk):
         await trio.sleep(1.0)
         assert desk.woken == before + 1
         await trio.sleep(5.0)
-        assert desk.woken == before + 1
+        assert (desk.woken, desk.asked) == (before + 1, 0)
+        await desk.do(lambda conn: changes.retry(conn, [], NOW))
+        await trio.sleep(1.0)
+        assert desk.asked == 1
         nursery.cancel_scope.cancel()
 
 
@@ -382,3 +390,50 @@ async def test_history_of_reports_is_kept_with_the_message(autojump_clock, desk)
     ]
     await desk.do(lambda conn: store.forget(conn, before=NOW + 10**6))
     assert await desk.sql.read(lambda conn: conn.execute(select(report)).all()) == []
+
+
+async def test_a_bug_in_one_report_stops_neither_the_others_nor_the_relay(
+    autojump_clock, desk, monkeypatch, caplog
+):
+    await desk.do(lambda conn: accept(conn, "m1"))
+    await desk.do(lambda conn: accept(conn, "m2", sender="x@other.example"))
+    await desk.settle(FAILED)
+    composer = Notifier.composer
+
+    def broken(self, content, now):
+        compose = composer(self, content, now)
+
+        def write(about, entries):
+            if about.id == "m1":
+                raise KeyError("a bug")
+            return compose(about, entries)
+
+        return write
+
+    monkeypatch.setattr(Notifier, "composer", broken)
+    with trio.move_on_after(30):
+        await desk.upkeep.run()
+    assert [to for to, _ in await desk.notices()] == ["x@other.example"]
+    assert caplog.text.count("KeyError: 'a bug'") == 1
+    monkeypatch.setattr(Notifier, "composer", composer)
+    await trio.sleep(600)
+    await desk.upkeep.step()
+    assert len(await desk.notices()) == 2
+
+
+async def test_the_upkeep_outlives_an_unexpected_error(autojump_clock, desk, monkeypatch, caplog):
+    read, failures = desk.sql.read, []
+
+    async def failing(work):
+        if not failures:
+            failures.append(1)
+            raise KeyError("a bug")
+        return await read(work)
+
+    await desk.do(lambda conn: accept(conn, "m1"))
+    await desk.settle(FAILED)
+    monkeypatch.setattr(desk.sql, "read", failing)
+    with trio.move_on_after(30):
+        await desk.upkeep.run()
+    assert len(await desk.notices()) == 1
+    assert "failed unexpectedly" in caplog.text

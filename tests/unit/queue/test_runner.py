@@ -356,7 +356,7 @@ async def test_a_settlement_that_the_database_refuses_is_tried_again(
 ):
     write, failures = house.sql.write, []
 
-    async def refusing(fn, *, durable=True):
+    async def refusing(fn, *, durable=True, patience=0.0):
         if durable and len(failures) < 3:
             failures.append(trio.current_time())
             raise StorageError("writing", "the disk is full", "free disk space")
@@ -376,7 +376,7 @@ async def test_a_settlement_that_stays_refused_keeps_its_proof_and_is_made_up_fo
     write = house.sql.write
     refusing = True
 
-    async def refuse(fn, *, durable=True):
+    async def refuse(fn, *, durable=True, patience=0.0):
         if durable and refusing:
             raise StorageError("writing", "the disk is full", "free disk space")
         return await write(fn, durable=durable)
@@ -407,7 +407,7 @@ async def test_a_database_that_cannot_be_claimed_from_is_waited_for(
 ):
     write, failures = house.sql.write, []
 
-    async def refusing(fn, *, durable=True):
+    async def refusing(fn, *, durable=True, patience=0.0):
         if len(failures) < 5:
             failures.append(1)
             raise StorageError("writing", "locked", "wait")

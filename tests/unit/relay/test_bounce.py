@@ -274,6 +274,15 @@ def test_with_smtputf8_the_report_is_in_utf8():
     assert "Subject: Gr\u00fc\u00dfe" in composed.text.decode()
 
 
+def test_a_header_in_utf8_comes_back_as_it_was_where_smtputf8_was_asked():
+    header = "Subject: Gr\u00fc\u00dfe\r\n\r\n".encode()
+    with_it = made(content=header, of=envelope(smtputf8=True))
+    assert b"message/global-headers" in with_it.text
+    assert header.strip() in with_it.text
+    assert (with_it.eight_bit, with_it.smtputf8) == (True, False)
+    assert made(content=header).text.isascii()
+
+
 def test_without_smtputf8_other_alphabets_are_written_in_ascii():
     original = OriginalRecipient("utf-8", "jos\u00e9+x@example.org")
     composed = made(entry(original=original))
@@ -336,7 +345,7 @@ def test_whatever_peers_and_senders_say_the_report_is_clean_and_has_three_parts(
     message = message_from_bytes(text, policy=policy.SMTP)
     kinds = (
         ["text/plain", "message/global-delivery-status", "message/global-headers"]
-        if utf8
+        if utf8  # the address needs it
         else ["text/plain", "message/delivery-status", "text/rfc822-headers"]
     )
     assert [part.get_content_type() for part in message.iter_parts()] == kinds

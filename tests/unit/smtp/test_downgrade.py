@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deliver.smtp.dot import MAX_LINE, MessageText
-from deliver.smtp.downgrade import MAX_DEPTH, Unconvertible, has_ascii_headers, to_7bit
+from deliver.smtp.downgrade import MAX_DEPTH, MAX_HEADER, MAX_PARTS, Unconvertible, has_ascii_headers, to_7bit
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True)
 UMLAUTS = "Viele Grüße aus Köln, auch von den anderen\r\n".encode()
@@ -176,6 +176,15 @@ def test_nesting_is_bounded() -> None:
     with pytest.raises(Unconvertible, match="deep"):
         to_7bit(nested(5 * MAX_DEPTH))
     assert not has_ascii_headers(nested(5 * MAX_DEPTH))
+
+
+def test_what_is_looked_into_is_bounded() -> None:
+    header = b"X: y\r\n" * (MAX_HEADER // 6 + 1)
+    with pytest.raises(Unconvertible, match="too long"):
+        to_7bit(header + b"\r\n" + UMLAUTS)
+    assert not has_ascii_headers(header + b"\r\n" + UMLAUTS)
+    with pytest.raises(Unconvertible, match="too many"):
+        to_7bit(mime("multipart/mixed; boundary=b", b"--b\r\n\r\n\xff\r\n" * (MAX_PARTS + 2)))
 
 
 def test_headers_of_parts_count_too() -> None:

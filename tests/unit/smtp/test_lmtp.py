@@ -24,6 +24,7 @@ OPENED = b"LHLO mta.test\r\nMAIL FROM:<a@b.test>\r\n"
 
 def drive(machine: LmtpMachine, data: bytes, answers: dict[str, Reply] | None = None) -> list[str]:
     """Feed everything; all replies, one line each. Recipients named `no` are refused."""
+    table = answers or {}
     machine.receive(data)
     sent = b""
     while (action := machine.next_action()) is not None:
@@ -35,7 +36,6 @@ def drive(machine: LmtpMachine, data: bytes, answers: dict[str, Reply] | None = 
             case ConsiderSender() | ConsiderRecipient() | BeginContent():
                 machine.accept()
             case EndContent():
-                table = answers or {}
                 machine.accept_each(lambda who: table.get(who.local_part, Reply(250, (f"2.0.0 {who}",))))
             case Close():
                 break
@@ -72,12 +72,22 @@ def test_one_reply_per_accepted_rcpt_in_their_order() -> None:
         OPENED + rcpt("x", "no", "y", "x") + b"DATA\r\nhi\r\n.\r\nQUIT\r\n",
         {"y": Reply(451, ("4.2.1 later",))},
     )
-    assert said[-4:] == ["250 2.0.0 x@c.test", "451 4.2.1 later", "250 2.0.0 x@c.test", "221 2.0.0 mx.test closing connection"]
+    assert said[-4:] == [
+        "250 2.0.0 x@c.test",
+        "451 4.2.1 later",
+        "250 2.0.0 x@c.test",
+        "221 2.0.0 mx.test closing connection",
+    ]
 
 
 @pytest.mark.parametrize(
     ("content", "code"),
-    [(b"a\nb\r\n.\r\n", "550"), (b"a\0b\r\n.\r\n", "550"), (b"x\r\n" * 500 + b".\r\n", "552"), (b"y" * 999 + b"\r\n.\r\n", "550")],
+    [
+        (b"a\nb\r\n.\r\n", "550"),
+        (b"a\0b\r\n.\r\n", "550"),
+        (b"x\r\n" * 500 + b".\r\n", "552"),
+        (b"y" * 999 + b"\r\n.\r\n", "550"),
+    ],
 )
 def test_what_refuses_the_content_is_said_to_each(content: bytes, code: str) -> None:
     said = drive(machine(), OPENED + rcpt("x", "y") + b"DATA\r\n" + content + b"NOOP\r\n")
@@ -110,7 +120,9 @@ def test_a_transaction_leaves_nothing_to_the_next() -> None:
 
 
 @given(st.lists(st.sampled_from(["x", "y", "z", "no"]), min_size=1, max_size=30), st.integers(1, 40))
-def test_replies_after_the_content_are_as_many_as_positive_replies_to_rcpt(names: list[str], size: int) -> None:
+def test_replies_after_the_content_are_as_many_as_positive_replies_to_rcpt(
+    names: list[str], size: int
+) -> None:
     subject = machine()
     data = OPENED + rcpt(*names) + b"DATA\r\nhi\r\n.\r\n"
     said: list[str] = []

@@ -51,6 +51,7 @@ NOTHING = (False, False, False, False, False)
         ((CLEAR, without(TLS, "PIPECONNECT")), {}, (True, True, False, True, False)),
         ((CLEAR, without(TLS, "PIPELINING")), {}, (True, True, False, True, False)),
         ((without(CLEAR, "STARTTLS"), TLS), {}, (True, False, False, True, False)),
+        ((without(CLEAR, "CHUNKING"), TLS), {}, (True, True, False, False, True)),
         ((CLEAR, TLS), {"wanted": False}, NOTHING),
         ((CLEAR, TLS), {"pipelining": False}, NOTHING),
         ((CLEAR, TLS), {"own_answer": True}, (True, True, False, True, False)),

@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 
+from deliver.explanation import in_words
 from deliver.report.trace import Stage, Verdict
 from deliver.resolve.answer import TlsaRecord
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget
@@ -101,6 +102,23 @@ def test_only_authenticated_policies_carry_names_and_records() -> None:
         if isinstance(policy, TlsPolicy):
             assert bool(policy.names) is (wanted in (BY_PKIX, BY_DANE, TRIED))
             assert bool(policy.records) is (wanted == BY_DANE)
+
+
+@pytest.mark.parametrize(
+    ("level", "words"),
+    [
+        (Level.NONE, "clear text"),
+        (Level.MAY, "TLS if offered"),
+        (Level.TRY_VERIFY, "TLS if offered, verification tried"),
+        (Level.ENCRYPT, "TLS required, not authenticated"),
+        (Level.VERIFY, "TLS required, authenticated by PKIX"),
+        (Level.DANE, "TLS required, authenticated by DANE"),
+    ],
+)
+def test_each_level_in_words(level: Level, words: str) -> None:
+    policy = decide(level, mx_plan(), host_plan(USABLE))
+    assert isinstance(policy, TlsPolicy)
+    assert in_words(policy) == words
 
 
 def test_levels_that_want_tlsa() -> None:
