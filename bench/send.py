@@ -58,6 +58,8 @@ def _exim(programs: Programs, directory: Path, host: str, port: int) -> Call:
     kept = programs.environment("exim")
     for name in ("spool", "log"):
         (directory / name).mkdir()
+    for path in (directory, *directory.iterdir()):
+        os.chown(path, user.uid, user.gid)
     configuration = directory / "exim.conf"
     configuration.write_text(f"""\
 exim_path = {program}
@@ -80,8 +82,6 @@ out:
   allow_localhost
   hosts_try_dane =
 """)
-    for path in (directory, *directory.iterdir()):
-        os.chown(path, user.uid, user.gid)
     words = [str(program), "-C", str(configuration), "-odf", "-f", "me@sender.test", RECIPIENT]
     return lambda: _ran(words, env=kept)
 

@@ -26,9 +26,6 @@ from dataclasses import replace
 from random import Random
 
 import trio
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
 
 from deliver.configuration.files import read_secret
 from deliver.encounter import NO_SECURITY, Encounter, Unusable
@@ -50,6 +47,7 @@ from deliver.smtp.sasl import (
     candidates,
     challenge_of,
 )
+from deliver.tls.certificate import end_point
 from deliver.tls.policy import Authentication, Level, TlsPolicy, decide
 from deliver.tls.policy import Refuse as Refusal
 from events.port import Refuse
@@ -116,7 +114,8 @@ class LoggingIn(Encounter):
             return
         if tls.version == "TLSv1.3":  # not unique before it (RFC 9266 3)
             yield Binding("tls-exporter", stream.keying_material(b"EXPORTER-Channel-Binding", 32))
-        digest = _end_point(stream.leaf())
+        leaf = stream.leaf()
+        digest = None if leaf is None else end_point(leaf)
         if digest is not None:
             yield Binding("tls-server-end-point", digest)
 
@@ -253,18 +252,3 @@ def _forms(credentials: Credentials) -> tuple[str, ...]:
 def _nonces(rng: Random) -> Iterator[str]:
     while True:
         yield f"{rng.getrandbits(NONCE_BITS):048x}"
-
-
-def _end_point(leaf: bytes | None) -> bytes | None:
-    """tls-server-end-point (RFC 5929 4.1); None where it is not defined."""
-    if leaf is None:
-        return None
-    try:
-        certificate = x509.load_der_x509_certificate(leaf)
-        algorithm = certificate.signature_hash_algorithm
-    except (ValueError, UnsupportedAlgorithm):
-        return None
-    if algorithm is None:
-        return None
-    weak = isinstance(algorithm, hashes.MD5 | hashes.SHA1)
-    return certificate.fingerprint(hashes.SHA256() if weak else algorithm)

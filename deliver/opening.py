@@ -44,6 +44,7 @@ from deliver.smtp.pipeconnect import (
     Surprise,
     as_remembered,
     plan_opening,
+    promises,
 )
 from deliver.smtp.reply import Reply
 from deliver.smtp.transaction import Transaction
@@ -192,6 +193,8 @@ class Opening(Reusing, LoggingIn):
             raise self._unusable(f"{self._target}: {error.happened}", Phase.EHLO) from error
         await self._greet()
         await self._ehlo(EhloPhase.CLEAR)
+        if not promises(wire.capabilities):  # such a server may take it amiss later in the session
+            raise self._unusable(f"{self._target.host} takes nothing early any more", Phase.EHLO)
         if not starttls:
             self._ahead = False
         elif not wire.capabilities.starttls:
@@ -232,7 +235,7 @@ class Opening(Reusing, LoggingIn):
                 return f"{self._target} refuses EHLO: {reply}"
             self._took_ehlo(reply, presumed.phase)
             self._presumed = replace(presumed, answer=self._open_wire.capabilities)
-            same = self._open_wire.capabilities.pipelining and still_planned()
+            same = promises(self._open_wire.capabilities) and still_planned()
             return None if same else f"{self._target.host} does not offer what it offered before"
 
         return EarlyEhlo(Ehlo(self._name), presumed.answer, transaction, take)

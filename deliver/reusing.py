@@ -55,6 +55,7 @@ class Terms:
     sni: str
     request_ocsp: bool
     tls: Tls
+    min_rate: int
     login: Login | None = None
 
 
@@ -72,6 +73,7 @@ def terms_of(agent: Agent, destination: Destination, target: Target, policy: Tls
         sni=policy.sni,
         request_ocsp=policy.request_ocsp,
         tls=destination.tls,
+        min_rate=destination.smtp.min_rate,
         login=target.login,
     )
 
@@ -159,9 +161,8 @@ class Reusing(Securing):
         wire.ledger = Ledger()
         began = trio.current_time()
         await self._ask_gate(self._events.connecting(), Phase.CONNECT)
-        for announced in self._events.announced_again():
-            if agent.gate.watches(announced.name, announced.fields):
-                await self._ask_gate(announced, Phase.TLS)
+        for announced in self._events.announced_again(agent.gate.watches):
+            await self._ask_gate(announced, Phase.TLS)
         if trio.current_time() - began > UNHEARD:
             with trio.move_on_after(GLANCE):
                 await self.overhear()

@@ -63,10 +63,16 @@ log = logging.getLogger("outrider.queue")
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What became of a claim; `again`: when a recipient is due again (epoch seconds), inf for never."""
+    """What became of a claim, and what is to be recorded of it."""
 
     result: AttemptResult
-    again: float
+    settlements: tuple[Settlement, ...]
+
+    @property
+    def again(self) -> float:
+        """When a recipient is due again (epoch seconds), inf for never."""
+        due = (each.next_attempt for each in self.settlements if each.next_attempt is not None)
+        return min(due, default=math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +113,8 @@ class Execution:
     append: Append
     settled: Callable[[], None]
 
-    async def run(self, claim: Claim, scope: trio.CancelScope) -> Ended:
-        """Attempt within `scope`, then settle, whatever happens; never raises an Exception."""
-        again = math.inf
+    async def run(self, claim: Claim, scope: trio.CancelScope, over: Callable[[Ended], None]) -> None:
+        """Attempt within `scope`, then tell `over`, who sees to `settle`. Raises no Exception."""
         journalled: dict[int, Reply] = {}
         attempt: Attempt | None = None
         result = conclusion.interrupted(claim.recipients, started=False)
@@ -130,9 +135,7 @@ class Execution:
             if attempt is not None:
                 result = self._result_of(attempt, claim)
             result = conclusion.conclude(claim.recipients, result, journalled)
-            with trio.CancelScope(shield=True):
-                again = await self._finish(claim, result)
-        return Ended(result, again)
+            over(Ended(result, self._settlements(claim, result)))
 
     async def _watch(self, attempt: Attempt, read: _Counter, claim: Claim) -> None:
         """Run the attempt, and end it when nothing happens any more."""
@@ -164,14 +167,16 @@ class Execution:
             log.exception("%s: attempt %d has no result", claim.envelope.id, claim.number)
             return conclusion.interrupted(claim.recipients, started=True)
 
-    async def _finish(self, claim: Claim, result: AttemptResult) -> float:
-        """Settle; returns when a recipient is due again, inf for never."""
+    async def settle(self, claim: Claim, ended: Ended) -> None:
+        """Put on record what became of the claim, also under cancellation; raises no Exception."""
+        with trio.CancelScope(shield=True):
+            await self._finish(claim, ended)
+
+    async def _finish(self, claim: Claim, ended: Ended) -> None:
         settled: Settled | None = None
-        settlements: tuple[Settlement, ...] = ()
         try:
-            settlements = self._settlements(claim, result)
             with trio.move_on_after(SETTLE_PATIENCE):
-                settled = await self._settle(claim, result, settlements)
+                settled = await self._settle(claim, ended.result, ended.settlements)
             if settled is not None and settled.removable:
                 await trio.to_thread.run_sync(remove, self.shard.spool, settled.removable)
         except Exception:
@@ -181,8 +186,6 @@ class Execution:
                 log.critical(
                     "%s: attempt %d is open until its lease expires", claim.envelope.id, claim.number
                 )
-        due = (each.next_attempt for each in settlements if each.next_attempt is not None)
-        return min(due, default=math.inf)
 
     async def _content(self, claim: Claim) -> Content | None:
         """The content; None, and an error in the log, when it cannot be read."""
@@ -209,6 +212,14 @@ class Execution:
         self.shard.journal.note(Proof(claim.attempt_id, claim.envelope.id, ordinals, reply))
 
     def _settlements(self, claim: Claim, result: AttemptResult) -> tuple[Settlement, ...]:
+        """What is to be recorded; nothing, so that all are queued again, if that cannot be said."""
+        try:
+            return self._decide(claim, result)
+        except Exception:
+            log.exception("%s: attempt %d cannot be settled", claim.envelope.id, claim.number)
+            return ()
+
+    def _decide(self, claim: Claim, result: AttemptResult) -> tuple[Settlement, ...]:
         now = self.clock.now()
         waited = {
             recipient.ordinal: seconds

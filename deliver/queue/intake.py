@@ -46,8 +46,8 @@ class QueueIntake:
     """The `Intake` port over one shard. `accepted` is called after each commit, to wake the runner.
 
     `min_free` octets of disk stay free: below that no message may begin, nor while `room` says no or
-    the shard stands still. `traffic` tells whether clients send side by side. Sizes in octets, `max_size` 0 is
-    no limit.
+    the shard stands still. `traffic` tells whether clients send side by side. Sizes in octets, `max_size`
+    0 is no limit.
     """
 
     shard: Shard

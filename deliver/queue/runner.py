@@ -58,6 +58,7 @@ class Running:
     started: float
     held: tuple[Key, ...]
     scope: trio.CancelScope
+    execution: Execution
 
 
 class Runner:
@@ -102,7 +103,7 @@ class Runner:
 
     @property
     def running(self) -> int:
-        """Attempts under way."""
+        """Attempts under way, or not settled yet."""
         return len(self._running)
 
     def poke(self) -> None:
@@ -181,7 +182,7 @@ class Runner:
             await self._tidy(now)
             for running in await self._claim():
                 # registered before anything is awaited: what is claimed is settled
-                attempts.start_soon(self._work, running)
+                attempts.start_soon(self._work, running, attempts)
             if self._occupancy.free(now) == 0:
                 return min(LONGEST_SLEEP, max(0.0, self._occupancy.next_change() - now))
             return await self._pause(now)
@@ -218,30 +219,30 @@ class Runner:
 
     def _began(self, claim: Claim, held: tuple[Key, ...], now: float) -> Running:
         slow = self.lanes.slow(claim.domain)
-        running = Running(claim, self.lanes.begin(claim.domain), now, held, trio.CancelScope())
+        site = self.lanes.begin(claim.domain)
+        running = Running(claim, site, now, held, trio.CancelScope(), self._execution)
         self.throttle.hold(held)
         self._occupancy.begin(claim.attempt_id, now, slow=slow)
         self._running[claim.attempt_id] = running
         return running
 
-    def _ended(self, running: Running, ended: Ended | None) -> Feedback:
-        """The counterpart of `_began`; `ended` None: nothing is known."""
+    def _ended(self, running: Running, ended: Ended) -> Feedback:
+        """The counterpart of `_began`, as far as others wait for it: its settlement follows."""
         now, claim = self._clock.now(), running.claim
-        said = Feedback.NEUTRAL if ended is None else feedback(ended.result)
+        said = feedback(ended.result)
         before = self.lanes.lane(claim.domain)
         lane = self.lanes.end(
             claim.domain,
             running.site,
             said,
-            None if ended is None else ended.result.site,
+            ended.result.site,
             started=running.started,
             now=now,
-            again=math.inf if ended is None else ended.again,
+            again=ended.again,
         )
         self._say_pause(claim.domain, before, lane, now)
         self.throttle.release(running.held)
         self._occupancy.end(claim.attempt_id)
-        del self._running[claim.attempt_id]
         self._wake.set()
         return said
 
@@ -252,21 +253,30 @@ class Runner:
         elif before.failures and not lane.failures:
             say(log, logging.INFO, "site answers again", site=self.lanes.site(domain), domain=domain)
 
-    async def _work(self, running: Running) -> None:
-        """Attempts for one site, one behind the other, each from its claim to its settlement."""
-        served = 0
+    async def _work(self, running: Running, nursery: trio.Nursery) -> None:
+        """Attempts for one site, one behind the other; each is settled while the next one is under way."""
+        said, served = Feedback.NEUTRAL, 0
+
+        def over(ended: Ended) -> None:
+            nonlocal said
+            said = self._ended(running, ended)
+            nursery.start_soon(self._settle, running, ended)
+
         following: tuple[Running, ...] = (running,)
         while following:
             (running,) = following
-            ended: Ended | None = None
-            try:
-                ended = await self._execution.run(running.claim, running.scope)
-            finally:
-                said = self._ended(running, ended)
+            await running.execution.run(running.claim, running.scope, over)
             served += 1
             following = ()
             if said is Feedback.GOOD and not running.scope.cancel_called and self._may_go_on(served):
                 following = await self._next(running.claim.domain)
+
+    async def _settle(self, running: Running, ended: Ended) -> None:
+        try:
+            await running.execution.settle(running.claim, ended)
+        finally:
+            del self._running[running.claim.attempt_id]
+            self._wake.set()
 
     def _may_go_on(self, served: int) -> bool:
         return not self._stopping and (served < TURN or self._occupancy.free(self._clock.now()) > 1)

@@ -6,8 +6,8 @@
     spool-0/                  content too large for a row
 
 A fault of the storage latches, see `deliver.queue.latch`. Opening it migrates the tables, replays the
-journal, ends the attempts of the process before, and clears the spool of files that no row names. A shard that
-another process owns is refused.
+journal, ends the attempts of the process before, and clears the spool of files that no row names. A shard
+that another process owns is refused.
 """
 
 from __future__ import annotations

@@ -209,11 +209,18 @@ class Connection:
         self._testimony = replace(self._testimony, trace=Trace())
         return self._testimony.trace
 
-    def announced_again(self) -> tuple[Event, ...]:
-        """What actions could refuse when the connection was opened, as it would be said of this message."""
+    def announced_again(self, watched: Callable[[str, Mapping[str, Scalar]], bool]) -> tuple[Event, ...]:
+        """What actions could refuse when the connection was opened, as it would be said of this message.
+
+        Only what `watched(name, fields)` says that somebody may want to decide about.
+        """
         now, about = self._testimony.now(), self._testimony.about()
         news = {**about, "domain": self._testimony.domain, "connection_reused": 1}
-        return tuple(Event(event.name, now, {**event.fields, **news}) for event in self._announced)
+        return tuple(
+            Event(event.name, now, fields)
+            for event in self._announced
+            if watched(event.name, fields := {**event.fields, **news})
+        )
 
     @property
     def known(self) -> Mapping[str, Scalar]:

@@ -15,9 +15,10 @@ clear text it waits, unless `smtp.early_bdat_clear`: another server behind the s
 CHUNKING, would read the message as commands. Wait for this connection's own EHLO: SMTPUTF8, 8-bit content,
 AUTH. Nothing is sent early where an event action wants to see the greeting, nor where it failed lately.
 
-`EarlyHello` compares. A flight that is what it would have been counts; any other is abandoned before the last
-octet of the message leaves, and the session begins again without anything early, once. Where the last octet
-has left, the rules of a transaction in doubt hold.
+A server that does not offer PIPECONNECT any more may hold early commands against us in a later reply, so that
+nothing it says counts. `EarlyHello` compares. A flight that is what it would have been counts; any other is
+abandoned before the last octet of the message leaves, and the session begins again without anything early,
+once. Where the last octet has left, the rules of a transaction in doubt hold.
 """
 
 from __future__ import annotations

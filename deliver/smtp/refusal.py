@@ -6,7 +6,7 @@ The first row that fits counts; `deliver.outcome` says what follows from outcome
     ------------------  ------------------------  --------  ---------  ------------------------------------
     anything            421                       Deferred  HOST       the server is closing
     anything            503, enhanced none, 5.5.z Deferred  HOST       server and we are out of step
-    MAIL RCPT DATA      530                       Failed    HOST       wants TLS or AUTH; another may not
+    MAIL RCPT DATA      530                       Deferred  HOST       wants TLS or AUTH: our settings, likely
     MAIL                452                       Deferred  HOST       its disk is full
     RCPT                552                       Deferred  RECIPIENT  too many: 452, RFC 5321 4.5.3.1.10
     RCPT                4yz                       Deferred  RECIPIENT  452 too: the rest is asked later
@@ -43,7 +43,7 @@ def _judge(phase: Phase, reply: Reply) -> tuple[bool, Blame]:
     if reply.code == 421 or _out_of_step(reply):
         return False, Blame.HOST
     if reply.code == 530 and phase in _ENVELOPE:
-        return True, Blame.HOST
+        return False, Blame.HOST
     if reply.code == 452 and phase is Phase.MAIL:
         return False, Blame.HOST
     if reply.code == 552 and phase is Phase.RCPT:

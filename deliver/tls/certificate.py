@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from OpenSSL import crypto
 
 MAX_CERTIFICATE = 64 * 1024  # octets
@@ -56,3 +57,17 @@ def looking() -> Iterator[None]:
             yield
         except _UNREADABLE as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def end_point(der: bytes) -> bytes | None:
+    """The channel binding tls-server-end-point (RFC 5929 4.1); None for a certificate without one."""
+    try:
+        certificate = parse(der)
+        with looking():
+            algorithm = certificate.signature_hash_algorithm
+    except ValueError:
+        return None
+    if algorithm is None:
+        return None
+    weak = isinstance(algorithm, hashes.MD5 | hashes.SHA1)
+    return certificate.fingerprint(hashes.SHA256() if weak else algorithm)

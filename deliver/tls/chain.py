@@ -74,10 +74,10 @@ class Anchors:
     def __init__(self, certificates: Iterable[crypto.X509]) -> None:
         self.certificates = tuple(certificates)
 
-    @classmethod
-    def of(cls, certificates: Iterable[bytes]) -> Anchors:
+    @staticmethod
+    def of(certificates: Iterable[bytes]) -> Anchors:
         """Of those among DER certificates that can be read."""
-        return cls(anchor for der in certificates if (anchor := load(der)) is not None)
+        return _anchors(tuple(certificates))
 
     @cached_property
     def digest(self) -> bytes:
@@ -107,6 +107,11 @@ class Anchors:
                     chosen[name] = self._by_subject.get(name, [])
                     waiting.extend(chosen[name])
         return [anchor for anchors in chosen.values() for anchor in anchors]
+
+
+@lru_cache(maxsize=32)  # of up to 512 KiB each, an engine's MAX_HANDSHAKE
+def _anchors(certificates: tuple[bytes, ...]) -> Anchors:
+    return Anchors(anchor for der in certificates if (anchor := load(der)) is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,7 @@ def build(presented: tuple[bytes, ...], anchors: Anchors, now: float, *, partial
 def forget() -> None:
     """Forget the paths that were found."""
     _proven.clear()
+    _anchors.cache_clear()
 
 
 def _remember(key: bytes, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""The queue's promises under every order of events, crashes at every commit included.
+"""The queue's promises under every order of events, crashes after every statement included.
 
-A state machine drives the synchronous store on a real file. A crash drops the connection before COMMIT and opens
-the shard again, as a new process would. Promised:
+A state machine drives the synchronous store on a real file. A crash drops the connection after any statement or before
+COMMIT, and opens the shard again, as a new process would. Promised:
 
 - accepted mail is never lost: an open recipient has its content and is found by a later claim;
 - a recipient reaches one terminal state and never leaves it;
@@ -12,11 +12,13 @@ the shard again, as a new process would. Promised:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import sqlalchemy
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -40,8 +42,9 @@ DOMAINS = ("a.example", "b.example", "c.example")
 LEASE = 1000.0
 REPLY = Reply(250, ("Ok",))
 DOMAIN_LISTS = st.lists(st.sampled_from(DOMAINS), min_size=1, max_size=4)
-SELDOM = st.sampled_from([False, False, False, True])
-CRASHES = st.sampled_from(["no", "no", "before settling", "at the commit"])
+# after how many statements of its transaction the process dies; behind the last one: at the commit
+SELDOM = st.one_of(st.none(), st.none(), st.none(), st.integers(0, 25))
+CRASHES = st.one_of(st.none(), st.none(), st.just("before settling"), st.integers(0, 25))
 WORDS = st.lists(st.sampled_from(["delivered", "failed", "deferred", "in doubt"]), min_size=4, max_size=4)
 SECONDS = st.sampled_from([601.0, 0.0, 61.0, LEASE + 1])
 OUTCOMES = {"delivered": DELIVERED, "deferred": DEFERRED, "in doubt": IN_DOUBT, "failed": FAILED}
@@ -78,15 +81,24 @@ class QueueMachine(RuleBasedStateMachine):
         self.database.close()
         self.journal.close()
 
-    def commit(self, work, crash: bool = False):
-        """Run `work` in a transaction; with `crash` the process dies instead of committing."""
+    def commit(self, work, crash: int | None = None):
+        """Run `work` in a transaction; the process dies after `crash` statements, or instead of committing."""
         with self.database._writer.connect() as conn:
             conn.connection.driver_connection.execute("PRAGMA synchronous=OFF")  # no power is lost here
             transaction = conn.begin()
-            value = work(conn)
-            if not crash:
+            if crash is None:
+                value = work(conn)
                 transaction.commit()
                 return value
+            statements = itertools.count()
+
+            def die(*_: object) -> None:
+                if next(statements) >= crash:
+                    raise Crash
+
+            sqlalchemy.event.listen(conn, "before_cursor_execute", die)
+            with contextlib.suppress(Crash):
+                work(conn)
             conn.invalidate()
         self.close()
         self.open()
@@ -97,10 +109,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize(domains=DOMAIN_LISTS)
     def begin(self, domains: list[str]) -> None:
-        self.accept(domains, crash=False)
+        self.accept(domains, crash=None)
 
     @rule(domains=DOMAIN_LISTS, crash=SELDOM)
-    def accept(self, domains: list[str], crash: bool) -> None:
+    def accept(self, domains: list[str], crash: int | None) -> None:
         self.serial += 1
         made = envelope(f"m{self.serial}", *(f"r{i}@{d}" for i, d in enumerate(domains)), at=self.now)
         try:
@@ -112,7 +124,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.accepted[made.id] = len(domains)
 
     @rule(seconds=SECONDS, limit=st.integers(1, 4), per_domain=st.integers(1, 3), crash=SELDOM)
-    def claim(self, seconds: float, limit: int, per_domain: int, crash: bool) -> None:
+    def claim(self, seconds: float, limit: int, per_domain: int, crash: int | None) -> None:
         self.now += seconds
         busy = Counter(claim.domain for claim in self.running)
 
@@ -130,7 +142,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.running)
     @rule(index=st.integers(0, 10), drawn=WORDS, crash=CRASHES)
-    def settle(self, index: int, drawn: list[str], crash: str) -> None:
+    def settle(self, index: int, drawn: list[str], crash: int | str | None) -> None:
         claim = self.running[index % len(self.running)]
         words = dict(zip(claim.recipients, drawn, strict=False))
         delivered = tuple(each.ordinal for each, word in words.items() if word == "delivered")
@@ -160,7 +172,7 @@ class QueueMachine(RuleBasedStateMachine):
                     gather=60.0,
                     append=Recorder(),
                 ),
-                crash == "at the commit",
+                crash,
             )
         except Crash:
             return
@@ -168,7 +180,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.running.remove(claim)
 
     @rule(seconds=SECONDS, crash=SELDOM)
-    def report(self, seconds: float, crash: bool) -> None:
+    def report(self, seconds: float, crash: int | None) -> None:
         """Senders are told what they are owed."""
         self.now += seconds
 
@@ -291,6 +303,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = QueueMachine.TestCase
+TestQueue.pytestmark = [pytest.mark.timeout(240)]
 TestQueue.settings = settings(
     max_examples=settings().max_examples,
     stateful_step_count=30,

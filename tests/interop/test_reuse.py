@@ -82,6 +82,8 @@ def test_postfix_gets_twenty_messages_over_one_connection(
     assert len([line for line in delivered if line.get("reused") == "yes"]) == MESSAGES - 1
     (connection,) = [line for line in relay.lines if line["message"] == "connection"]
     assert connection["messages"] == MESSAGES
+    closed = [event for event in relay.ask("events", "tail") if event["name"] == "tcp:close"]
+    assert len(closed) == 1, "told once, when the session really ended"
 
 
 def test_exim_gets_twenty_messages_over_one_connection(

@@ -191,14 +191,34 @@ def test_a_refused_ehlo_costs_one_more_connection(reply: str | None, policy: Tls
 
 
 def test_a_withdrawn_keyword_is_forgotten() -> None:
-    ran = run(TEXT, script(keywords=WITHOUT_PIPECONNECT), learnt=script())
+    for policy, words in ((SECURE, (*WITHOUT_PIPECONNECT, "STARTTLS", "HELP")), (CLEAR, ())):
+        ran = run(TEXT, script(keywords=WITHOUT_PIPECONNECT), learnt=script(), policy=policy)
+        delivered_once(ran)
+        assert len(ran.servers) == 2
+        assert ran.servers[1].early == b""
+        assert ran.servers[0].taken == []
+        if words:
+            assert known(ran)[1][EhloPhase.CLEAR] == words
+
+
+@pytest.mark.parametrize("policy", [SECURE, CLEAR])
+def test_a_server_that_holds_early_commands_against_us_later(policy: TlsPolicy) -> None:
+    """Like Postfix's postscreen, which answers RCPT with 550 to whoever spoke before its greeting."""
+    offended = script(keywords=WITHOUT_PIPECONNECT, replies={"RCPT": "550 5.5.1 protocol error"})
+    ran = run(TEXT, offended, script(keywords=WITHOUT_PIPECONNECT, listens=1), learnt=script(), policy=policy)
     delivered_once(ran)
-    assert len(ran.servers) == 1
-    assert trips(ran) == 5  # EHLO and STARTTLS had left early
-    assert known(ran)[1][EhloPhase.CLEAR] == (*WITHOUT_PIPECONNECT, "STARTTLS", "HELP")
-    ran = run(TEXT, script(keywords=WITHOUT_PIPECONNECT), learnt=script(), policy=CLEAR)
+    assert len(ran.servers) == 2
+    assert ran.servers[1].early == b""
+
+
+def test_a_keyword_withdrawn_inside_tls_only() -> None:
+    ran = run(TEXT, script(keywords_tls=WITHOUT_PIPECONNECT), learnt=script())
     delivered_once(ran)
-    assert len(ran.servers) == 1, "what was sent would have been sent all the same"
+    assert len(ran.servers) == 1, "the last reply counts"
+    offended = script(keywords_tls=WITHOUT_PIPECONNECT, replies={"RCPT": "550 5.5.1 protocol error"})
+    ran = run(TEXT, offended, script(), learnt=script())
+    delivered_once(ran)
+    assert len(ran.servers) == 2
 
 
 def test_another_server_behind_the_address_gets_no_early_envelope() -> None:

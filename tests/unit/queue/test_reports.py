@@ -22,7 +22,9 @@ from deliver.queue.owed import Owed, owed
 from deliver.queue.schedule import Plan, Settlement, settle_as, warnings_due
 from deliver.queue.schema import message, report
 from deliver.queue.shard import Shard
+from deliver.queue.terms import plan_of
 from deliver.queue.upkeep import Upkeep
+from deliver.settings import Duration, Queue
 from deliver.sqlrun import InlineRunner
 from tests.unit.queue.values import (
     CONTENT,
@@ -72,6 +74,12 @@ def test_warnings_are_counted_by_age():
     (to,) = envelope("m").recipients
     settled = settle_as(to, DEFERRED, plan, number=1, received_at=NOW - 150, now=NOW, rng=Random(1))
     assert settled.warnings == 1
+
+
+def test_the_settings_say_when_a_delay_is_told():
+    plan = plan_of(Queue(delay_warning=(Duration(3600), Duration(86_400))))
+    assert [warnings_due(plan, age) for age in (3599, 3600, 86_400)] == [0, 1, 2]
+    assert plan_of(Queue()).warnings == (86_400.0,)
 
 
 class Desk:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deliver.message import Mailbox
 from deliver.outcome import Phase
@@ -171,3 +173,43 @@ def test_presuming_is_for_what_was_not_asked_yet() -> None:
     assert not machine.may_send(Data())
     sent(machine, Mail(None))
     assert not machine.may_send(RCPT), "without PIPELINING of its own"
+
+
+answers = st.builds(
+    EhloAnswer,
+    st.just("192.0.2.1"),
+    st.just(25),
+    st.sampled_from(EhloPhase),
+    st.text(max_size=20),
+    st.lists(
+        st.one_of(
+            st.text(max_size=30), st.sampled_from([*WORDS, "STARTTLS", "pipeconnect", "SIZE 99999999999"])
+        ),
+        max_size=8,
+    ).map(tuple),
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(answers, max_size=4), st.builds(Circumstances, *[st.booleans()] * 6))
+def test_whatever_is_remembered_nothing_more_than_allowed_leaves_early(
+    known: list[EhloAnswer], facts: Circumstances
+) -> None:
+    plan = plan_opening(known, facts)
+    if plan.clear is None:
+        assert plan == ONE_BY_ONE
+        return
+    assert facts.wanted
+    assert facts.pipelining
+    assert plan.clear.pipelining
+    if plan.envelope:
+        assert facts.level_none
+        assert not facts.use_tls
+        assert facts.early_bdat_clear or not plan.bdat
+    if plan.starttls or plan.secured:
+        assert facts.use_tls
+        assert plan.clear.starttls
+        assert plan.clear.chunking or not plan.bdat
+    if facts.own_answer:
+        assert not plan.envelope
+        assert plan.secured is None
