@@ -15,7 +15,7 @@ help:
 	@echo 'make test    all tests, with real mail and DNS servers where they can be had (PYTEST_ARGS=...)'
 	@echo 'make lint    ruff, mypy and the import contracts'
 	@echo 'make soak    the long forms of the tests'
-	@echo 'make bench   measurements (BENCH_ARGS=...)'
+	@echo 'make bench   measurements; beside Postfix and Exim after make peers (BENCH_ARGS="relay --scenario plain")'
 	@echo 'make peers   fetch Exim, Postfix, NSD, unbound and databases into .peers/ (Debian, root; installs nothing)'
 	@echo 'make clean   remove everything that make made'
 	@echo 'PYTHON=...   chooses the interpreter that .venv is made with; WORKERS=... how many tests run at once'

@@ -78,8 +78,8 @@ class TlsFacts:
 class Contact:
     """The server that a session spoke to; `tls` is None in clear text.
 
-    `greeting` and `ehlo`: its first reply, and the first line of its last EHLO reply, for reports. `reused`: the
-    session had served an earlier message.
+    `greeting` and `ehlo`: its first reply, and the first line of its last EHLO reply, for reports. `reused`:
+    the session had served an earlier message.
     """
 
     host: str

@@ -296,13 +296,14 @@ class Relay:
             if isinstance(self._hints, SqlHints):
                 testimony.start_soon(self._hints.run)
             async with self._pool.open(), trio.open_nursery() as signalled:
-                signalled.start_soon(self._obey, signals, signalled.cancel_scope)
                 async with trio.open_nursery() as work:
                     work.start_soon(self._runner.run)
                     await work.start(self._listener.serve, tuple(self._sockets.values()))
                     await work.start(self._run_doors)
                     for listener in self._sockets.values():
                         say(_log, logging.INFO, "listening", on=_endpoint(listener))
+                    # signals that came before are obeyed now, when there is something to stop
+                    signalled.start_soon(self._obey, signals, signalled.cancel_scope)
                 signalled.cancel_scope.cancel()
             with trio.move_on_after(LAST_EVENTS):
                 await self._shipper.ship_once()

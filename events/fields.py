@@ -99,7 +99,9 @@ _OWN: tuple[Field, ...] = (
     ),
     _ours("tls_resumption", "off, full (no session was offered), offered (and not taken) or resumed"),
     _exim("tls_out_sni", "the server name that we sent in the handshake"),
-    _ours("tls_level", "what the settings asked for: none, may, try-verify, encrypt, verify, dane, dane-only"),
+    _ours(
+        "tls_level", "what the settings asked for: none, may, try-verify, encrypt, verify, dane, dane-only"
+    ),
     _ours("tls_required", "1 when the policy forbade clear text, else 0", Kind.INTEGER),
     _ours("tls_verified_by", "what authenticated the server: dane-ee, dane-ta, pkix or none"),
     _ours("tls_group", "key agreement, such as X25519MLKEM768"),

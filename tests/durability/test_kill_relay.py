@@ -87,7 +87,8 @@ class Quiet(Relay):
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
-        self.process = subprocess.Popen(self._command("relay"), stderr=subprocess.DEVNULL, cwd=ROOT)
+        with (self.directory.parent / "relay.log").open("ab") as log:
+            self.process = subprocess.Popen(self._command("relay"), stderr=log, cwd=ROOT)
         deadline = time.monotonic() + START
         while True:
             try:
@@ -98,6 +99,10 @@ class Quiet(Relay):
                 time.sleep(0.02)
             else:
                 return
+
+    def said(self) -> str:
+        """The end of its log."""
+        return (self.directory.parent / "relay.log").read_text()[-4000:]
 
     def end(self, how: signal.Signals) -> int:
         """Send a signal and wait for the end; the exit status."""
@@ -132,7 +137,7 @@ def test_what_was_answered_with_250_arrives_however_often_the_relay_ends(
             relay.start()
             clients.up.set()
             clients.enough.wait(rng.uniform(0.05, 1.0))
-            assert relay.end(how) == (0 if how is signal.SIGTERM else -how)
+            assert relay.end(how) == (0 if how is signal.SIGTERM else -how), relay.said()
             clients.up.clear()
         relay.start()
         clients.up.set()

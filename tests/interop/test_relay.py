@@ -60,7 +60,9 @@ class Relay:
         """The next line of the log."""
         assert self.process is not None
         assert self.process.stderr is not None
-        if select.select([self.process.stderr], [], [], START)[0] and (line := self.process.stderr.readline()):
+        if select.select([self.process.stderr], [], [], START)[0] and (
+            line := self.process.stderr.readline()
+        ):
             self.lines.append(json.loads(line))
             return dict(self.lines[-1])
         raise AssertionError(f"{otherwise}: {self.lines}")
