@@ -1,7 +1,7 @@
 """A path of certificates from a server's certificate to an anchor, at a given time (RFC 5280 6).
 
 OpenSSL builds and checks the path: signatures, dates, CA flags, path lengths, name constraints, key usage,
-purpose TLS server. What it leaves to the security level of a connection is checked here on the path found:
+purpose TLS server or client. What it leaves to the security level of a connection is checked here on the path found:
 keys of at least 112 bits strength and no signature with MD5 or SHA-1 (RFC 9325 4.5; the anchor's own
 signature does not matter). Names are `deliver.tls.names`'s affair, anchors the caller's.
 
@@ -126,21 +126,23 @@ class _Proven:
 _proven: OrderedDict[bytes, _Proven] = OrderedDict()
 
 
-def build(presented: tuple[bytes, ...], anchors: Anchors, now: float, *, partial: bool) -> Path | NoPath:
+def build(
+    presented: tuple[bytes, ...], anchors: Anchors, now: float, *, partial: bool, client: bool = False
+) -> Path | NoPath:
     """Find a path from `presented[0]` through the others, in DER and any order, to one of `anchors`.
 
-    `partial`: an anchor ends the path although it is not self-signed (RFC 7671 5.2). `now` in seconds since
-    the epoch.
+    `partial`: an anchor ends the path although it is not self-signed (RFC 7671 5.2). `client`: the purpose is
+    TLS client instead of server. `now` in seconds since the epoch.
     """
     used = presented[:MAX_CERTIFICATES]
     key = sha256(
-        b"".join((anchors.digest, bytes((partial,)), *(sha256(der).digest() for der in used)))
+        b"".join((anchors.digest, bytes((partial, client)), *(sha256(der).digest() for der in used)))
     ).digest()
     known = _proven.get(key)
     if known is not None and known.begin <= now < known.end:
         _proven.move_to_end(key)
         return known.path
-    found = _build(used, anchors, now, partial=partial)
+    found = _build(used, anchors, now, partial=partial, client=client)
     if isinstance(found, Path):
         _remember(key, found)
     return found
@@ -164,10 +166,12 @@ def _remember(key: bytes, path: Path) -> None:
         _proven.popitem(last=False)
 
 
-def _build(presented: tuple[bytes, ...], anchors: Anchors, now: float, *, partial: bool) -> Path | NoPath:
+def _build(
+    presented: tuple[bytes, ...], anchors: Anchors, now: float, *, partial: bool, client: bool
+) -> Path | NoPath:
     leaf = load(presented[0]) if presented else None
     if leaf is None:
-        return NoPath("chain-invalid", "the server's certificate cannot be read")
+        return NoPath("chain-invalid", f"the {'client' if client else 'server'}'s certificate cannot be read")
     others = [other for der in presented[1:] if (other := load(der)) is not None]
     # A store keeps the first time that it is given, so each judgement takes a new one.
     store = crypto.X509Store()
@@ -175,7 +179,10 @@ def _build(presented: tuple[bytes, ...], anchors: Anchors, now: float, *, partia
         for anchor in anchors.above((leaf, *others)):
             store.add_cert(anchor)
         store.set_time(_moment(now))
-        openssl.demand_server_purpose(store)
+        if client:
+            openssl.demand_client_purpose(store)
+        else:
+            openssl.demand_server_purpose(store)
         if partial:
             openssl.allow_partial_chain(store)
         found = crypto.X509StoreContext(store, leaf, others).get_verified_chain()

@@ -24,7 +24,7 @@ MinVersion = Literal["1.2", "1.3"]
 
 SMALL_GROUPS = "X25519:P-256:X448:P-384:P-521"  # OpenSSL's own choice without the post-quantum ones
 
-_VERSION = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
+VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 # Anonymous suites authenticate nobody, so there is nothing to judge; the others are broken (RFC 9325 4.1).
 _NEVER = "!aNULL:!eNULL:!EXPORT:!RC4:!3DES:!MD5:!PSK:!SRP"
 _CIPHERS = f"DEFAULT:{_NEVER}".encode("ascii")
@@ -63,19 +63,9 @@ def _client_context(
     min_version: MinVersion, ciphers: str, groups: str, client: ClientCertificate | None, tickets: bool
 ) -> SSL.Context:
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-    context.set_min_proto_version(_VERSION[min_version])
-    try:
-        context.set_cipher_list(f"{ciphers}:{_NEVER}".encode("ascii") if ciphers else _CIPHERS)
-    except (SSL.Error, UnicodeError) as error:
-        raise ConfigurationError(
-            f"using the cipher list {ciphers!r}", "OpenSSL knows no cipher in it", "see `openssl ciphers`"
-        ) from error
-    if groups and not openssl.set_groups(context, groups):
-        raise ConfigurationError(
-            f"using the group list {groups!r}",
-            "OpenSSL does not know it",
-            'write "X25519MLKEM768:X25519:P-256"',
-        )
+    context.set_min_proto_version(VERSIONS[min_version])
+    use_ciphers(context, ciphers)
+    use_groups(context, groups)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     if not tickets:
         context.set_options(SSL.OP_NO_TICKET)
@@ -84,6 +74,29 @@ def _client_context(
     if client is not None:
         _present(context, client)
     return context
+
+
+def use_ciphers(context: SSL.Context, ciphers: str) -> None:
+    """A list for TLS 1.2 in OpenSSL's words, empty for the default, less what is never used.
+
+    Raises ConfigurationError.
+    """
+    try:
+        context.set_cipher_list(f"{ciphers}:{_NEVER}".encode("ascii") if ciphers else _CIPHERS)
+    except (SSL.Error, UnicodeError) as error:
+        raise ConfigurationError(
+            f"using the cipher list {ciphers!r}", "OpenSSL knows no cipher in it", "see `openssl ciphers`"
+        ) from error
+
+
+def use_groups(context: SSL.Context, groups: str) -> None:
+    """Groups for the key exchange in OpenSSL's words, empty for the default. Raises ConfigurationError."""
+    if groups and not openssl.set_groups(context, groups):
+        raise ConfigurationError(
+            f"using the group list {groups!r}",
+            "OpenSSL does not know it",
+            'write "X25519MLKEM768:X25519:P-256"',
+        )
 
 
 def _present(context: SSL.Context, client: ClientCertificate) -> None:

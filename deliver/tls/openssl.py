@@ -18,6 +18,7 @@ _set_groups = _lib.SSL_CTX_set1_curves_list
 _set_purpose = _lib.X509_STORE_set_purpose
 _session_reused = _lib.SSL_session_reused
 _PURPOSE_SSL_SERVER: int = _lib.X509_PURPOSE_SSL_SERVER
+_PURPOSE_SSL_CLIENT: int = _lib.X509_PURPOSE_SSL_CLIENT
 _PARTIAL_CHAIN: int = _lib.X509_V_FLAG_PARTIAL_CHAIN
 
 
@@ -26,6 +27,13 @@ def demand_server_purpose(store: crypto.X509Store) -> None:
     private: Any = store
     if _set_purpose(private._store, _PURPOSE_SSL_SERVER) != 1:
         raise RuntimeError("OpenSSL refused the server purpose on a certificate store")
+
+
+def demand_client_purpose(store: crypto.X509Store) -> None:
+    """Accept only leaves that may be TLS clients, and authorities for such (RFC 5280 4.2.1.12)."""
+    private: Any = store
+    if _set_purpose(private._store, _PURPOSE_SSL_CLIENT) != 1:
+        raise RuntimeError("OpenSSL refused the client purpose on a certificate store")
 
 
 def allow_partial_chain(store: crypto.X509Store) -> None:
