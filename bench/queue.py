@@ -215,8 +215,8 @@ async def _count_fsyncs(pid: int, port: int, count: int, sink: Sink) -> float | 
         trace = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", output.name, "-p", str(pid)]
         tracer = await trio.lowlevel.open_process(trace, stderr=subprocess.DEVNULL)
         with trio.move_on_after(5) as waiting:
-            while not _traced(pid) and tracer.poll() is None:
-                await trio.sleep(0.02)  # noqa: ASYNC110, the kernel tells nobody
+            while not _traced(pid) and tracer.poll() is None:  # noqa: ASYNC110, the kernel tells nobody
+                await trio.sleep(0.02)
         if waiting.cancelled_caught or tracer.poll() is not None:
             return None
         await _inject(port, count, sink)

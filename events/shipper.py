@@ -27,7 +27,7 @@ from events.sql import Databases, Shipment, Unavailable
 
 BATCH = 400  # events in one transaction of the other database
 POLL = 60.0  # seconds
-LINGER = 0.2  # seconds after a poke, so that a busy time makes few large transactions
+LINGER = 0.5  # seconds after a poke, so that a busy time makes few large transactions
 PRUNE_EVERY = 3600.0  # seconds
 
 T = TypeVar("T")
@@ -123,6 +123,7 @@ class _Pump:
         self._clock = clock
         self._limiter = trio.CapacityLimiter(1)
         self._troubles = 0  # in a row
+        self._put_off = True  # events may wait for their next try; those of before the start too
 
     async def run(self) -> None:
         """Ship, wait, ship; until cancelled."""
@@ -152,6 +153,7 @@ class _Pump:
         if not batch:
             return None
         shipment = await self._off_loop(self._databases.ship, self.action, batch)
+        self._put_off = self._put_off or bool(shipment.refused)
         settle = partial(_settle, action=name, shipment=shipment, now=self._clock())
         dead = await self._runner.write(settle, durable=False)  # lost in a crash: told again, the id tells
         for refusal in shipment.refused:
@@ -183,7 +185,10 @@ class _Pump:
         self._troubles = 0
 
     async def _until_due(self) -> float:
+        if not self._put_off:
+            return POLL
         due = await self._runner.read(partial(outbox.next_due, action=self.action.name, now=self._clock()))
+        self._put_off = due is not None
         return POLL if due is None else min(POLL, max(0.1, due - self._clock()))
 
 

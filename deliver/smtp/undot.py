@@ -1,38 +1,21 @@
-"""The content of an incoming message: where it ends, and whether it may be taken (RFC 5321 4.5.2, 2.3.8).
+"""The content of an incoming message: where it ends (RFC 5321 4.5.2, RFC 3030 2).
 
-Only CRLF.CRLF ends the content, and only octets before it are content: a dot between bare line feeds or
-carriage returns ends nothing, so no second message can be smuggled past us or on to our peers
-(CVE-2023-51764, -51765, -51766). Content that holds a defect is read to its end and then refused:
-
-    defect      why
-    ----------  ----------------------------------------------------------------------------------
-    BARE        a CR or LF that is not part of a CRLF: servers disagree on what it means
-    NUL         RFC 5322 4 forbids to generate it, and some servers cut the line there
-    LONG_LINE   more than 998 octets before the CRLF: RFC 5321 4.5.3.1.6 lets the next server refuse it
-    TOO_LARGE   over the limit announced with SIZE (RFC 1870 6.3)
-    ENDLESS     so far over that limit that reading on serves nobody
+After DATA only CRLF.CRLF ends the content, and only octets before it are content: a dot between bare line feeds
+or carriage returns ends nothing, so no second message can be smuggled past us or on to our peers
+(CVE-2023-51764, -51765, -51766). After BDAT the client counts the octets. Content that holds a defect, see
+`deliver.smtp.inspection`, is read to its end and then refused.
 
 How the octets are cut into pieces never changes the result; which pieces come out may differ.
 """
 
 from __future__ import annotations
 
-from enum import Enum
-
-MAX_LINE = 998  # octets without the CRLF
-SURPLUS = 1024 * 1024  # octets read beyond twice the size limit before the client is given up
+from deliver.smtp.inspection import MAX_LINE as MAX_LINE
+from deliver.smtp.inspection import SURPLUS as SURPLUS
+from deliver.smtp.inspection import Defect as Defect
+from deliver.smtp.inspection import Inspection
 
 _END = b"\r\n.\r\n"
-
-
-class Defect(Enum):
-    """Why content cannot be taken; the order is that of precedence in the reply."""
-
-    BARE = "a bare CR or LF"
-    NUL = "a NUL octet"
-    LONG_LINE = "a line that is too long"
-    TOO_LARGE = "too many octets"
-    ENDLESS = "far too many octets"
 
 
 class IncomingContent:
@@ -43,24 +26,30 @@ class IncomingContent:
 
     def __init__(self, limit: int) -> None:
         """`limit` in octets, 0 for none."""
-        self._limit = limit
+        self._inspection = Inspection(limit)
         self._held = b"\r\n"  # as if a line had just ended: a dot may be the very first octet
         self._skip = len(self._held)
-        self._line = 0  # octets of the unfinished line
-        self._defects: set[Defect] = set()
         self.ended = False
-        self.size = 0
-        self.eight_bit = False
+
+    @property
+    def size(self) -> int:
+        """Octets so far."""
+        return self._inspection.size
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether an octet was over 127."""
+        return self._inspection.eight_bit
 
     @property
     def defect(self) -> Defect | None:
         """The most telling defect so far."""
-        return next((defect for defect in Defect if defect in self._defects), None)
+        return self._inspection.defect
 
     @property
     def endless(self) -> bool:
         """Whether the client is to be cut off instead of read to the end."""
-        return Defect.ENDLESS in self._defects
+        return self._inspection.endless
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Take octets from the wire: (content that is certain by now, octets after the terminator)."""
@@ -80,24 +69,68 @@ class IncomingContent:
         piece = stuffed.replace(b"\r\n.", b"\r\n")
         if self._skip and piece:
             piece, self._skip = piece[self._skip :], 0
-        if not piece:
-            return b""
-        self.size += len(piece)
-        self.eight_bit = self.eight_bit or not piece.isascii()
-        pairs = piece.count(b"\r\n")
-        if piece.count(b"\n") != pairs or piece.count(b"\r") != pairs:
-            self._defects.add(Defect.BARE)
-        if b"\0" in piece:
-            self._defects.add(Defect.NUL)
-        self._measure(piece.split(b"\r\n"))
-        if self._limit and self.size > self._limit:
-            self._defects.add(Defect.TOO_LARGE)
-            if self.size > 2 * self._limit + SURPLUS:
-                self._defects.add(Defect.ENDLESS)
+        self._inspection.look_at(piece)
         return piece
 
-    def _measure(self, lines: list[bytes]) -> None:
-        first = self._line + len(lines[0])
-        if max(first, *map(len, lines[1:]), 0) > MAX_LINE:
-            self._defects.add(Defect.LONG_LINE)
-        self._line = first if len(lines) == 1 else len(lines[-1])
+
+class IncomingChunks:
+    """Content in chunks of a known length (RFC 3030 2); `chunk_ended` after each, `ended` after the last.
+
+    BINARYMIME is not offered, so this too is lines that end with CRLF; a last line without one gets it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """`limit` in octets, 0 for none."""
+        self._inspection = Inspection(limit)
+        self._held = b""  # a CR whose LF may come
+        self._left = 0
+        self._last = False
+
+    def expect(self, length: int, *, last: bool) -> None:
+        """The next chunk has `length` octets."""
+        assert self._left == 0, "the chunk before has not ended"
+        self._left, self._last = length, last
+
+    @property
+    def size(self) -> int:
+        """Octets so far."""
+        return self._inspection.size
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether an octet was over 127."""
+        return self._inspection.eight_bit
+
+    @property
+    def defect(self) -> Defect | None:
+        """The most telling defect so far."""
+        return self._inspection.defect
+
+    @property
+    def endless(self) -> bool:
+        """Whether the client is to be cut off instead of read to the end."""
+        return self._inspection.endless or self._inspection.too_far(self.size + self._left)
+
+    @property
+    def chunk_ended(self) -> bool:
+        """Whether a command is next."""
+        return self._left == 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last chunk has ended."""
+        return self._last and self._left == 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Take octets from the wire: (content that is certain by now, octets after this chunk)."""
+        mine, rest = data[: self._left], data[self._left :]
+        self._left -= len(mine)
+        piece = self._held + mine
+        self._held = b""
+        if self.ended:
+            if piece[-1:] not in (b"", b"\n") or (not piece and self._inspection.line_open):
+                piece += b"\r\n"
+        elif piece.endswith(b"\r"):
+            piece, self._held = piece[:-1], b"\r"
+        self._inspection.look_at(piece)
+        return piece, rest

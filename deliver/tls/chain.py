@@ -1,8 +1,8 @@
 """A path of certificates from a server's certificate to an anchor, at a given time (RFC 5280 6).
 
 OpenSSL builds and checks the path: signatures, dates, CA flags, path lengths, name constraints, key usage,
-purpose TLS server or client. What it leaves to the security level of a connection is checked here on the path found:
-keys of at least 112 bits strength and no signature with MD5 or SHA-1 (RFC 9325 4.5; the anchor's own
+purpose TLS server or client. What it leaves to the security level of a connection is checked here on the path
+found: keys of at least 112 bits strength, no signature with MD5 or SHA-1 (RFC 9325 4.5; the anchor's own
 signature does not matter). Names are `deliver.tls.names`'s affair, anchors the caller's.
 
 Certificates come from the peer: at most MAX_CERTIFICATES of them are used, none longer than

@@ -17,7 +17,9 @@ def test_a_filled_shard_can_be_opened_and_claimed_from(tmp_path: Path) -> None:
     assert claims > 0
 
 
-def test_the_report_of_the_child_has_three_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_of_the_child_has_three_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     queue.fill(tmp_path / "queue", queue.CLAIMS + 10)
     queue.report(str(tmp_path / "queue"))
     opened, claims, memory = (float(each) for each in capsys.readouterr().out.split())

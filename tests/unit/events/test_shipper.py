@@ -211,3 +211,21 @@ async def test_nothing_is_read_for_a_database_that_is_still_down(runner, databas
 
 
 EVENT = Event("msg:delivery", 1.0, {"event_data": "x"})
+
+
+async def test_run_tries_a_refused_event_again_without_a_poke(runner, databases, clock, mock_clock):
+    mock_clock.rate = 10.0  # not autojump: worker threads would count as idle
+    databases.refuses = {"x"}
+    shipper = Shipper(runner, [action("a")], clock=clock, databases=databases)
+    await runner.write(lambda conn: outbox.append(conn, "m", [EVENT], wanted=lambda event: ("a",)))
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shipper.run)
+        while not databases.calls:  # noqa: ASYNC110 (a worker thread counts)
+            await trio.sleep(0.1)
+        databases.refuses = set()
+        clock.now += outbox.FIRST_RETRY
+        while not databases.arrived:  # noqa: ASYNC110
+            await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - began < 30, "not only at the next look around"

@@ -1,0 +1,84 @@
+"""Whether incoming content may be taken (RFC 5321 2.3.8, 4.5.3.1.6), however it was framed on its way.
+
+    defect      why
+    ----------  ----------------------------------------------------------------------------------
+    BARE        a CR or LF that is not part of a CRLF: servers disagree on what it means
+    NUL         RFC 5322 4 forbids to generate it, and some servers cut the line there
+    LONG_LINE   more than 998 octets before the CRLF: RFC 5321 4.5.3.1.6 lets the next server refuse it
+    TOO_LARGE   over the limit announced with SIZE (RFC 1870 6.3)
+    ENDLESS     so far over that limit that reading on serves nobody
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+MAX_LINE = 998  # octets without the CRLF
+SURPLUS = 1024 * 1024  # octets read beyond twice the size limit before the client is given up
+
+
+class Defect(Enum):
+    """Why content cannot be taken; the order is that of precedence in the reply."""
+
+    BARE = "a bare CR or LF"
+    NUL = "a NUL octet"
+    LONG_LINE = "a line that is too long"
+    TOO_LARGE = "too many octets"
+    ENDLESS = "far too many octets"
+
+
+class Inspection:
+    """Looks for defects, piece by piece; a CRLF is never cut in two between pieces.
+
+    `size` in octets, `eight_bit` says whether any of them is over 127.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """`limit` in octets, 0 for none."""
+        self._limit = limit
+        self._line = 0  # octets of the unfinished line
+        self._defects: set[Defect] = set()
+        self.size = 0
+        self.eight_bit = False
+
+    @property
+    def defect(self) -> Defect | None:
+        """The most telling defect so far."""
+        return next((defect for defect in Defect if defect in self._defects), None)
+
+    @property
+    def endless(self) -> bool:
+        """Whether the client is to be cut off instead of read to the end."""
+        return Defect.ENDLESS in self._defects
+
+    @property
+    def line_open(self) -> bool:
+        """Whether the last line has octets but no end yet."""
+        return self._line > 0
+
+    def look_at(self, piece: bytes) -> None:
+        """Take the next octets of the content."""
+        if not piece:
+            return
+        self.size += len(piece)
+        self.eight_bit = self.eight_bit or not piece.isascii()
+        pairs = piece.count(b"\r\n")
+        if piece.count(b"\n") != pairs or piece.count(b"\r") != pairs:
+            self._defects.add(Defect.BARE)
+        if b"\0" in piece:
+            self._defects.add(Defect.NUL)
+        self._measure(piece.split(b"\r\n"))
+        if self._limit and self.size > self._limit:
+            self._defects.add(Defect.TOO_LARGE)
+            if self.too_far(self.size):
+                self._defects.add(Defect.ENDLESS)
+
+    def too_far(self, size: int) -> bool:
+        """Whether content of `size` octets is not even worth being read and thrown away."""
+        return bool(self._limit) and size > 2 * self._limit + SURPLUS
+
+    def _measure(self, lines: list[bytes]) -> None:
+        first = self._line + len(lines[0])
+        if max(first, *map(len, lines[1:]), 0) > MAX_LINE:
+            self._defects.add(Defect.LONG_LINE)
+        self._line = first if len(lines) == 1 else len(lines[-1])
