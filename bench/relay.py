@@ -3,7 +3,7 @@
 Each round starts every relay anew, in turn, on every scenario, so that a busy machine meets all of them.
 Prints messages per second, CPU seconds per 1000 messages (the relay's whole process tree and its resolver),
 memory, fsyncs per message, latency, losses and copies, then how Outrider's best round compares. Needs root,
-for a network of its own; the others where `make peers` has fetched them. See docs/performance.md.
+for a network of its own, and what `make peers` fetches. See docs/performance.md.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from bench.load import exim, outrider, place, postfix
 from bench.load.contender import Contender
 from bench.load.place import Place
 from bench.load.report import machine, ratios, row, title
-from bench.load.run import Result, ceiling, measure
+from bench.load.run import RelayFailed, Result, ceiling, measure
 from bench.load.scenario import SCENARIOS
 from tests.interop.peers.process import ServerFailed
-from tests.interop.peers.programs import PeerMissing, locate
+from tests.interop.peers.programs import PeerMissing, Programs, locate
 
 CONTENDERS = {one.name.lower(): one for one in (outrider.CONTENDER, postfix.CONTENDER, exim.CONTENDER)}
 MESSAGES = 1000
@@ -31,7 +31,7 @@ CEILING = 3000
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure and print; 1 when something was lost."""
+    """Measure and print; 1 when something was lost, or a relay did not get through."""
     options = _parser().parse_known_args(arguments)[0]
     code = place.enter(arguments)
     if code is not None:
@@ -85,28 +85,37 @@ def _run(options: argparse.Namespace, directory: Path) -> int:
     clear, tls = (f"{limits[kind]:,.0f}" for kind in ("clear", "tls"))
     print(f"injector and sink alone: {clear} /s, with a TLS handshake for each message {tls} /s\n")
     results: list[Result] = []
+    failed = 0
     try:
         with shared.name_server(programs):
             for name in options.scenario or SCENARIOS:
-                results += _scenario(name, contenders, options, shared, directory)
+                found, failures = _scenario(name, contenders, options, programs, shared, directory)
+                results += found
+                failed += failures
     except PeerMissing as missing:
         print(missing)
         return 0
     if options.json:
         told = {"machine": machine(), "ceiling": limits, "results": [asdict(one) for one in results]}
         options.json.write_text(json.dumps(told, indent=1) + "\n")
-    return 1 if any(one.lost for one in results) else 0
+    return 1 if failed or any(one.lost for one in results) else 0
 
 
 def _scenario(
-    name: str, contenders: Sequence[Contender], options: argparse.Namespace, shared: Place, directory: Path
-) -> list[Result]:
+    name: str,
+    contenders: Sequence[Contender],
+    options: argparse.Namespace,
+    programs: Programs,
+    shared: Place,
+    directory: Path,
+) -> tuple[list[Result], int]:
+    """The results, and how many rounds a relay did not get through."""
     scenario = SCENARIOS[name]
     count = max(place.DOMAINS, round(options.messages * scenario.share))
-    programs = locate(directory)
     print(f"{name}: {scenario.what}; {count} messages, {options.clients} clients")
     print(title())
     results: list[Result] = []
+    failures = 0
     for turn in range(options.rounds):
         for contender in contenders:
             try:
@@ -115,12 +124,13 @@ def _scenario(
             except PeerMissing as missing:
                 print(f"  {contender.name:9} {missing}")
                 continue
-            except ServerFailed as failed:
+            except (ServerFailed, RelayFailed) as failed:
                 print(f"  {contender.name:9} failed: {failed}", file=sys.stderr)
+                failures += 1
                 continue
             results.append(result)
             print(row(result), flush=True)
     for line in ratios(results):
         print(line)
     print()
-    return results
+    return results, failures

@@ -219,6 +219,49 @@ class Bounce(Section, frozen=True):
     return_limit: Size = Size(100 * 1024)  # a larger message is returned without its body
 
 
+class RelayCertificate(Section, frozen=True):
+    """A certificate that the relay presents to clients that ask for one of its names."""
+
+    chain_file: FilePath  # PEM, our own first
+    key_file: SecretFile  # PEM
+    ocsp_file: FilePath | None = None  # OCSP responses in DER or PEM
+    ocsp_fetch: bool = False  # fetch them from the responder that the certificate names
+
+
+class RelayTls(Section, frozen=True):
+    """TLS with the clients of the relay; without a certificate there is none."""
+
+    certificate: tuple[RelayCertificate, ...] = ()
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    ciphers: CipherList = ""
+    groups: GroupList = ""
+    tickets: bool = True
+    ticket_rotation: Duration = Duration(12 * HOUR)  # of the keys that seal tickets
+    client_ca: FilePath | None = None  # PEM: clients are asked for certificates that these issued
+    client_names: tuple[NamePattern, ...] = ()  # names in such certificates that may relay
+    handshake: Duration = Duration(1 * MINUTE)
+
+
+class RelayAuth(Section, frozen=True):
+    """Logging in at the relay, always inside TLS: by a file of passwords or by Dovecot."""
+
+    password_file: SecretFile | None = None
+    dovecot: Annotated[str, Meta(extra={"kind": "service endpoint"})] = ""  # "unix:path" or "host:port"
+    dovecot_tls: bool = False
+    dovecot_ca: FilePath | None = None  # none: the system's
+    dovecot_timeout: Duration = Duration(10)
+    mechanisms: tuple[Literal["scram-sha-256-plus", "scram-sha-256", "plain", "login"], ...] = (
+        "scram-sha-256-plus",
+        "scram-sha-256",
+        "plain",
+        "login",
+    )
+    failure_delay: Duration = Duration(2)
+    max_failures: Count = 3  # in one connection
+    client_failures: Count = 20  # of one client, within
+    client_memory: Duration = Duration(15 * MINUTE)
+
+
 class Relay(Section, frozen=True):
     """The SMTP listener of `outrider relay`."""
 
@@ -231,6 +274,8 @@ class Relay(Section, frozen=True):
     max_hops: Count = 100  # RFC 5321 6.3
     idle_timeout: Duration = Duration(5 * MINUTE)
     local_names: tuple[HostName, ...] = ()  # names by which MX records mean this host
+    tls: RelayTls = RelayTls()
+    auth: RelayAuth = RelayAuth()
 
 
 class Lmtp(Section, frozen=True):

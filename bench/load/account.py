@@ -42,7 +42,7 @@ class Account:
     def open(cls, directory: Path, name: str) -> Account:
         """Make the groups and, where it can be, the counter in `directory`."""
         label = f"outrider-bench-{os.getpid()}-{name}-{time.monotonic_ns()}"
-        places = (GROUPS / "cpuacct" / label, GROUPS / "memory" / label)
+        places: tuple[Path, ...] = (GROUPS / "cpuacct" / label, GROUPS / "memory" / label)
         if not (GROUPS / "cpuacct").is_dir():
             places = (GROUPS / label,)
         made = []

@@ -153,6 +153,7 @@ def resolver(
         "  num-threads: 1",
         "  do-not-query-localhost: no",
         f'  module-config: "{"validator iterator" if validate else "iterator"}"',
+        '  local-zone: "invalid." nodefault',  # else answered by unbound itself, without proof
         f'  trust-anchor-file: "{place.anchor}"' if validate else "",
         "remote-control:",
         "  control-enable: no",

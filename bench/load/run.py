@@ -25,8 +25,13 @@ from tests.interop.peers.programs import Programs
 PATIENCE = 20.0  # seconds without a message that arrives
 QUIET = 0.5  # seconds to wait for copies that should not come
 WARM_UP = 60  # messages
+_LINE = 500  # characters
 _TROUBLE = ("deferred", "warning", "error", "WARNING", "ERROR", "==", "panic")
 _TOLD = 5  # lines of the log of a relay that lost something
+
+
+class RelayFailed(Exception):
+    """The relay refused mail for good or broke a connection; the text says what, and ends with its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,8 @@ def measure(
                 if result.lost:
                     print(_complaints(relay.logs), file=sys.stderr)
                 return result
+            except RelayFailed as failed:
+                raise RelayFailed(f"{failed}\n{_complaints(relay.logs)}") from None
             finally:
                 relay.stop()
         finally:
@@ -136,7 +143,7 @@ def _complaints(logs: Sequence[Path]) -> str:
     """The last lines about trouble."""
     text = "\n".join(log.read_text(errors="replace") for log in logs if log.exists())
     lines = [line for line in text.splitlines() if any(word in line for word in _TROUBLE)]
-    return "\n".join(lines[-_TOLD:])
+    return "\n".join(line[:_LINE] for line in lines[-_TOLD:])
 
 
 def _difference(before: Usage, after: Usage) -> int | None:
@@ -204,7 +211,9 @@ def _inject(
         tls,
     )
     command = [sys.executable, "-m", "bench.load.injector", order.as_argument()]
-    ran = subprocess.run(command, stdout=subprocess.PIPE, env=_environment(), check=True)
+    ran = subprocess.run(command, capture_output=True, env=_environment())
+    if ran.returncode:
+        raise RelayFailed(ran.stderr.decode(errors="replace").strip().rpartition("\n")[2][:_LINE])
     return int(ran.stdout)
 
 

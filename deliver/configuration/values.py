@@ -28,7 +28,7 @@ from deliver.tls.policy import Level
 
 Fault = tuple[str, str]  # what is wrong, remedy
 
-MAY_BE_ZERO = frozenset({"ocsp_skew", "cache_max_ttl", "lease_margin", "shutdown_grace", "quit"})
+MAY_BE_ZERO = frozenset({"ocsp_skew", "cache_max_ttl", "lease_margin", "shutdown_grace", "quit", "failure_delay"})
 _CREDENTIAL = re.compile(r"credential:[A-Za-z0-9_.-]+\Z", re.ASCII)
 _PASSWORD_PARAMETERS = frozenset({"password", "passwd", "pwd", "passfile", "sslpassword"})
 
@@ -318,6 +318,19 @@ def _local_endpoint(value: str) -> Fault | None:
     return None if 0 < length <= 100 else ("a socket's path has 1 to 100 octets", 'write "unix:lmtp.sock"')
 
 
+def _service_endpoint(value: str) -> Fault | None:
+    if not value:
+        return None
+    if value.startswith("unix:"):
+        return _local_endpoint(value)
+    remedy = 'write "unix:/run/dovecot/auth-client", "auth.example.org:12345" or "[192.0.2.1]:12345"'
+    try:
+        _, port = endpoint.split(value)
+    except ValueError as error:
+        return str(error), remedy
+    return ("it has no port", remedy) if port is None else _endpoint(value)
+
+
 def _file_mode(value: str) -> Fault | None:
     return None if re.fullmatch(r"0?[0-7]{3}", value) else (f"{value[:9]!r} is no file mode", 'write "0660"')
 
@@ -396,6 +409,7 @@ KINDS: dict[str, Callable[[str], Fault | None]] = {
     "address endpoint": _address_endpoint,
     "listen endpoint": _listen_endpoint,
     "local endpoint": _local_endpoint,
+    "service endpoint": _service_endpoint,
     "file mode": _file_mode,
     "network": _network,
     "ipv4 address": _ipv4,

@@ -113,7 +113,7 @@ def bounce(conn: Connection, keys: Sequence[Key], now: float, *, reason: str, ap
         for row, outcome in given_up
     ]
     _fail(conn, told, now, append)
-    for message_id in {row.message_id for row in rows}:
+    for message_id in sorted({row.message_id for row in rows}):
         note_owed(conn, message_id, now)
     return _ended(conn, keys, rows, now, append)
 
@@ -173,8 +173,9 @@ def _held_by(conn: Connection, condition: Any) -> list[Row[Any]]:
         select(recipient, message.c.sender_local_part, message.c.sender_domain, message.c.size)
         .join(message, message.c.id == recipient.c.message_id)
         .where(recipient.c.state == State.HELD.value, condition)
+        .order_by(recipient.c.message_id, recipient.c.ordinal)
     )
-    return list(conn.execute(query))
+    return list(conn.execute(hold.locked(query)))
 
 
 def _release(conn: Connection, rows: list[Row[Any]], now: float, why: str, append: Append) -> None:
@@ -197,7 +198,7 @@ def _make_due(conn: Connection, rows: list[Row[Any]], now: float) -> None:
             .where(hold.is_one_of([Key(row.message_id, row.ordinal) for row in part]))
             .values(next_attempt=now)
         )
-    for domain in {row.domain for row in rows}:
+    for domain in sorted({row.domain for row in rows}):
         note_due(conn, domain, now)
 
 
@@ -267,7 +268,7 @@ def _given_up(row: Row[Any], reason: str) -> Failed:
 def _ended(
     conn: Connection, keys: Sequence[Key], rows: list[Row[Any]], now: float, append: Append
 ) -> Changed:
-    for domain in {row.domain for row in rows}:
+    for domain in sorted({row.domain for row in rows}):
         note_due_again(conn, domain)
     over = complete_all(conn, list(dict.fromkeys(row.message_id for row in rows)), now, append)
     removable = tuple(name for names in over.values() for name in names)

@@ -21,6 +21,7 @@ from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 from deliver.message import Envelope, Recipient
 from deliver.queue import codec, due, freeze, schedule
 from deliver.queue.hold import Append
+from deliver.queue.locking import free_destinations
 from deliver.queue.schema import State, attempt, message, recipient
 from events import outbox
 
@@ -95,27 +96,40 @@ def claim(
     admission: Admission,
     domains: Iterable[str] | None = None,
     append: Append = outbox.append,
+    node: str | None = None,
 ) -> tuple[Claim, ...]:
     """Lease at most `limit` messages' due recipients for `lease` seconds, as far as `admission` allows.
 
-    With `domains` only of these, in that order. What a freeze rule matches is held instead.
+    With `domains` only of these, in that order. What a freeze rule matches is held instead. `node` is who
+    claims, where several share the database; domains that another is busy with are passed over.
     """
     freeze.hold_frozen(conn, now, append)
     claims: list[Claim] = []
+    passed: set[str] = set()  # domains that others are busy with
+
+    def opens_at(domain: str) -> float:
+        return math.inf if domain in passed else admission.opens_at(domain)
+
     while len(claims) < limit:
         wanted = limit - len(claims)
         if domains is None:
-            turn = due.due_domains(conn, now, admission.opens_at, wanted)
+            turn = due.due_domains(conn, now, opens_at, wanted)
         else:
-            turn = due.due_among(conn, now, tuple(domains), admission.opens_at, wanted)
+            turn = due.due_among(conn, now, tuple(domains), opens_at, wanted)
         if not turn:
             break
+        free = free_destinations(conn, [domain for domain, _ in turn])
+        passed.update(domain for domain, _ in turn if domain not in free)
         for domain, last_sender in turn:
+            if domain in passed:
+                continue
             if admission.opens_at(domain) > now:  # what the domains before it took
                 continue
-            taken = _claim_one(conn, domain, last_sender, now, lease, retry, admission)
+            taken = _claim_one(conn, domain, last_sender, now, lease, retry, admission, node)
             due.note_served(conn, domain, now, taken.sender if taken else last_sender)
-            if taken is not None:
+            if taken is None:
+                passed.add(domain)
+            else:
                 claims.append(taken)
     return tuple(claims)
 
@@ -128,6 +142,7 @@ def _claim_one(
     lease: float,
     retry: tuple[float, ...],
     admission: Admission,
+    node: str | None,
 ) -> Claim | None:
     chosen = _next_message(conn, domain, last_sender, now, admission)
     if chosen is None:
@@ -143,7 +158,7 @@ def _claim_one(
         return None
     mail = conn.execute(select(message).where(message.c.id == chosen.message_id)).one()
     admission.took(domain, chosen.sender)
-    return _lease(conn, mail, rows, domain, now, lease, retry)
+    return _lease(conn, mail, rows, domain, now, lease, retry, node)
 
 
 def _next_message(
@@ -210,12 +225,18 @@ def _lease(
     now: float,
     lease: float,
     retry: tuple[float, ...],
+    node: str | None,
 ) -> Claim:
     leased = tuple(rows)
     number = 1 + max(row.attempts for row in leased)
     key = conn.execute(
         insert(attempt).values(
-            message_id=mail.id, domain=domain, number=number, started_at=now, lease_until=now + lease
+            message_id=mail.id,
+            domain=domain,
+            number=number,
+            started_at=now,
+            lease_until=now + lease,
+            node=node,
         )
     ).inserted_primary_key
     assert key is not None

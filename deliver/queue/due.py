@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, ScalarSelect, case, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from deliver.queue.locking import lock_destination
 from deliver.queue.schema import State, destination, recipient
 
 PAGE: Final = 200  # destinations that are looked at in one query
@@ -50,6 +51,7 @@ def note_due(conn: Connection, domain: str, due: float) -> None:
 
 def note_due_again(conn: Connection, domain: str) -> None:
     """Set the bound of the domain to the earliest next attempt of its queued recipients, exactly."""
+    lock_destination(conn, domain)
     row = update(destination).where(destination.c.domain == domain).values(due=_earliest(domain))
     if conn.execute(row).rowcount == 0:  # forgotten while its last recipient was under way
         earliest = conn.execute(select(_earliest(domain))).scalar_one()
@@ -88,7 +90,10 @@ def due_among(
 
 
 def note_served(conn: Connection, domain: str, now: float, sender: str) -> None:
-    """The domain had its turn; it goes to the end of the line, with its bound set exactly."""
+    """The domain had its turn; it goes to the end of the line, with its bound set exactly.
+
+    The claim that calls this has locked the destination, see `deliver.queue.locking`.
+    """
     conn.execute(
         update(destination)
         .where(destination.c.domain == domain)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, select, tuple_, update
 
 from deliver.queue import codec
 from deliver.queue.schema import State, message, recipient
@@ -72,7 +72,12 @@ def with_messages(conn: Connection, keys: Sequence[Key], *states: State) -> list
         .where(is_one_of(keys), recipient.c.state.in_([state.value for state in states]))
         .order_by(recipient.c.message_id, recipient.c.ordinal)
     )
-    return list(conn.execute(query))
+    return list(conn.execute(locked(query)))
+
+
+def locked(query: Select[Any]) -> Select[Any]:
+    """The query of recipients with their messages, both locked: see `deliver.queue.locking`."""
+    return query.with_for_update(of=[message, recipient], key_share=True)
 
 
 def tell(

@@ -4,7 +4,8 @@
     else                                 in doubt: the server may hold it; due at the pessimistic next attempt
 
 `recover` ends every open attempt. It is for start-up, by the process that owns the shard (see
-`deliver.queue.shard`): no attempt of it can be running. `reclaim` ends only those whose lease has expired.
+`deliver.queue.shard`): no attempt of it can be running. `rejoin` ends those of one node, where several share
+the database (`deliver.queue.cluster`). `reclaim` ends only those whose lease has expired.
 Synchronous, within the caller's transaction.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, literal, or_, select, update
 from sqlalchemy import delete as sql_delete
 
 from deliver.errors import Blame
@@ -23,6 +24,7 @@ from deliver.outcome import Contact, Deferred, Delivered
 from deliver.queue import codec
 from deliver.queue.due import note_due_again
 from deliver.queue.journal import Proof
+from deliver.queue.locking import lock_messages
 from deliver.queue.schema import OPEN_STATES, State, attempt, destination, message, recipient
 from deliver.queue.store import Append, complete
 from deliver.smtp.reply import EnhancedCode
@@ -30,6 +32,7 @@ from events import outbox
 from events.catalogue import Event
 
 INTERRUPTED: Final = "interrupted"
+COURTESY: Final = 60.0  # seconds after the end of a lease in which its own node may settle the attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,14 @@ class Recovered:
     def interrupted(self) -> int:
         """How many attempts were ended."""
         return len(self.attempts)
+
+
+def rejoin(
+    conn: Connection, now: float, proofs: Iterable[Proof], node: str, append: Append = outbox.append
+) -> Recovered:
+    """At start-up of one of several nodes: end the attempts that it had open."""
+    ours = select(attempt).where(attempt.c.ended_at.is_(None), attempt.c.node == node)
+    return _end(conn, now, tuple(proofs), ours, append)
 
 
 def recover(
@@ -67,19 +78,34 @@ def recover(
 
 
 def reclaim(
-    conn: Connection, now: float, proofs: Iterable[Proof] = (), append: Append = outbox.append
+    conn: Connection,
+    now: float,
+    proofs: Iterable[Proof] = (),
+    append: Append = outbox.append,
+    node: str | None = None,
 ) -> Recovered:
-    """End the open attempts whose lease has expired; `proofs` are the journal's, of any attempt."""
-    expired = select(attempt).where(attempt.c.ended_at.is_(None), attempt.c.lease_until < now)
+    """End the open attempts whose lease has expired; `proofs` are the journal's, of any attempt.
+
+    Those of other nodes than `node` a little later: it may be back, and its journal may prove deliveries.
+    """
+    expired = select(attempt).where(*_expired(now, node))
     rows = conn.execute(expired.with_only_columns(attempt.c.id)).scalars().all()
     known = frozenset(rows)
     return _end(conn, now, tuple(p for p in proofs if p.attempt_id in known), expired, append)
 
 
-def any_expired(conn: Connection, now: float) -> bool:
+def any_expired(conn: Connection, now: float, node: str | None = None) -> bool:
     """Whether `reclaim` would find something."""
-    expired = select(attempt.c.id).where(attempt.c.ended_at.is_(None), attempt.c.lease_until < now)
+    expired = select(attempt.c.id).where(*_expired(now, node))
     return conn.execute(expired.limit(1)).first() is not None
+
+
+def _expired(now: float, node: str | None) -> tuple[ColumnElement[bool], ...]:
+    over = (attempt.c.ended_at.is_(None), attempt.c.lease_until < now)
+    if node is None:
+        return over
+    ours = func.coalesce(attempt.c.node, node) == node
+    return (*over, or_(ours, attempt.c.lease_until < now - COURTESY))
 
 
 def referred_spool_files(conn: Connection) -> frozenset[str]:
@@ -89,7 +115,10 @@ def referred_spool_files(conn: Connection) -> frozenset[str]:
 
 
 def _end(conn: Connection, now: float, proofs: tuple[Proof, ...], query: Any, append: Append) -> Recovered:
-    rows = conn.execute(query).all()
+    if conn.dialect.name != "sqlite":
+        messages = conn.execute(query.with_only_columns(attempt.c.message_id)).scalars().all()
+        lock_messages(conn, (*messages, *(proof.message_id for proof in proofs)))
+    rows = conn.execute(query).all()  # others may have ended some before they were locked
     proven: dict[int, set[int]] = {}
     touched: dict[str, None] = {}
     domains: dict[str, None] = {}
@@ -102,7 +131,7 @@ def _end(conn: Connection, now: float, proofs: tuple[Proof, ...], query: Any, ap
         touched[row.message_id] = None
         domains[row.domain] = None
         _interrupt(conn, row, now, proven.get(row.id, set()))
-    for domain in domains:
+    for domain in sorted(domains):
         note_due_again(conn, domain)
     removable: list[str] = []
     for message_id in touched:

@@ -16,6 +16,7 @@ from deliver.errors import Blame
 from deliver.message import Envelope, MessageId
 from deliver.outcome import Deferred
 from deliver.queue import codec
+from deliver.queue.locking import lock_messages
 from deliver.queue.notice import Compose, NewMessage
 from deliver.queue.owed import Owed
 from deliver.queue.schema import OPEN_STATES, attempt, message, recipient
@@ -85,6 +86,7 @@ def write(
     `expire` (seconds after the acceptance) is the end of the attempts. What is above the limit is postponed
     until there is room; more of the same message is then told with it.
     """
+    lock_messages(conn, (message_id,))
     row = conn.execute(
         select(message).where(message.c.id == message_id, message.c.report_due.is_not(None))
     ).one_or_none()

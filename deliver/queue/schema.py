@@ -15,8 +15,9 @@ owed, `message.report_due` says by when, and the message is not complete.
 Invariant: while a recipient of a domain is QUEUED, its destination row has `due` at or before its next
 attempt (`claim` looks for due domains there; a missing row would strand mail).
 
-Times are seconds since the epoch. The version is SQLite's user_version. A file from a newer version is
-refused and left as it is: it holds mail.
+Times are seconds since the epoch. The version is SQLite's user_version; PostgreSQL has the table
+`queue_version`, and content in `content_chunk` instead of spool files (see `deliver.queue.chunks`). Tables of
+a newer version are refused and left as they are: they hold mail.
 """
 
 from __future__ import annotations
@@ -26,7 +27,22 @@ from enum import StrEnum
 from typing import Final
 
 import sqlalchemy
-from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    insert,
+    select,
+    text,
+)
 
 from deliver.errors import StorageError
 from events import outbox
@@ -43,6 +59,9 @@ class State(StrEnum):
 
 
 OPEN_STATES: Final = (State.QUEUED, State.LEASED, State.HELD)
+
+# SQLite counts only INTEGER PRIMARY KEY by itself, and its integers have 64 bits anyway.
+LONG: Final = BigInteger().with_variant(Integer(), "sqlite")
 
 metadata = MetaData()
 
@@ -88,7 +107,7 @@ recipient = Table(
     Column("in_doubt", Integer, nullable=False, default=0),  # attempts after which the server may hold it
     Column("next_attempt", Float, nullable=False),
     Column("waited", Float, nullable=False, server_default="0"),  # the wait decided last, without jitter
-    Column("attempt_id", Integer),  # while LEASED
+    Column("attempt_id", LONG),  # while LEASED
     Column("last_outcome", Text),  # JSON, see deliver.queue.codec
     Column("finished_at", Float),
     Column("owed", Text),  # see deliver.queue.owed
@@ -115,7 +134,7 @@ destination = Table(
 attempt = Table(
     "attempt",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", LONG, primary_key=True),
     Column("message_id", ForeignKey("message.id", ondelete="CASCADE"), nullable=False),
     Column("domain", Text, nullable=False),
     Column("number", Integer, nullable=False),
@@ -125,6 +144,7 @@ attempt = Table(
     Column("result", Text),
     Column("outcomes", Text),  # JSON: [[ordinal, outcome], …]
     Column("trace", Text),  # JSON: the findings
+    Column("node", Text),  # who makes it, where several share a database
     Index("attempt_message", "message_id"),
     Index("attempt_open", "ended_at", "lease_until"),
     sqlite_autoincrement=True,  # an id is never used again: the journal refers to it
@@ -157,7 +177,22 @@ counter = Table(
     "counter",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("value", Integer, nullable=False),
+    Column("value", LONG, nullable=False),
+)
+
+# In PostgreSQL only. No foreign key: chunks are written while the message arrives, before its row.
+shared = MetaData()
+
+queue_version = Table("queue_version", shared, Column("version", Integer, nullable=False))
+
+content_chunk = Table(
+    "content_chunk",
+    shared,
+    Column("message_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),  # from 0
+    Column("data", LargeBinary, nullable=False),
+    Column("written_at", Float, nullable=False),
+    Index("content_chunk_written", "written_at"),
 )
 
 
@@ -181,7 +216,8 @@ def _statements(*statements: str) -> Callable[[sqlalchemy.Connection], None]:
     return step
 
 
-# Append only: entry n brings version n + 1 to n + 2. A new file gets the tables above at once.
+# Append only: entry n brings version n + 1 to n + 2. A new file gets the tables above at once. From
+# FIRST_SHARED on each must do on PostgreSQL too.
 MIGRATIONS: Final[tuple[Callable[[sqlalchemy.Connection], None], ...]] = (
     _add_columns(
         ("message", "smtputf8 BOOLEAN NOT NULL DEFAULT 0"),
@@ -216,13 +252,18 @@ MIGRATIONS: Final[tuple[Callable[[sqlalchemy.Connection], None], ...]] = (
         "CREATE INDEX recipient_turn ON recipient (state, domain, sender, next_attempt)",
         "CREATE INDEX destination_turn ON destination (served_at, due, domain)",
     ),
+    _add_columns(("attempt", "node TEXT")),
 )
 VERSION: Final = len(MIGRATIONS) + 1
+FIRST_SHARED: Final = 5  # with which PostgreSQL began
+_MIGRATING: Final = 0x6F757471  # of PostgreSQL's advisory locks: one process migrates at a time
 
 
 def migrate(connection: sqlalchemy.Connection) -> None:
-    """Bring the file to this version, in the caller's transaction. Raises StorageError for a newer one."""
-    version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+    """Bring the tables to this version, in the caller's transaction. Raises StorageError for a newer one."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(sqlalchemy.func.pg_advisory_xact_lock(_MIGRATING)))
+    version = version_of(connection)
     if version > VERSION:
         raise StorageError(
             "opening the queue",
@@ -232,8 +273,33 @@ def migrate(connection: sqlalchemy.Connection) -> None:
     if version == 0:
         metadata.create_all(connection)
         outbox.metadata.create_all(connection)
+        if connection.dialect.name == "postgresql":
+            _create_shared(connection)
     else:
         for step in MIGRATIONS[version - 1 :]:
             step(connection)
     if version < VERSION:
+        _note_version(connection)
+
+
+def version_of(connection: sqlalchemy.Connection) -> int:
+    """The version of the tables, 0 where there are none."""
+    if connection.dialect.name == "sqlite":
+        return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+    if not sqlalchemy.inspect(connection).has_table(queue_version.name):
+        return 0
+    return int(connection.execute(select(queue_version.c.version)).scalar_one())
+
+
+def _create_shared(connection: sqlalchemy.Connection) -> None:
+    shared.create_all(connection)
+    # mail is hardly compressible, and parts of what is not compressed can be read
+    connection.execute(text("ALTER TABLE content_chunk ALTER COLUMN data SET STORAGE EXTERNAL"))
+    connection.execute(insert(queue_version).values(version=0))
+
+
+def _note_version(connection: sqlalchemy.Connection) -> None:
+    if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(f"PRAGMA user_version={VERSION}")
+    else:
+        connection.execute(sqlalchemy.update(queue_version).values(version=VERSION))

@@ -21,10 +21,12 @@ from sqlalchemy import Connection, case, delete, exists, insert, or_, select, up
 from deliver.dsn import notify_text
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.outcome import Deferred, Delivered, Failed, Outcome
-from deliver.queue import codec, due
+from deliver.queue import chunks, codec, due
 from deliver.queue.claiming import Claim as Claim
+from deliver.queue.chunks import ChunkedContent
 from deliver.queue.claiming import sender_key
 from deliver.queue.content import InlineContent, SpoolContent, StoredContent
+from deliver.queue.locking import lock_messages
 from deliver.queue.owed import owed
 from deliver.queue.schedule import Settlement
 from deliver.queue.schema import OPEN_STATES, State, attempt, message, recipient
@@ -49,14 +51,18 @@ class Settled:
 def accept(
     conn: Connection,
     envelope: Envelope,
-    content: StoredContent,
+    content: StoredContent | ChunkedContent,
     events: Iterable[Event],
     now: float,
     append: Append = outbox.append,
 ) -> None:
-    """Take a message into the queue; every recipient is due at once. Raises ValueError without recipients."""
+    """Take a message into the queue; every recipient is due at once. Raises ValueError without recipients,
+    StorageError without its content.
+    """
     if not envelope.recipients:
         raise ValueError(f"message {envelope.id} has no recipients")
+    if isinstance(content, ChunkedContent):
+        chunks.demand(conn, envelope.id, content.size)
     conn.execute(
         insert(message).values(
             id=envelope.id,
@@ -92,7 +98,7 @@ def accept(
             for each in envelope.recipients
         ],
     )
-    for domain in dict.fromkeys(each.mailbox.domain for each in envelope.recipients):
+    for domain in sorted({each.mailbox.domain for each in envelope.recipients}):
         due.note_due(conn, domain, now)
     append(conn, envelope.id, events)
 
@@ -118,6 +124,7 @@ def settle(
 
     Events are appended in this order: those given, msg:complete.
     """
+    lock_messages(conn, (claim.envelope.id,))
     recorded = [each for each in settlements if _record(conn, claim, each, now)]
     outcomes = tuple((each.recipient.ordinal, each.outcome) for each in settlements)
     _end_attempt(conn, claim.attempt_id, outcomes, now, trace)
@@ -156,6 +163,7 @@ def complete_all(
     conn: Connection, message_ids: Sequence[str], now: float, append: Append
 ) -> dict[str, tuple[str, ...]]:
     """`complete` for many: the spool files to remove, by the id of each message that has ended."""
+    lock_messages(conn, message_ids)
     is_open = recipient.c.state.in_([state.value for state in OPEN_STATES])
     ended = conn.execute(
         select(
@@ -179,6 +187,7 @@ def complete_all(
     over = [row for row in ended if not row.owes]
     if not over:
         return {}
+    chunks.drop(conn, [row.id for row in over])
     conn.execute(
         update(message)
         .where(message.c.id.in_([row.id for row in over]))
@@ -202,6 +211,7 @@ def forget(conn: Connection, *, before: float, limit: int = 500) -> int:
         .where(message.c.completed_at < before)
         .order_by(message.c.completed_at)
         .limit(limit)
+        .with_for_update(skip_locked=True)
     )
     return conn.execute(delete(message).where(message.c.id.in_(old))).rowcount
 

@@ -352,7 +352,9 @@ class Connection:
 
 def envelope_of(incoming: Incoming, question: EndContent) -> Envelope:
     """The envelope of a message whose content has ended."""
-    recipients = tuple(Recipient(n, mailbox) for n, mailbox in enumerate(question.recipients))
+    recipients = tuple(
+        Recipient(n, rcpt.mailbox, rcpt.notify, rcpt.original) for n, rcpt in enumerate(question.rcpts)
+    )
     size = incoming.header_size + question.size
     return Envelope(
         incoming.origin.message_id,
@@ -361,6 +363,9 @@ def envelope_of(incoming: Incoming, question: EndContent) -> Envelope:
         size,
         question.eight_bit,
         incoming.origin.received_at,
+        smtputf8=question.mail.smtputf8,
+        ret=question.mail.ret,
+        envid=question.mail.envid,
     )
 
 

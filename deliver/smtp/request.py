@@ -1,4 +1,4 @@
-"""Reading the commands that a client sends (RFC 5321 4.1.1, RFC 1870, RFC 6152): pure.
+"""Reading the commands that a client sends (RFC 5321 4.1.1; the parameters of `deliver.smtp.offer`): pure.
 
 A line that cannot be understood gives the Reply that says so; nothing raises. Whatever comes out holds no
 control character and, apart from the `Mailbox` rules, nothing that is not printable ASCII.
@@ -6,15 +6,22 @@ control character and, apart from the `Mailbox` rules, nothing that is not print
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from dataclasses import dataclass
 from enum import Enum
 
+from deliver.dsn import MAX_ENVID, Ret, from_xtext, parse_notify, parse_orcpt
 from deliver.errors import UsageError
-from deliver.message import Mailbox
+from deliver.message import Mailbox, literal_address
+from deliver.smtp.action import MailRequest, RcptRequest
+from deliver.smtp.offer import Hello, Offer
 from deliver.smtp.reply import Reply
 
 MAX_HELO = 255  # octets kept of the name in EHLO and HELO
+MAX_PATH = 600  # octets of an address as xtext
+MAX_CHUNK_DIGITS = 18  # a longer number is no length
 
 
 class Verb(Enum):
@@ -25,6 +32,9 @@ class Verb(Enum):
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
+    BDAT = "BDAT"
+    STARTTLS = "STARTTLS"
+    AUTH = "AUTH"
     RSET = "RSET"
     NOOP = "NOOP"
     VRFY = "VRFY"
@@ -32,19 +42,22 @@ class Verb(Enum):
     QUIT = "QUIT"
 
 
-_NOT_OFFERED = frozenset({"STARTTLS", "AUTH", "EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML"})
-_WITHOUT_ARGUMENT = frozenset({Verb.DATA, Verb.RSET, Verb.QUIT})
+_NOT_OFFERED = frozenset({"EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML"})
+_WITHOUT_ARGUMENT = frozenset({Verb.DATA, Verb.STARTTLS, Verb.RSET, Verb.QUIT})
 # What follows these is content of another protocol, never to be read as commands: a browser or a server-side
-# request forgery that talks HTTP to us, or chunks that were never offered.
+# request forgery that talks HTTP to us.
 _FOREIGN = frozenset(
-    {"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI", "BDAT", "LHLO"}
+    {"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI", "LHLO"}
 )
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 # A quoted string may hold '>' and spaces; the two kinds of element share no octet, so matching is linear.
 _PATH = re.compile(r' *<((?:[^"<>\\ ]|"(?:[^"\\]|\\.)*")*)>(?: +(\S.*))?\Z')
 _SOURCE_ROUTE = re.compile(r"@[^,:]+(?:,@[^,:]+)*:")
-_KEYWORD = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?\Z")
+_KEYWORD = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\x80-\U0010ffff]+))?\Z")
+_CHUNK = re.compile(rf"(\d{{1,{MAX_CHUNK_DIGITS}}})(?: +(LAST))?\Z", re.ASCII | re.IGNORECASE)
+_MECHANISM = re.compile(r"([A-Za-z0-9_-]{1,20})(?: +([A-Za-z0-9+/=]+))?\Z")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?\Z")
 _DIGITS = re.compile(r"\d{1,20}\Z", re.ASCII)
 
 
@@ -62,17 +75,17 @@ class Foreign:
 
 
 @dataclass(frozen=True, slots=True)
-class MailRequest:
-    """MAIL FROM: `sender` is None for the null reverse path, `size` in octets as declared or None."""
+class Chunk:
+    """BDAT (RFC 3030 2): `length` in octets."""
 
-    sender: Mailbox | None
-    size: int | None
+    length: int
+    last: bool
 
 
 def parse_line(line: bytes) -> Request | Foreign | Reply:
     """Read one line, given without its CRLF."""
-    word, _, argument = line.decode("latin-1").partition(" ")
-    name = word.upper()
+    word, _, argument = line.partition(b" ")
+    name = word.upper().decode("latin-1")
     if name in _FOREIGN:
         return Foreign()
     if _CONTROL.search(line):
@@ -81,7 +94,14 @@ def parse_line(line: bytes) -> Request | Foreign | Reply:
         return Reply(502, ("5.5.1 Command not implemented",))
     if name not in Verb.__members__:
         return Reply(500, ("5.5.2 Command not recognised",))
-    verb, argument = Verb[name], argument.strip(" ")
+    return _request(Verb[name], argument)
+
+
+def _request(verb: Verb, octets: bytes) -> Request | Reply:
+    try:
+        argument = octets.decode("utf-8").strip(" ")
+    except UnicodeDecodeError:
+        return Reply(501, ("5.5.2 Only ASCII is allowed in commands, and UTF-8 in addresses",))
     if not argument.isascii() and verb not in (Verb.MAIL, Verb.RCPT):
         return Reply(501, ("5.5.2 Only ASCII is allowed in commands",))
     if argument and verb in _WITHOUT_ARGUMENT:
@@ -91,7 +111,18 @@ def parse_line(line: bytes) -> Request | Foreign | Reply:
     return Request(verb, argument)
 
 
-def parse_mail(argument: str, *, extended: bool, max_size: int) -> MailRequest | Reply:
+def hello_refusal(name: str, demanded: Hello) -> Reply | None:
+    """The reply to EHLO or HELO with a `name` that is not as demanded, else None (RFC 5321 4.1.1.1)."""
+    if demanded is Hello.ANYTHING or (name.startswith("[") and literal_address(name) is not None):
+        return None
+    if not _HOST_NAME.match(name):
+        return Reply(501, ("5.5.4 That is neither a host name nor an address literal",))
+    if demanded is Hello.QUALIFIED and "." not in name.removesuffix("."):
+        return Reply(504, ("5.5.2 That is no fully qualified host name",))
+    return None
+
+
+def parse_mail(argument: str, offer: Offer, *, extended: bool, max_size: int) -> MailRequest | Reply:
     """Read what follows MAIL (RFC 5321 4.1.1.2). `extended`: EHLO was used; `max_size` 0 is no limit."""
     found = _path_after(argument, "FROM:")
     if isinstance(found, Reply):
@@ -100,26 +131,59 @@ def parse_mail(argument: str, *, extended: bool, max_size: int) -> MailRequest |
     parameters = _parameters(text)
     if isinstance(parameters, Reply):
         return parameters
-    size: int | None = None
+    allowed = offer.mail_parameters if extended else frozenset[str]()
     for keyword, value in parameters.items():
-        if not extended or keyword not in ("SIZE", "BODY"):
-            return Reply(555, (f"5.5.4 Parameter {keyword} is not recognised",))
-        if keyword == "BODY" and value.upper() not in ("7BIT", "8BITMIME"):
-            return Reply(501, ("5.5.4 BODY is 7BIT or 8BITMIME",))
-        if keyword == "SIZE":
-            if not _DIGITS.match(value):
-                return Reply(501, ("5.5.4 SIZE is a number of octets",))
-            size = int(value)
+        refused = _unknown(keyword, allowed) or _value_refusal(keyword, value)
+        if refused:
+            return refused
+    size = int(parameters["SIZE"]) if "SIZE" in parameters else None
     if size is not None and max_size and size > max_size:
         return Reply(552, (f"5.3.4 The message is larger than {max_size} octets",))
-    if not path:
-        return MailRequest(None, size)
-    sender = _mailbox(path, Reply(553, ("5.1.7 The sender address is not valid: ",)))
-    return sender if isinstance(sender, Reply) else MailRequest(sender, size)
+    utf8 = "SMTPUTF8" in parameters
+    refusal = Reply(553, ("5.1.7 The sender address is not valid: ",))
+    sender = _mailbox(path, refusal, utf8=utf8, offer=offer) if path else None
+    if isinstance(sender, Reply):
+        return sender
+    ret = Ret(parameters["RET"].upper()) if "RET" in parameters else None
+    envid = from_xtext(parameters["ENVID"]) if "ENVID" in parameters else None
+    return MailRequest(sender, size, utf8, ret, envid, "PRDR" in parameters)
 
 
-def parse_rcpt(argument: str, *, hostname: str) -> Mailbox | Reply:
-    """Read what follows RCPT (RFC 5321 4.1.1.3); `<postmaster>` alone is the postmaster of `hostname`."""
+def _value_refusal(keyword: str, value: str) -> Reply | None:
+    """The reply to a parameter of MAIL whose value cannot be used."""
+    match keyword:
+        case "BODY" if value.upper() not in ("7BIT", "8BITMIME"):
+            return Reply(501, ("5.5.4 BODY is 7BIT or 8BITMIME",))
+        case "SIZE" if not _DIGITS.match(value):
+            return Reply(501, ("5.5.4 SIZE is a number of octets",))
+        case "SMTPUTF8" | "PRDR" if value:
+            return Reply(501, (f"5.5.4 {keyword} has no value",))
+        case "RET" if value.upper() not in Ret.__members__:
+            return Reply(501, ("5.5.4 RET is FULL or HDRS",))
+        case "ENVID":
+            return _xtext_refusal(keyword, value, MAX_ENVID)
+        case "AUTH":  # who submitted it first is nothing we act on (RFC 4954 5)
+            return _xtext_refusal(keyword, value, MAX_PATH) if value != "<>" else None
+    return None
+
+
+def _xtext_refusal(keyword: str, value: str, longest: int) -> Reply | None:
+    if not value or len(value) > longest:
+        return Reply(501, (f"5.5.4 {keyword} has between 1 and {longest} octets",))
+    try:
+        from_xtext(value)
+    except UsageError:
+        return Reply(501, (f"5.5.4 {keyword} is not xtext (RFC 3461 4)",))
+    return None
+
+
+def parse_rcpt(
+    argument: str, offer: Offer, *, extended: bool, utf8: bool, hostname: str
+) -> RcptRequest | Reply:
+    """Read what follows RCPT (RFC 5321 4.1.1.3); `<postmaster>` alone is the postmaster of `hostname`.
+
+    `utf8`: MAIL had SMTPUTF8.
+    """
     found = _path_after(argument, "TO:")
     if isinstance(found, Reply):
         return found
@@ -128,10 +192,57 @@ def parse_rcpt(argument: str, *, hostname: str) -> Mailbox | Reply:
     if isinstance(parameters, Reply):
         return parameters
     for keyword in parameters:
-        return Reply(555, (f"5.5.4 Parameter {keyword} is not recognised",))
+        refused = _unknown(keyword, offer.rcpt_parameters if extended else frozenset())
+        if refused:
+            return refused
     if path.lower() == "postmaster":  # RFC 5321 4.5.1
         path = f"{path}@{hostname}"
-    return _mailbox(path, Reply(553, ("5.1.3 The recipient address is not valid: ",)))
+    refusal = Reply(553, ("5.1.3 The recipient address is not valid: ",))
+    mailbox = _mailbox(path, refusal, utf8=utf8, offer=offer)
+    if isinstance(mailbox, Reply):
+        return mailbox
+    notify, original = parameters.get("NOTIFY"), parameters.get("ORCPT")
+    if original is not None and not original.isascii() and not utf8:
+        return Reply(501, ("5.5.4 ORCPT outside ASCII needs SMTPUTF8",))
+    try:
+        return RcptRequest(
+            mailbox,
+            None if notify is None else parse_notify(notify),
+            None if original is None else parse_orcpt(original),
+        )
+    except UsageError as error:
+        return Reply(501, (f"5.5.4 {error.attempted}: {error.happened}",))
+
+
+def parse_bdat(argument: str) -> Chunk | None:
+    """Read what follows BDAT (RFC 3030 2); None: nobody knows where the next command begins."""
+    found = _CHUNK.match(argument)
+    return Chunk(int(found[1]), found[2] is not None) if found else None
+
+
+def parse_auth(argument: str) -> tuple[str, bytes | None] | Reply:
+    """Read what follows AUTH (RFC 4954 4): the mechanism in upper case, the decoded initial response."""
+    found = _MECHANISM.match(argument)
+    if not found:
+        return Reply(501, ("5.5.4 Expected AUTH mechanism [initial-response]",))
+    if found[2] is None:
+        return found[1].upper(), None
+    decoded = b"" if found[2] == "=" else decode_response(found[2].encode())
+    if decoded is None:
+        return Reply(501, ("5.5.2 The response is not base64",))
+    return found[1].upper(), decoded
+
+
+def decode_response(line: bytes) -> bytes | None:
+    """The octets behind a line of an exchange; None when it is not base64 (RFC 4954 4)."""
+    try:
+        return base64.b64decode(line, validate=True)
+    except binascii.Error:
+        return None
+
+
+def _unknown(keyword: str, allowed: frozenset[str]) -> Reply | None:
+    return None if keyword in allowed else Reply(555, (f"5.5.4 Parameter {keyword} is not recognised",))
 
 
 def _path_after(argument: str, keyword: str) -> tuple[str, str] | Reply:
@@ -148,7 +259,7 @@ def _path_after(argument: str, keyword: str) -> tuple[str, str] | Reply:
 def _parameters(text: str) -> dict[str, str] | Reply:
     """`KEYWORD=value` in upper-case keywords (RFC 5321 4.1.2)."""
     parameters: dict[str, str] = {}
-    for word in text.split():
+    for word in filter(None, text.split(" ")):
         found = _KEYWORD.match(word)
         if not found:
             return Reply(501, ("5.5.4 A parameter is KEYWORD or KEYWORD=value",))
@@ -159,11 +270,12 @@ def _parameters(text: str) -> dict[str, str] | Reply:
     return parameters
 
 
-def _mailbox(path: str, refusal: Reply) -> Mailbox | Reply:
+def _mailbox(path: str, refusal: Reply, *, utf8: bool, offer: Offer) -> Mailbox | Reply:
     """The address, or `refusal` with the reason put after its text."""
-    if not path.isascii():
-        return Reply(553, ("5.6.7 Addresses outside ASCII need SMTPUTF8, which is not offered here",))
+    if not path.isascii() and not utf8:
+        remedy = "say SMTPUTF8 with MAIL" if offer.smtputf8 else "which is not offered here"
+        return Reply(553, (f"5.6.7 Addresses outside ASCII need SMTPUTF8: {remedy}",))
     try:
-        return Mailbox.parse(path)
+        return Mailbox.parse(path, utf8=utf8)
     except UsageError as error:
         return Reply(refusal.code, (refusal.lines[0] + error.happened,))

@@ -1,103 +1,73 @@
-"""The SMTP server without I/O: octets in, actions out (RFC 5321, RFC 2920, RFC 1870, RFC 6152, RFC 2034).
+"""The SMTP server without I/O: octets in, actions out (RFC 5321 and what `deliver.smtp.offer` lists).
 
 The caller feeds what it read with `receive` and performs what `next_action` gives, until that is None: then
-everything so far has been dealt with and more octets are needed. A question (Consider…, BeginContent,
-EndContent) is answered with `accept` or `refuse` before anything else is asked of the machine, so pipelined
-commands are answered in order.
+everything so far has been dealt with and more octets are needed. A question (StartTls, AuthExchange,
+Consider…, BeginContent, EndContent) is answered, usually with `accept` or `refuse`, before anything else is
+asked of the machine, so pipelined commands are answered in order. `serverstates` says which command is
+possible when.
 
-    state       EHLO HELO   MAIL      RCPT        DATA      RSET     NOOP VRFY HELP   QUIT
-    ----------  ----------  --------  ----------  --------  -------  ---------------  ------
-    FRESH       READY       503       503         503       FRESH    FRESH            CLOSED
-    READY       READY       SENDER    503         503       READY    READY            CLOSED
-    SENDER      READY       503       RECIPIENTS  554       READY    SENDER           CLOSED
-    RECIPIENTS  READY       503       RECIPIENTS  CONTENT   READY    RECIPIENTS       CLOSED
-    CONTENT     everything is content up to CRLF.CRLF, then READY
-
-The state changes only when the command succeeds. Lines end with CRLF only: a line that ends with a bare LF is
-refused and the connection closed, since nobody can tell what the sender of it meant to be a command.
+Lines end with CRLF only: a line that ends with a bare LF is refused and the connection closed, since nobody
+can tell what the sender of it meant to be a command. Octets behind STARTTLS close it too: they came in clear
+text, and nothing may tell them from what comes inside TLS (RFC 3207 6, CVE-2021-38371).
 """
 
 from __future__ import annotations
 
+import base64
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
 
 from deliver.message import Mailbox
 from deliver.smtp.action import (
     AbandonContent,
+    AbandonExchange,
     Action,
+    AuthExchange,
     BeginContent,
     Close,
     ConsiderRecipient,
     ConsiderSender,
     ContentChunk,
     EndContent,
+    Handshake,
+    MailRequest,
     Question,
+    RcptRequest,
     Send,
+    StartTls,
 )
+from deliver.smtp.answer import AUTH_FIRST, DEFECTIVE, NOT_IMPLEMENTED, TLS_FIRST
+from deliver.smtp.answer import encode as encode
+from deliver.smtp.inspection import Defect
+from deliver.smtp.offer import Limits as Limits
+from deliver.smtp.offer import Offer
 from deliver.smtp.reply import Reply
-from deliver.smtp.request import MAX_HELO, Foreign, Request, Verb, parse_line, parse_mail, parse_rcpt
-from deliver.smtp.undot import MAX_LINE, Defect, IncomingContent
+from deliver.smtp.request import (
+    MAX_HELO,
+    Chunk,
+    Foreign,
+    Request,
+    Verb,
+    decode_response,
+    hello_refusal,
+    parse_auth,
+    parse_bdat,
+    parse_line,
+    parse_mail,
+    parse_rcpt,
+)
+from deliver.smtp.serverstates import OUT_OF_SEQUENCE
+from deliver.smtp.serverstates import TRANSITIONS as TRANSITIONS
+from deliver.smtp.serverstates import State as State
+from deliver.smtp.undot import IncomingChunks, IncomingContent
 
 MAX_COMMAND = 2048  # octets with CRLF; RFC 5321 4.5.3.1.4 asks for 512, our longest address needs 520
+MAX_RESPONSE = 12288 + 64  # octets of an AUTH line with CRLF (RFC 4954 4)
 MAX_DISCARD = 65536  # octets of one line, after which we stop waiting for its end
-MAX_REPLY_TEXT = 480  # octets; RFC 5321 4.5.3.1.5 allows 512 for the line
+SMALL_CHUNK = 1024  # octets; a smaller one counts as an idle command
 
-
-class State(Enum):
-    """Where in a session the client is."""
-
-    FRESH = "no EHLO or HELO yet"
-    READY = "no transaction"
-    SENDER = "MAIL was accepted"
-    RECIPIENTS = "at least one RCPT was accepted"
-    CONTENT = "the content is being received"
-    CLOSED = "no more commands"
-
-
-_GREETED = frozenset({State.READY, State.SENDER, State.RECIPIENTS})
-
-TRANSITIONS: Mapping[tuple[State, Verb], State] = {
-    **{(state, verb): State.READY for state in {State.FRESH, *_GREETED} for verb in (Verb.EHLO, Verb.HELO)},
-    (State.READY, Verb.MAIL): State.SENDER,
-    (State.SENDER, Verb.RCPT): State.RECIPIENTS,
-    (State.RECIPIENTS, Verb.RCPT): State.RECIPIENTS,
-    (State.RECIPIENTS, Verb.DATA): State.CONTENT,
-    (State.FRESH, Verb.RSET): State.FRESH,
-    **{(state, Verb.RSET): State.READY for state in _GREETED},
-    **{
-        (state, verb): state
-        for state in {State.FRESH, *_GREETED}
-        for verb in (Verb.NOOP, Verb.VRFY, Verb.HELP)
-    },
-    **{(state, Verb.QUIT): State.CLOSED for state in {State.FRESH, *_GREETED}},
-}
-
-_OUT_OF_SEQUENCE: Mapping[Verb, str] = {
-    Verb.MAIL: "5.5.1 Send EHLO first, and one MAIL per message",
-    Verb.RCPT: "5.5.1 Send MAIL first",
-    Verb.DATA: "5.5.1 Send MAIL and RCPT first",
-}
-
-_REFUSALS: Mapping[Defect, Reply] = {
-    Defect.BARE: Reply(550, ("5.6.11 Bare CR or LF in the message; lines must end with CRLF",)),
-    Defect.NUL: Reply(550, ("5.6.11 NUL octet in the message",)),
-    Defect.LONG_LINE: Reply(550, (f"5.6.0 A line of the message is longer than {MAX_LINE} octets",)),
-    Defect.TOO_LARGE: Reply(552, ("5.3.4 The message is too large",)),
-    Defect.ENDLESS: Reply(552, ("5.3.4 The message is far too large",)),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one client may ask of us."""
-
-    message_size: int  # octets, announced with SIZE; 0 is no limit
-    recipients: int = 1000  # of one message; RFC 5321 4.5.3.1.8 asks for at least 100
-    errors: int = 20  # commands out of sequence, unknown or refused by policy, in one connection
-    idle_commands: int = 100  # commands that bring no message, since the last message
+_BEFORE_TLS = frozenset({Verb.EHLO, Verb.HELO, Verb.STARTTLS, Verb.NOOP, Verb.QUIT})
+_CONTENT_STATES = frozenset({State.CONTENT, State.CHUNKS})
 
 
 class ServerMachine:
@@ -105,33 +75,40 @@ class ServerMachine:
 
     protocol = "ESMTP"  # in the greeting
 
-    def __init__(self, limits: Limits, hostname: str) -> None:
+    def __init__(self, limits: Limits, hostname: str, offer: Offer | None = None) -> None:
         self._limits = limits
         self._hostname = hostname
+        self._offer = offer or Offer()
         self._buffer = bytearray()
         self._line_length = 0  # octets of the unfinished line that were thrown away
+        self._skipping = 0  # octets of a refused chunk that are still to come
         self._actions: deque[Action] = deque()
         self._question: Question | None = None
-        self._incoming: IncomingContent | None = None
+        self._incoming: IncomingContent | IncomingChunks | None = None
+        self._chunk: Chunk | None = None  # whose octets are next
         self._content_refusal: Reply | None = None
-        self._sender: Mailbox | None = None
-        self._recipients: dict[Mailbox, None] = {}
+        self._mail: MailRequest | None = None
+        self._rcpts: dict[Mailbox, RcptRequest] = {}
+        self._mechanism = ""
         self._errors = 0
         self._idle_commands = 0
         self.state = State.FRESH
         self.helo = ""
         self.extended = False
+        self.secured = False
+        self.authenticated: str | None = None  # as whom the client has logged in
         self._send(Reply(220, (f"{hostname} {self.protocol} Outrider",)))
 
     @property
     def in_content(self) -> bool:
         """Whether the client is sending the content of a message."""
-        return self.state is State.CONTENT
+        return self.state in _CONTENT_STATES
 
     def receive(self, data: bytes) -> None:
         """Take octets from the client; empty means that it closed its side."""
         if self.state is State.CLOSED:
             return
+        assert self.state is not State.HANDSHAKE, "these octets are for TLS"
         if not data:
             self._close("the client closed the connection without QUIT")
             return
@@ -149,29 +126,47 @@ class ServerMachine:
             self._question = action
         return action
 
+    # Answers
+
     def accept(self, reply: Reply | None = None) -> None:
         """Answer the question with yes; `reply` replaces the usual text (after EndContent: with the id)."""
         question, self._question = self._question, None
         match question:
-            case ConsiderSender(sender=sender):
-                self._sender = sender
+            case StartTls():
+                self.state = TRANSITIONS[self.state, Verb.STARTTLS]
+                self._send(Reply(220, ("2.0.0 Ready to start TLS",)))
+                self._actions.append(Handshake())
+            case ConsiderSender(mail=mail):
+                self._mail = mail
                 self.state = TRANSITIONS[self.state, Verb.MAIL]
                 self._send(reply or Reply(250, ("2.1.0 Sender ok",)))
-            case ConsiderRecipient(mailbox=mailbox):
-                self._recipients[mailbox] = None
+            case ConsiderRecipient(rcpt=rcpt):
+                self._rcpts[rcpt.mailbox] = rcpt
                 self.state = TRANSITIONS[self.state, Verb.RCPT]
                 self._send(reply or Reply(250, ("2.1.5 Recipient ok",)))
             case BeginContent():
-                self.state = TRANSITIONS[self.state, Verb.DATA]
-                self._incoming = IncomingContent(self._limits.message_size)
-                self._content_refusal = None
-                self._send(Reply(354, ("End data with <CR><LF>.<CR><LF>",)))
+                self._begin_content()
             case EndContent():
                 self._idle_commands = 0
                 self._end_transaction()
                 self._send(reply or Reply(250, ("2.0.0 Ok",)))
-            case None:
-                raise AssertionError("there is no question to accept")
+            case _:
+                raise AssertionError(f"{question} is no question to accept")
+
+    def accept_some(self, verdicts: Mapping[Mailbox, Reply], final: Reply) -> None:
+        """Answer EndContent with one reply per recipient and one to the message (draft-hall-prdr-00).
+
+        Only where it asked `individually`; with a `final` that is not 2yz none of them gets the message.
+        """
+        question, self._question = self._question, None
+        assert isinstance(question, EndContent), "the content has not ended"
+        assert question.individually, "the client did not ask for it"
+        self._idle_commands = 0
+        self._end_transaction()
+        self._send(Reply(353, ("Content was analysed; one reply per recipient follows",)))
+        for rcpt in question.rcpts:
+            self._send(verdicts[rcpt.mailbox])
+        self._respond(final, count=final.permanent)
 
     def refuse(self, reply: Reply) -> None:
         """Answer the question with no. A 5yz reply counts as an error of the client."""
@@ -179,17 +174,48 @@ class ServerMachine:
         assert question is not None, "there is no question to refuse"
         if isinstance(question, EndContent):
             self._refuse_message(reply, count=reply.permanent)
-        else:
-            self._respond(reply, count=reply.permanent)
+            return
+        if isinstance(question, AuthExchange):
+            self.state = State.READY
+        elif isinstance(question, BeginContent) and self._chunk is not None:
+            self._skipping, self._chunk = self._chunk.length, None
+        self._respond(reply, count=reply.permanent)
+
+    def challenge(self, data: bytes) -> None:
+        """Answer AuthExchange with another challenge."""
+        question, self._question = self._question, None
+        assert isinstance(question, AuthExchange), "there is no exchange"
+        self.state = State.EXCHANGE
+        self._actions.append(Send(b"334 " + base64.b64encode(data) + b"\r\n"))
+
+    def authenticate(self, identity: str) -> None:
+        """Answer AuthExchange with yes: from now on the client is `identity`."""
+        question, self._question = self._question, None
+        assert isinstance(question, AuthExchange), "there is no exchange"
+        self.state, self.authenticated = State.READY, identity
+        self._send(Reply(235, ("2.7.0 Logged in",)))
+
+    def tls_started(self, offer: Offer | None = None) -> None:
+        """TLS is there: nothing that was said before counts any more (RFC 3207 4.2), the offer may be another.
+
+        Also at once after the beginning, where TLS comes before the greeting.
+        """
+        assert not self._buffer, "octets from outside TLS"
+        assert self.state in (State.HANDSHAKE, State.FRESH), "not now"
+        self.secured, self.state = True, State.FRESH
+        self.helo, self.extended, self.authenticated = "", False, None
+        self._offer = offer or self._offer
 
     def refuse_content(self, reply: Reply) -> None:
         """Read the rest of the content without giving it out, then answer with `reply`."""
         assert self.in_content, "no content is being received"
         ended = any(isinstance(action, EndContent) for action in self._actions)
-        self._actions.clear()  # only pieces and the end of this content can be waiting
+        self._actions.clear()  # only pieces, the reply to a chunk and the end of this content can be waiting
         self._content_refusal = reply
         if ended:
             self._refuse_message(reply, count=False)
+        elif self.state is State.CHUNKS:
+            self._refuse_chunk(reply)
 
     def close(self, reply: Reply, why: str) -> None:
         """Say `reply` (a 421) and close; content that was begun is abandoned (RFC 5321 3.8)."""
@@ -202,9 +228,18 @@ class ServerMachine:
 
     def _progress(self) -> bool:
         """Do the next thing that the buffer allows; False when more octets are needed."""
-        if self.state is State.CLOSED or not self._buffer:
+        if self.state in (State.CLOSED, State.HANDSHAKE) or not self._buffer:
             return False
-        return self._read_content() if self.in_content else self._read_line()
+        if self._skipping:
+            gone = min(self._skipping, len(self._buffer))
+            del self._buffer[:gone]
+            self._skipping -= gone
+            return True
+        return self._read_content() if self.state is State.CONTENT else self._read_line()
+
+    @property
+    def _longest_line(self) -> int:
+        return MAX_RESPONSE if self._offer.mechanisms else MAX_COMMAND
 
     def _read_line(self) -> bool:
         end = self._buffer.find(b"\n")
@@ -212,7 +247,7 @@ class ServerMachine:
             if self._line_length + len(self._buffer) > MAX_DISCARD:
                 self.close(Reply(421, ("4.7.0 Line too long, closing connection",)), "endless command line")
                 return True
-            if len(self._buffer) > MAX_COMMAND:  # already refused; only its end is still of interest
+            if len(self._buffer) > self._longest_line:  # already refused; only its end is still of interest
                 self._line_length += len(self._buffer) - 1
                 del self._buffer[:-1]
             return False
@@ -223,7 +258,9 @@ class ServerMachine:
             self.close(Reply(421, ("4.7.0 Line too long, closing connection",)), "endless command line")
         elif not line.endswith(b"\r\n"):
             self.close(Reply(500, ("5.5.2 Lines must end with CRLF",)), "a command ended with a bare LF")
-        elif length > MAX_COMMAND:
+        elif self.state is State.EXCHANGE:
+            self._on_response(line[:-2], length)
+        elif length > (self._longest_line if line[:5].upper() == b"AUTH " else MAX_COMMAND):
             self._respond(Reply(500, ("5.5.2 Line too long",)), count=True)
         else:
             self._obey(self._parse(line[:-2]))
@@ -239,26 +276,43 @@ class ServerMachine:
         if refusal is not None and not was_refused:
             self._actions.append(AbandonContent(str(refusal)))
         if incoming.endless:
-            self._incoming = None
-            self.close(_REFUSALS[Defect.ENDLESS], "a message far over the size limit")
-        elif incoming.ended:
-            self._content_ended(incoming, piece, refusal)
-        elif piece and refusal is None:
+            self._cut_off()
+            return True
+        if piece and refusal is None:
             self._actions.append(ContentChunk(piece))
+        if incoming.ended:
+            self._content_ended(incoming, refusal)
+        elif isinstance(incoming, IncomingChunks) and incoming.chunk_ended:
+            self._chunk_ended(refusal)
         return True
 
-    def _content_ended(self, incoming: IncomingContent, piece: bytes, refusal: Reply | None) -> None:
+    def _cut_off(self) -> None:
+        self._incoming = None
+        self.close(DEFECTIVE[Defect.ENDLESS], "a message far over the size limit")
+
+    def _content_ended(self, incoming: IncomingContent | IncomingChunks, refusal: Reply | None) -> None:
         if refusal is not None:
             self._refuse_message(refusal, count=False)
             return
-        if piece:
-            self._actions.append(ContentChunk(piece))
-        self._actions.append(
-            EndContent(self._sender, tuple(self._recipients), incoming.size, incoming.eight_bit)
-        )
+        assert self._mail is not None, "no MAIL"
+        rcpts = tuple(self._rcpts.values())
+        individually = self._mail.prdr and len(rcpts) > 1
+        self._actions.append(EndContent(self._mail, rcpts, incoming.size, incoming.eight_bit, individually))
 
-    def _refused(self, incoming: IncomingContent) -> Reply | None:
-        return _REFUSALS[incoming.defect] if incoming.defect else self._content_refusal
+    def _chunk_ended(self, refusal: Reply | None) -> None:
+        self.state = State.CHUNKS
+        if refusal is not None:
+            self._refuse_chunk(refusal)
+        else:
+            self._send(Reply(250, ("2.0.0 Chunk ok",)))
+
+    def _refuse_chunk(self, reply: Reply) -> None:
+        """The message failed before its last chunk; the chunks that are on their way get 503."""
+        self._end_transaction()
+        self._respond(reply, count=False)
+
+    def _refused(self, incoming: IncomingContent | IncomingChunks) -> Reply | None:
+        return DEFECTIVE[incoming.defect] if incoming.defect else self._content_refusal
 
     def _refuse_message(self, reply: Reply, *, count: bool) -> None:
         """Answer the end of the content with no."""
@@ -275,48 +329,152 @@ class ServerMachine:
             self.close(Reply(421, ("4.7.0 This is an SMTP server",)), "the client speaks another protocol")
         elif isinstance(request, Reply):
             self._respond(request, count=True)
-        elif (self.state, request.verb) not in TRANSITIONS:
-            code = 554 if (self.state, request.verb) == (State.SENDER, Verb.DATA) else 503
-            text = "5.5.1 No valid recipients" if code == 554 else _OUT_OF_SEQUENCE[request.verb]
-            self._respond(Reply(code, (text,)), count=True)
+        elif request.verb is Verb.BDAT:
+            self._on_bdat(request)
+        elif refusal := self._premature(request.verb):
+            self._respond(refusal, count=True)
         else:
             self._commands[request.verb](self, request)
 
+    def _premature(self, verb: Verb) -> Reply | None:
+        """The reply to a command whose time has not come."""
+        if self._offer.require_tls and not self.secured and verb not in _BEFORE_TLS:
+            return TLS_FIRST
+        if verb is Verb.STARTTLS and not self._offer.starttls:
+            return NOT_IMPLEMENTED
+        if verb is Verb.AUTH and not self._offer.mechanisms:
+            return NOT_IMPLEMENTED
+        if (self.state, verb) not in TRANSITIONS:
+            if self.state is State.SENDER and verb in (Verb.DATA, Verb.BDAT):
+                return Reply(554, ("5.5.1 No valid recipients",))
+            return Reply(503, (OUT_OF_SEQUENCE[verb],))
+        if verb is Verb.MAIL and self._offer.require_auth and self.authenticated is None:
+            return AUTH_FIRST
+        return None
+
     def _on_ehlo(self, request: Request) -> None:
-        self._reset(Verb.EHLO)
-        self.helo, self.extended = request.argument[:MAX_HELO], True
-        size = f"SIZE {self._limits.message_size}" if self._limits.message_size else "SIZE"
-        keywords = ("PIPELINING", size, "8BITMIME", "ENHANCEDSTATUSCODES")
-        self._respond_idle(Reply(250, (self._hostname, *keywords)))
+        self._hello(request, extended=True)
 
     def _on_helo(self, request: Request) -> None:
-        self._reset(Verb.HELO)
-        self.helo, self.extended = request.argument[:MAX_HELO], False
-        self._respond_idle(Reply(250, (self._hostname,)))
+        self._hello(request, extended=False)
+
+    def _hello(self, request: Request, *, extended: bool) -> None:
+        refusal = hello_refusal(request.argument, self._offer.hello)
+        if refusal is not None:
+            self._respond(refusal, count=True)
+            return
+        self._reset(request.verb)
+        self.helo, self.extended = request.argument[:MAX_HELO], extended
+        keywords = self._offer.keywords(self._limits, secured=self.secured) if extended else ()
+        self._respond_idle(Reply(250, (self._hostname, *keywords)))
+
+    def _on_starttls(self, request: Request) -> None:
+        if self.secured:
+            self._respond(Reply(503, ("5.5.1 TLS is there already",)), count=True)
+        elif self._buffer:
+            self.close(Reply(421, ("4.7.0 Octets behind STARTTLS",)), "octets behind STARTTLS, in clear text")
+        elif not self._is_idle_too_long():
+            self._actions.append(StartTls())
+
+    def _on_auth(self, request: Request) -> None:
+        if self.authenticated is not None:
+            self._respond(Reply(503, ("5.5.1 You are logged in already",)), count=True)
+            return
+        if not self._offer.may_auth(secured=self.secured):
+            self._respond(Reply(538, ("5.7.11 AUTH needs TLS here: send STARTTLS first",)), count=True)
+            return
+        read = parse_auth(request.argument)
+        if isinstance(read, Reply):
+            self._respond(read, count=True)
+        elif read[0] not in self._offer.mechanisms:
+            self._respond(Reply(504, ("5.5.4 This mechanism is not offered",)), count=True)
+        elif not self._is_idle_too_long():
+            self._mechanism, response = read
+            self._actions.append(AuthExchange(self._mechanism, response, first=True))
+
+    def _on_response(self, line: bytes, length: int) -> None:
+        response = decode_response(line) if length <= MAX_RESPONSE else None
+        if response is not None:
+            self._actions.append(AuthExchange(self._mechanism, response, first=False))
+            return
+        self.state = State.READY
+        self._actions.append(AbandonExchange())
+        text = "5.7.0 AUTH was cancelled" if line == b"*" else "5.5.2 The response is not base64"
+        self._respond(Reply(501, (text,)), count=True)
 
     def _on_mail(self, request: Request) -> None:
-        read = parse_mail(request.argument, extended=self.extended, max_size=self._limits.message_size)
+        read = parse_mail(
+            request.argument, self._offer, extended=self.extended, max_size=self._limits.message_size
+        )
         if isinstance(read, Reply):
             self._respond(read, count=_protocol_error(read))
         elif not self._is_idle_too_long():
-            self._actions.append(ConsiderSender(read.sender, read.size))
+            self._actions.append(ConsiderSender(read))
 
     def _on_rcpt(self, request: Request) -> None:
-        read = parse_rcpt(request.argument, hostname=self._hostname)
+        mail = self._mail
+        assert mail is not None, "no MAIL"
+        read = parse_rcpt(
+            request.argument,
+            self._offer,
+            extended=self.extended,
+            utf8=mail.smtputf8,
+            hostname=self._hostname,
+        )
         if isinstance(read, Reply):
             self._respond(read, count=_protocol_error(read))
-        elif read in self._recipients:  # one copy each, however often it is named
-            self._named_again(read)
-        elif len(self._recipients) >= self._limits.recipients:
+        elif read.mailbox in self._rcpts:  # one copy each, however often it is named
+            self._named_again(read.mailbox)
+        elif len(self._rcpts) >= self._limits.recipients:
             self._send(Reply(452, ("4.5.3 Too many recipients, send the rest with another message",)))
         else:
-            self._actions.append(ConsiderRecipient(read))
+            self._actions.append(ConsiderRecipient(read, mail))
 
     def _named_again(self, mailbox: Mailbox) -> None:
         self._send(Reply(250, ("2.1.5 Recipient ok, named before",)))
 
     def _on_data(self, request: Request) -> None:
-        self._actions.append(BeginContent(self._sender, tuple(self._recipients)))
+        assert self._mail is not None, "no MAIL"
+        self._actions.append(BeginContent(self._mail, tuple(self._rcpts.values())))
+
+    def _on_bdat(self, request: Request) -> None:
+        """The octets of the chunk follow, whatever we think of it (RFC 3030 2)."""
+        chunk = parse_bdat(request.argument) if self._offer.chunking else None
+        if chunk is None:
+            self.close(Reply(421, ("4.7.0 BDAT with no length, or not offered",)), "a chunk without an end")
+            return
+        if chunk.length < SMALL_CHUNK and self._is_idle_too_long():
+            return
+        refusal = self._premature(Verb.BDAT)
+        if refusal is not None:
+            self._skipping = chunk.length
+            self._respond_idle(refusal)  # what is on its way behind a refused chunk is no error
+        elif isinstance(self._incoming, IncomingChunks):
+            self._expect(self._incoming, chunk)
+        else:
+            assert self._mail is not None, "no MAIL"
+            self._chunk = chunk
+            self._actions.append(BeginContent(self._mail, tuple(self._rcpts.values())))
+
+    def _begin_content(self) -> None:
+        self._content_refusal = None
+        if self._chunk is None:
+            self.state = TRANSITIONS[self.state, Verb.DATA]
+            self._incoming = IncomingContent(self._limits.message_size)
+            self._send(Reply(354, ("End data with <CR><LF>.<CR><LF>",)))
+            return
+        chunk, self._chunk = self._chunk, None
+        self._incoming = IncomingChunks(self._limits.message_size)
+        self._expect(self._incoming, chunk)
+
+    def _expect(self, incoming: IncomingChunks, chunk: Chunk) -> None:
+        self.state = State.CONTENT
+        incoming.expect(chunk.length, last=chunk.last)
+        if incoming.endless:
+            self._actions.append(AbandonContent("a chunk far over the size limit"))
+            self._cut_off()
+        elif chunk.length == 0:
+            self._read_content()
 
     def _on_rset(self, request: Request) -> None:
         self._reset(Verb.RSET)
@@ -339,6 +497,8 @@ class ServerMachine:
     _commands: Mapping[Verb, Callable[[ServerMachine, Request], None]] = {
         Verb.EHLO: _on_ehlo,
         Verb.HELO: _on_helo,
+        Verb.STARTTLS: _on_starttls,
+        Verb.AUTH: _on_auth,
         Verb.MAIL: _on_mail,
         Verb.RCPT: _on_rcpt,
         Verb.DATA: _on_data,
@@ -352,15 +512,16 @@ class ServerMachine:
     # Ends and answers
 
     def _reset(self, verb: Verb) -> None:
+        self._actions.extend(self._abandoned(verb.value))
         self.state = TRANSITIONS[self.state, verb]
-        self._sender = None
-        self._recipients = {}
+        self._mail = None
+        self._rcpts = {}
 
     def _end_transaction(self) -> None:
         self.state = State.READY
         self._incoming = None
-        self._sender = None
-        self._recipients = {}
+        self._mail = None
+        self._rcpts = {}
 
     def _close(self, why: str) -> None:
         """Nothing more to say: the client is gone, or was told."""
@@ -394,21 +555,6 @@ class ServerMachine:
 
     def _send(self, reply: Reply) -> None:
         self._actions.append(Send(encode(reply)))
-
-
-def encode(reply: Reply) -> bytes:
-    """The octets of a reply; what is not printable ASCII is escaped, long texts are cut (RFC 5321 4.2)."""
-    lines = [_printable(line) for line in reply.lines] or [b""]
-    last = len(lines) - 1
-    return b"".join(
-        b"%d%s%s\r\n" % (reply.code, b" " if number == last else b"-", line)
-        for number, line in enumerate(lines)
-    )
-
-
-def _printable(text: str) -> bytes:
-    shown = "".join(char if char.isprintable() else "?" for char in text[:MAX_REPLY_TEXT])
-    return shown.encode("ascii", "backslashreplace")[:MAX_REPLY_TEXT]
 
 
 def _protocol_error(reply: Reply) -> bool:

@@ -203,7 +203,8 @@ def _context(
         _present(context, identity)
     _resume(context, offer)
     if offer.clients is not None:
-        context.set_client_ca_list([each.get_subject() for each in offer.clients.anchors.certificates])
+        for authority in offer.clients.anchors.certificates:
+            context.add_client_ca(authority.to_cryptography())
         context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
     else:
         context.set_verify(SSL.VERIFY_NONE)

@@ -1,0 +1,36 @@
+"""Replies as a server writes them (RFC 5321 4.2): pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deliver.smtp.inspection import MAX_LINE, Defect
+from deliver.smtp.reply import Reply
+
+MAX_REPLY_TEXT = 480  # octets; RFC 5321 4.5.3.1.5 allows 512 for the line
+
+DEFECTIVE: Mapping[Defect, Reply] = {
+    Defect.BARE: Reply(550, ("5.6.11 Bare CR or LF in the message; lines must end with CRLF",)),
+    Defect.NUL: Reply(550, ("5.6.11 NUL octet in the message",)),
+    Defect.LONG_LINE: Reply(550, (f"5.6.0 A line of the message is longer than {MAX_LINE} octets",)),
+    Defect.TOO_LARGE: Reply(552, ("5.3.4 The message is too large",)),
+    Defect.ENDLESS: Reply(552, ("5.3.4 The message is far too large",)),
+}
+TLS_FIRST = Reply(530, ("5.7.0 Send STARTTLS first",))
+AUTH_FIRST = Reply(530, ("5.7.0 Log in with AUTH first",))
+NOT_IMPLEMENTED = Reply(502, ("5.5.1 Command not implemented",))
+
+
+def encode(reply: Reply) -> bytes:
+    """The octets of a reply; what is not printable ASCII is escaped, long texts are cut (RFC 5321 4.2)."""
+    lines = [_printable(line) for line in reply.lines] or [b""]
+    last = len(lines) - 1
+    return b"".join(
+        b"%d%s%s\r\n" % (reply.code, b" " if number == last else b"-", line)
+        for number, line in enumerate(lines)
+    )
+
+
+def _printable(text: str) -> bytes:
+    shown = "".join(char if char.isprintable() else "?" for char in text[:MAX_REPLY_TEXT])
+    return shown.encode("ascii", "backslashreplace")[:MAX_REPLY_TEXT]
