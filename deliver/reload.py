@@ -3,7 +3,7 @@
 New settings hold for what begins afterwards: attempts, client connections, reports. These keys wait for a
 restart, since rows, files or tasks hang on them; a reload keeps the old values and says so:
 
-    state_dir, queue.directory, hints, events, the event actions of rules, pool, lmtp, send
+    state_dir, queue.directory, hints, events, the event actions of rules, pool, lmtp, send, spool
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from deliver.settings import Settings
 
-SECTIONS: Final = ("state_dir", "hints", "events", "pool", "lmtp", "send")
+SECTIONS: Final = ("state_dir", "hints", "events", "pool", "lmtp", "send", "spool")
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,6 +262,27 @@ class RelayAuth(Section, frozen=True):
     client_memory: Duration = Duration(15 * MINUTE)
 
 
+class RelayListener(Section, frozen=True):
+    """Addresses with rules of their own; what is None is as in `relay`."""
+
+    listen: tuple[ListenEndpoint, ...]
+    mode: Literal["smtp", "submission"] = "smtp"  # submission: missing Date and Message-ID are added
+    networks: tuple[Network, ...] | None = None  # none, submission: nobody without logging in
+    require_auth: bool | None = None  # none: for submission without networks
+    require_tls: bool = False
+    tls_on_connect: bool = False
+    proxy: tuple[Network, ...] | None = None
+    max_message_size: Size | None = None
+    helo: Literal["none", "syntax", "qualified"] | None = None
+
+
+class RecipientLimit(Section, frozen=True):
+    """What holds for some recipients only; the first that matches counts."""
+
+    recipients: tuple[str, ...]  # globs of addresses
+    max_message_size: Size
+
+
 class Relay(Section, frozen=True):
     """The SMTP listener of `outrider relay`."""
 
@@ -274,6 +295,15 @@ class Relay(Section, frozen=True):
     max_hops: Count = 100  # RFC 5321 6.3
     idle_timeout: Duration = Duration(5 * MINUTE)
     local_names: tuple[HostName, ...] = ()  # names by which MX records mean this host
+    helo: Literal["none", "syntax", "qualified"] = "none"  # what EHLO must give
+    pipeconnect: bool = True  # clients may talk before our greeting (draft-harris-early-pipe)
+    client_connections: Count | None = None  # at a time from one address; of IPv6 from one /64
+    client_messages: Count | None = None  # a minute from one address
+    client_recipients: Count | None = None
+    proxy: tuple[Network, ...] = ()  # load balancers that begin with a PROXY header
+    proxy_timeout: Duration = Duration(3)
+    listener: tuple[RelayListener, ...] = ()
+    recipient_limit: tuple[RecipientLimit, ...] = ()
     tls: RelayTls = RelayTls()
     auth: RelayAuth = RelayAuth()
 
@@ -284,7 +314,7 @@ class Lmtp(Section, frozen=True):
     listen: tuple[LocalEndpoint, ...] = ()
     socket_mode: OctalMode = "0660"
     socket_group: str = ""  # none: this process's
-    max_connections: Count = 100
+    max_connections: Count = 500
     deadline: Duration = Duration(8 * MINUTE)  # from the end of the message to our answer
 
 
@@ -295,6 +325,13 @@ class Send(Section, frozen=True):
     socket: FilePath = "send.sock"
     max_connections: Count = 500
     remember: Duration = Duration(7 * DAY)
+
+
+class Spool(Section, frozen=True):
+    """Directories of messages in the form of Exim's spool; see `deliver.spool`."""
+
+    directories: tuple[FilePath, ...] = ()  # that `outrider relay` takes messages from
+    interval: Duration = Duration(1)  # between looks
 
 
 class Hints(Section, frozen=True):
@@ -401,6 +438,7 @@ class Settings(Section, frozen=True, dict=True):
     relay: Relay = Relay()
     lmtp: Lmtp = Lmtp()
     send: Send = Send()
+    spool: Spool = Spool()
     hints: Hints = Hints()
     events: Events = Events()
     log: Log = Log()

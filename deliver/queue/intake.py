@@ -98,7 +98,7 @@ class QueueSink:
         in_company = self.intake.traffic.end(self.number)
         try:
             content = await self._finish()
-            events = (_accepted(envelope, self.origin),)
+            events = (accept_event(envelope, self.origin),)
             await self.intake.shard.sql.write(
                 partial(
                     store.accept,
@@ -128,7 +128,8 @@ class QueueSink:
         await self.writer.abandon()
 
 
-def _accepted(envelope: Envelope, origin: Origin) -> Event:
+def accept_event(envelope: Envelope, origin: Origin) -> Event:
+    """The msg:accept of a message that becomes ours."""
     return Event(
         "msg:accept",
         envelope.received_at,

@@ -1,4 +1,4 @@
-"""Locks of rows, where several transactions run side by side: PostgreSQL. SQLite, with one writer, needs none.
+"""Locks of rows, where several transactions run side by side: PostgreSQL. SQLite has one writer instead.
 
 In READ COMMITTED every statement sees what was committed before it. So what is to be decided by reading first
 locks the rows that the others must lock too, and then reads, in a statement of its own. To avoid deadlocks

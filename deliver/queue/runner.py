@@ -289,6 +289,10 @@ class Runner:
             log.error("%s", error)
             return ()
 
+    async def idle(self) -> bool:
+        """Whether nothing is under way and nothing is due that may be tried now. Raises StorageError."""
+        return not self._running and await self._pause(self._clock.now()) > 0
+
     async def _pause(self, now: float) -> float:
         permits = Permits(self.lanes, self.throttle, now, self._holds)
         moment = await self._shard.sql.read(lambda conn: due.next_due(conn, permits.opens_at))

@@ -7,6 +7,7 @@
     freeze       rules of the administrator: what they match is held instead of claimed
     report       which notifications went to which sender, and when
     counter      `changes` grows whenever a tool changed something: the relay looks at it
+    taken        recipients that came from a spool directory: none is taken twice (see deliver.spool.ledger)
     outbox       the event tables of `events.outbox`, so that events commit with the facts that they report
 
 A recipient is QUEUED, LEASED to an open attempt, HELD until somebody or a date releases it, or in one of the
@@ -180,6 +181,17 @@ counter = Table(
     Column("value", LONG, nullable=False),
 )
 
+taken = Table(
+    "taken",
+    metadata,
+    Column("spool_id", Text, primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),  # of the sender and the content
+    Column("recipient", Text, primary_key=True),
+    Column("message_id", Text, nullable=False),  # as which it is, or was, in the queue
+    Column("at", Float, nullable=False),
+    Index("taken_at", "at"),
+)
+
 # In PostgreSQL only. No foreign key: chunks are written while the message arrives, before its row.
 shared = MetaData()
 
@@ -214,6 +226,15 @@ def _statements(*statements: str) -> Callable[[sqlalchemy.Connection], None]:
             connection.exec_driver_sql(statement)
 
     return step
+
+
+def _create_taken(connection: sqlalchemy.Connection) -> None:
+    octets = "BYTEA" if connection.dialect.name == "postgresql" else "BLOB"
+    connection.exec_driver_sql(
+        f"CREATE TABLE taken (spool_id TEXT NOT NULL, digest {octets} NOT NULL, recipient TEXT NOT NULL, "
+        "message_id TEXT NOT NULL, at FLOAT NOT NULL, PRIMARY KEY (spool_id, digest, recipient))"
+    )
+    connection.exec_driver_sql("CREATE INDEX taken_at ON taken (at)")
 
 
 # Append only: entry n brings version n + 1 to n + 2. A new file gets the tables above at once. From
@@ -253,6 +274,7 @@ MIGRATIONS: Final[tuple[Callable[[sqlalchemy.Connection], None], ...]] = (
         "CREATE INDEX destination_turn ON destination (served_at, due, domain)",
     ),
     _add_columns(("attempt", "node TEXT")),
+    _create_taken,
 )
 VERSION: Final = len(MIGRATIONS) + 1
 FIRST_SHARED: Final = 5  # with which PostgreSQL began

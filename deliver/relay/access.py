@@ -1,4 +1,10 @@
-"""Who may relay through us: clients in `relay.networks`, nobody else (RFC 5321 7.9). Pure.
+"""Who may relay through us (RFC 5321 7.9). Pure.
+
+    in one of the listener's networks            yes
+    logged in                                    yes
+    with a verified certificate for a name of    yes
+    `relay.tls.client_names`
+    anybody else                                 no
 
 The answer is the same for every recipient, postmaster included: this relay has no mailboxes. A client whose
 address is not known may not relay, and with no networks nobody may: an open relay needs to be written down.
@@ -10,6 +16,8 @@ import ipaddress
 from collections.abc import Iterable
 
 from deliver.errors import ConfigurationError
+from deliver.pattern import any_matches
+from deliver.relay.security import Client
 from deliver.smtp.reply import Reply
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -52,3 +60,12 @@ def refusal(client: str, allowed: Iterable[Network]) -> Reply | None:
     if may_relay(client, allowed):
         return None
     return Reply(550, (f"5.7.1 Relaying denied: {client or 'your address'} is not in relay.networks here",))
+
+
+def denial(client: Client, allowed: Iterable[Network], names: Iterable[str]) -> Reply | None:
+    """The same for a client of which more is known; `names` are patterns of names in certificates."""
+    if client.authenticated is not None:
+        return None
+    if client.secured is not None and any(any_matches(names, name) for name in client.secured.names):
+        return None
+    return refusal(client.address, allowed)

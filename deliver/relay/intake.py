@@ -12,7 +12,7 @@ from deliver.message import Envelope, MessageId
 class Origin:
     """Where a message comes from; `received_at` in seconds since the epoch, `helo` as the client gave it.
 
-    `helo` is hostile: printable ASCII of at most 255 octets, nothing more is known of it.
+    `authenticated`: as whom it had logged in, or "". `proxy`: the load balancer's address, or "". `helo` is hostile: printable ASCII of at most 255 octets, nothing more is known of it.
     """
 
     message_id: MessageId
@@ -20,6 +20,8 @@ class Origin:
     helo: str
     protocol: str
     received_at: float
+    authenticated: str = ""
+    proxy: str = ""
 
 
 class Sink(Protocol):

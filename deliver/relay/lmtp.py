@@ -41,6 +41,8 @@ from deliver.transient import TransientContent
 
 LOCAL: Final = "local"  # the client at the other end of a UNIX socket
 FIRST_OCTETS: Final = 16 * 1024  # of the content, in which its first Received field is looked for
+TURN: Final = 120.0  # seconds that a client waits for our greeting; it gives us 300 (RFC 5321 4.5.3.2.1)
+BUSY: Final = "4.7.0 Too many connections, try again later"
 
 _RECEIVED = re.compile(rb"^received[ \t]*:(.*\r\n(?:[ \t].*\r\n)*)", re.IGNORECASE | re.MULTILINE)
 _BY = re.compile(rb"\sby\s+([^\s;()]+)", re.IGNORECASE)
@@ -207,7 +209,11 @@ class LmtpConnection(Connection):
 
 
 class LmtpListener(Listener):
-    """Serves LMTP clients, as `Listener` does with SMTP ones."""
+    """Serves LMTP clients, as `Listener` does with SMTP ones.
+
+    A client beyond `max_connections` waits for its turn, as many again may. All mail is one destination for a
+    calling MTA: one connection turned away would make it stop handing over anything for a while.
+    """
 
     def __init__(
         self,
@@ -222,6 +228,20 @@ class LmtpListener(Listener):
         """`settings` are those of the relay, with this door's `max_connections`."""
         super().__init__(settings, hostname, intake, clock, new_id, routes)
         self._deadline = deadline
+        self._places = trio.CapacityLimiter(settings.max_connections)
+
+    async def handle(self, stream: trio.abc.Stream, client: str) -> None:
+        """Serve one client when there is a place; never raises but for cancellation."""
+        waiting = self._places.statistics().tasks_waiting
+        with trio.move_on_after(TURN if waiting < self._settings.max_connections else 0) as turn:
+            await self._places.acquire()
+        if turn.cancelled_caught:
+            await self._turn_away(stream, client, BUSY)
+            return
+        try:
+            await super().handle(stream, client)
+        finally:
+            self._places.release()
 
     def _connection(self, stream: trio.abc.Stream, client: str) -> Connection:
         machine = LmtpMachine(self._limits, self._terms.hostname)

@@ -67,7 +67,7 @@ class Passwords:
         return any(isinstance(entry, ScramKeys) for entry in self.entries.values())
 
     def keys_of(self, username: str) -> ScramKeys:
-        """The keys of a user; for one who has none made-up ones, the same ones each time, that fit nothing."""
+        """The keys of a user; for one who has none made-up ones, always the same, that fit nothing."""
         entry = self.entries.get(username)
         if isinstance(entry, ScramKeys):
             return entry

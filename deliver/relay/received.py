@@ -15,6 +15,7 @@ from deliver.message import Mailbox, MessageId, literal_address
 UNKNOWN = "unknown"
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9_])?\Z")
+_WORD = re.compile(r"[^A-Za-z0-9._-]")
 _RECEIVED = re.compile(rb"received[ \t]*:", re.IGNORECASE)
 _LONG_LINE = 64  # octets that are enough to tell whether it is a Received field
 
@@ -28,21 +29,33 @@ def received_header(
     message_id: MessageId,
     recipients: tuple[Mailbox, ...],
     now: float,
+    tls: tuple[str, str] | None = None,
 ) -> bytes:
     """The folded header with its final CRLF.
 
-    `client` is an IP address, `protocol` ESMTP or SMTP, `now` in seconds since the epoch. The recipient is
-    named only if there is just one: the others are nobody's business (RFC 5321 7.2).
+    `client` is an IP address, `protocol` as from `protocol_name`, `now` in seconds since the epoch, `tls` the
+    version and cipher. The recipient is named only if there is just one: the others are nobody's business
+    (RFC 5321 7.2); and only in ASCII, so that the header suits every server.
     """
     clauses = [
         f"Received: from {_safe_helo(helo)} ({_literal(client)})",
         f"by {hostname} (Outrider) with {protocol} id {message_id}",
     ]
-    if len(recipients) == 1:
+    if tls is not None:
+        clauses[-1] += f" ({_WORD.sub('-', tls[0])} {_WORD.sub('-', tls[1])})"
+    if len(recipients) == 1 and not recipients[0].internationalised:
         clauses.append(f"for <{recipients[0]}>")
     clauses[-1] += ";"
     clauses.append(format_datetime(datetime.fromtimestamp(int(now), UTC)))
     return "\r\n ".join(clauses).encode("ascii") + b"\r\n"
+
+
+def protocol_name(*, lmtp: bool, extended: bool, utf8: bool, secured: bool, authenticated: bool) -> str:
+    """What follows `with` (RFC 3848, RFC 6531 4.3): ESMTPSA, UTF8SMTPS, LMTPA …"""
+    if not extended:
+        return "SMTP"
+    base = "LMTP" if lmtp else "SMTP"
+    return f"{'UTF8' if utf8 else '' if lmtp else 'E'}{base}{'S' if secured else ''}{'A' if authenticated else ''}"
 
 
 class HopCounter:

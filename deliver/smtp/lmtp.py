@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from deliver.message import Mailbox
 from deliver.smtp.action import ConsiderRecipient, EndContent
+from deliver.smtp.offer import Offer
 from deliver.smtp.reply import Reply
 from deliver.smtp.request import Foreign, Request, Verb, parse_line
 from deliver.smtp.server import Limits, ServerMachine
@@ -23,7 +24,7 @@ class LmtpMachine(ServerMachine):
     protocol = "LMTP"
 
     def __init__(self, limits: Limits, hostname: str) -> None:
-        super().__init__(limits, hostname)
+        super().__init__(limits, hostname, Offer(prdr=False))
         self._named: list[Mailbox] = []  # one per accepted RCPT
 
     def accept(self, reply: Reply | None = None) -> None:

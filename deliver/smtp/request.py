@@ -45,9 +45,9 @@ class Verb(Enum):
 _NOT_OFFERED = frozenset({"EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML"})
 _WITHOUT_ARGUMENT = frozenset({Verb.DATA, Verb.STARTTLS, Verb.RSET, Verb.QUIT})
 # What follows these is content of another protocol, never to be read as commands: a browser or a server-side
-# request forgery that talks HTTP to us.
+# request forgery that talks HTTP to us, or a load balancer that is not on our list.
 _FOREIGN = frozenset(
-    {"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI", "LHLO"}
+    {"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI", "LHLO", "PROXY"}
 )
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")

@@ -22,6 +22,7 @@ import errno
 import fcntl
 import os
 import re
+import signal
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -95,12 +96,12 @@ class SpoolDirectory:
             head, _ = self._open(stack, spool_id, "H", _READING)
             found = self._open_body(stack, spool_id, head, now)
             if found is None:
-                raise _overdue("its -D is not there", head.st_mtime, now)
+                raise overdue("its -D is not there", head.st_mtime, now)
             body, status = found
             header = self._read_header(stack, spool_id, now)
             first = f"{spool_id}-D\n".encode()
             if os.pread(body, len(first), 0) != first:
-                raise _overdue("the first line of -D is not its name", status.st_mtime, now)
+                raise overdue("the first line of -D is not its name", status.st_mtime, now)
             changed = max(head.st_mtime, status.st_mtime)
             yield Pair(spool_id, header, body, len(first), changed)
 
@@ -178,7 +179,7 @@ class SpoolDirectory:
         try:
             header = parse(content)
         except Malformed as error:
-            raise _overdue(f"-H: {error}", status.st_mtime, now) from None
+            raise overdue(f"-H: {error}", status.st_mtime, now) from None
         if header.id != spool_id:
             raise Unusable(f"-H is that of {header.id}")
         return header
@@ -205,13 +206,14 @@ class _Gone(NotYet):
     """The file is not there."""
 
 
-def _overdue(why: str, changed_at: float, now: float) -> Exception:
+def overdue(why: str, changed_at: float, now: float) -> Exception:
     """A file that is not complete may become so, for a while. A clock that was set back gives it time."""
     return Unusable(why) if now - changed_at >= OVERDUE else NotYet(why)
 
 
 def _check_unwritten(reading: int, status: os.stat_result, now: float) -> None:
-    """Raise NotYet while somebody has the file open for writing (a read lease is then refused), or may have."""
+    """Raise NotYet while somebody has the file open for writing: a read lease is then refused."""
+    fcntl.fcntl(reading, fcntl.F_SETSIG, signal.SIGURG)  # SIGIO would end us if a writer came just now
     try:
         fcntl.fcntl(reading, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:

@@ -13,7 +13,6 @@ import sqlalchemy
 
 from deliver.queue import schema
 from deliver.sqlrun import Database
-from events import outbox
 from tests.interop.conftest import postgres as postgres
 from tests.interop.conftest import programs as programs
 from tests.interop.conftest import scratch as scratch
@@ -25,8 +24,7 @@ def postgres_engine(request: pytest.FixtureRequest) -> Iterator[sqlalchemy.Engin
     server = request.getfixturevalue("postgres")(name="queue-contract")
     engine = sqlalchemy.create_engine(server.url)
     with engine.begin() as connection:
-        schema.metadata.create_all(connection)
-        outbox.metadata.create_all(connection)
+        schema.migrate(connection)
     yield engine
     engine.dispose()
 

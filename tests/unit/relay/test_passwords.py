@@ -13,10 +13,14 @@ from deliver.smtp.sasl import Credentials, Scram
 from deliver.smtp.saslserver import Accepted, Challenge, ScramExchange
 
 SECRET = "correct hörse"
-# By Dovecot 2.3.19: doveadm pw -s SCRAM-SHA-256 -p secret, and -s ARGON2ID.
+# Of the password "secret", by Dovecot 2.3.19: doveadm pw -s SCHEME.
 DOVECOT_SCRAM = (
-    "{SCRAM-SHA-256}4096,4MV0oNCIk8k5bYIbPKSJfA==,gfzZGlH8Lo7NE4CHEv3nkLLgMUHO4ry20kKcOt8eGGQ=,"
-    "7CEHmkV6fvsF5x5Zz1K3G2GyGw9bvtQ6aM1NqZqFjnI="
+    "{SCRAM-SHA-256}4096,alh8eUY9+e2+Rxa3ByJMPQ==,N7ZfLAol7zh3J7nAHDra5fcRmZ6Cq9zy0Scj8j1nUOU=,"
+    "gDk4HzCnAjL9wf5zVvV4vM4UX0MqJ+0iIUOcssI4LPA="
+)
+DOVECOT_ARGON = (
+    "{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=1$KkpHw5GOZecRgw1vRWwWUA$"
+    "3o6bMSsYwt+V3I+VRadkVmtGH/w6H6MGnaXbp8Ch+bk"
 )
 
 
@@ -39,6 +43,13 @@ def test_an_entry_fits_its_password_and_no_other(scheme: str) -> None:
     assert not found.check("bob", SECRET)
     assert SECRET not in line
     assert "argon" not in repr(found)
+
+
+@pytest.mark.parametrize("entry", [DOVECOT_SCRAM, DOVECOT_ARGON])
+def test_entries_that_dovecot_made_fit_too(entry: str) -> None:
+    found = file(f"alice:{entry}")
+    assert found.check("alice", "secret")
+    assert not found.check("alice", "Secret")
 
 
 def test_every_entry_has_a_salt_of_its_own() -> None:
