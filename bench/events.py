@@ -23,11 +23,11 @@ import trio
 from sqlalchemy import Connection
 
 from deliver.agent import Agent
+from deliver.assembly import build_agent
 from deliver.attempt import Attempt
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
 from deliver.queue.content import InlineContent
-from deliver.service import build_agent
 from deliver.settings import Delivery, Dns, Settings
 from deliver.sqlrun import SqlRunner
 from events import outbox

@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deliver.agent import Agent
+from deliver.assembly import build_agent
 from deliver.attempt import Attempt
 from deliver.level import Level
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
@@ -40,7 +41,6 @@ from deliver.net.dial import Connection, TcpDialer
 from deliver.outcome import Delivered
 from deliver.pool import SessionPool
 from deliver.queue.content import InlineContent
-from deliver.service import build_agent
 from deliver.settings import Delivery, Dns, Duration, Pool, Route, Settings, Smtp, Tls
 from hints.memory import MemoryHints
 from tests.internet.pki import authority

@@ -121,7 +121,7 @@ class Attempt:
         return len(self.trace.findings) + len(self.trace.events)
 
     async def _deliver(self) -> None:
-        route = choose(self._agent.settings.route, self._domain)
+        route = choose(self._agent.settings.route, self._domain, self._envelope.reverse_path)
         self._testimony.router = "smarthost" if isinstance(route, ViaSmarthost) else "mx"
         self.trace.add(finding(route, self._domain))
         self._login = login_of(route)

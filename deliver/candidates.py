@@ -7,21 +7,47 @@ from __future__ import annotations
 
 from dataclasses import replace
 from hashlib import sha256
+from random import Random
+from typing import Protocol
 
 import trio
 
-from deliver.agent import Agent
 from deliver.level import Level
 from deliver.relay.route import ViaMx, ViaSmarthost
 from deliver.report.trace import Finding, Stage, Verdict
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, without_ourselves
-from deliver.resolve.resolver import drive
+from deliver.resolve.resolver import Resolver, drive
 from deliver.resolve.walk import Walked, find_host, find_mx
+from deliver.settings import Settings
 
 MAX_SITE = 255  # characters
 
 
-async def find_candidates(agent: Agent, domain: str, route: ViaMx | ViaSmarthost) -> Walked[MxPlan]:
+class Seeker(Protocol):
+    """What looking hosts up takes of a `deliver.agent.Agent`."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings tree."""
+        ...
+
+    @property
+    def resolver(self) -> Resolver:
+        """Who is asked."""
+        ...
+
+    @property
+    def rng(self) -> Random:
+        """Orders hosts of one preference."""
+        ...
+
+    @property
+    def own_names(self) -> frozenset[str]:
+        """By which we recognise ourselves among the hosts."""
+        ...
+
+
+async def find_candidates(agent: Seeker, domain: str, route: ViaMx | ViaSmarthost) -> Walked[MxPlan]:
     """The hosts for `domain` along `route`, ourselves and everything behind us removed (RFC 5321 5.1)."""
     if isinstance(route, ViaSmarthost) and route.mx is None:
         targets = tuple(MxTarget(host, 0, port or route.port) for host, port in route.hosts)
@@ -40,7 +66,7 @@ async def find_candidates(agent: Agent, domain: str, route: ViaMx | ViaSmarthost
     return Walked(plan, walked.findings)
 
 
-def site_of(agent: Agent, domain: str, plan: MxPlan) -> str:
+def site_of(agent: Seeker, domain: str, plan: MxPlan) -> str:
     """The same text for all domains whose mail goes to the same hosts, ports and settings.
 
     Their mail shares sessions, and what one of them meets the others would meet too.
@@ -59,7 +85,7 @@ def site_of(agent: Agent, domain: str, plan: MxPlan) -> str:
 class Candidate:
     """One host and its lookup; `ready` is set when `walked` holds the result."""
 
-    def __init__(self, target: MxTarget, agent: Agent, domain: str, plan: MxPlan) -> None:
+    def __init__(self, target: MxTarget, agent: Seeker, domain: str, plan: MxPlan) -> None:
         self.target = target
         self.destination = agent.settings.towards(domain, target.host)
         self.port = target.port or self.destination.delivery.port

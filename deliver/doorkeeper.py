@@ -9,6 +9,7 @@ from random import SystemRandom
 
 import trio
 
+from deliver.assembly import build_agent, open_hints
 from deliver.doors import Doors, open_doors
 from deliver.errors import ConfigurationError
 from deliver.net.clock import WallClock
@@ -16,7 +17,6 @@ from deliver.outbox import event_gate
 from deliver.pool import SessionPool
 from deliver.relay.identity import MessageIds
 from deliver.report.log import say
-from deliver.service import build_agent, open_hints
 from deliver.settings import Settings
 from hints.sql import SqlHints
 

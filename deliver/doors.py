@@ -145,7 +145,14 @@ class Doors:
             min_free=settings.queue.min_free_disk,
             room=self._room,
         )
-        terms = msgspec.structs.replace(settings.relay, max_connections=settings.lmtp.max_connections)
+        terms = msgspec.structs.replace(
+            settings.relay,
+            max_connections=settings.lmtp.max_connections,
+            client_connections=None,  # one calling MTA is all there is
+            client_messages=None,
+            client_recipients=None,
+            proxy=(),
+        )
         deadline = float(settings.lmtp.deadline)
         return LmtpListener(terms, hostname, intake, agent.clock, new_id, settings.route, deadline)
 

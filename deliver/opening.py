@@ -26,7 +26,8 @@ from deliver.agent import Agent
 from deliver.encounter import NO_ANSWER, Target, Unusable
 from deliver.errors import PeerError
 from deliver.login import LoggingIn
-from deliver.net.dial import ConnectFailed
+from deliver.net.dial import ConnectFailed, Connection, FastOpenDialer
+from deliver.net.ledger import EARLY, FAST_OPEN
 from deliver.net.wire import Wire
 from deliver.outcome import Contact, Phase
 from deliver.report.log import say
@@ -34,8 +35,8 @@ from deliver.report.testimony import Testimony
 from deliver.report.trace import MAX_TEXT, Verdict
 from deliver.reusing import Reusing
 from deliver.settings import Destination
-from deliver.smtp.client import Exchange
-from deliver.smtp.command import Ehlo, StartTls
+from deliver.smtp.client import ClientMachine, Exchange
+from deliver.smtp.command import Command, Ehlo, StartTls
 from deliver.smtp.ehlo import Capabilities
 from deliver.smtp.pipeconnect import (
     ONE_BY_ONE,
@@ -110,17 +111,21 @@ class Opening(Reusing, LoggingIn):
         self._testimony = testimony
         self._ahead = False  # commands have left whose answers were not read yet
         self._presumed: _Presumed | None = None
+        self._said: OpeningPlan | None = None  # its commands left while connecting
 
-    async def connect(self) -> None:
-        """The TCP connection only; `open` does it too where it was not done. Raises Unusable."""
-        await self._dial()
+    async def connect(self, *, alone: bool = False) -> None:
+        """The TCP connection only; `open` does it too where it was not done. Raises Unusable.
+
+        `alone`: no other address races with this one, so that EHLO may leave with the SYN.
+        """
+        await self._dial(self._plan() if alone and self._destination.smtp.tcp_fast_open else ONE_BY_ONE)
 
     async def open(self) -> None:
         """Up to the last EHLO, or to where it may be left to the first transaction. Raises Unusable."""
         if self._wire is None:
-            await self._dial()
+            await self.connect(alone=True)
         try:
-            await self._proceed(self._plan())
+            await self._proceed(self._said or self._plan())
         except Unusable as unusable:
             if not self._ahead:
                 raise
@@ -186,9 +191,9 @@ class Opening(Reusing, LoggingIn):
         """EHLO, and STARTTLS, before the greeting; the answer to STARTTLS is read where it is asked for."""
         wire = self._open_wire
         self._ahead = True
-        commands = (Ehlo(self._name), *((StartTls(),) if starttls else ()))
         try:
-            await wire.talk_early(presumed, *commands)
+            if self._said is None:
+                await wire.talk_early(presumed, *self._first_commands(starttls))
         except PeerError as error:
             raise self._unusable(f"{self._target}: {error.happened}", Phase.EHLO) from error
         await self._greet()
@@ -199,6 +204,9 @@ class Opening(Reusing, LoggingIn):
             self._ahead = False
         elif not wire.capabilities.starttls:
             raise self._unusable(f"{self._target.host} does not offer STARTTLS any more", Phase.EHLO)
+
+    def _first_commands(self, starttls: bool) -> tuple[Command, ...]:
+        return (Ehlo(self._name), *((StartTls(),) if starttls else ()))
 
     async def _ask_for_tls(self) -> bool:
         try:
@@ -260,6 +268,7 @@ class Opening(Reusing, LoggingIn):
         address, port = self._target.address, self._target.port
         self._note(EhloAnswer(address, port, phase, "", ()), "not as remembered")
         self._ahead, self._presumed, self._proof, self._evidence = False, None, None, None
+        self._said = None
         self._hello, self._if_lost = self._if_lost or self._hello, None
         self._transactions = 0
         self._target = replace(self._target, ehlo=())
@@ -275,24 +284,42 @@ class Opening(Reusing, LoggingIn):
         await self._proceed(ONE_BY_ONE)
         self._doubt_early("works one by one only")
 
-    async def _dial(self) -> None:
-        delivery, smtp = self._destination.delivery, self._destination.smtp
+    async def _dial(self, plan: OpeningPlan = ONE_BY_ONE) -> None:
+        """TCP. The commands of `plan` leave with the SYN, if they are no more than EHLO and STARTTLS."""
+        smtp = self._destination.smtp
         await self._ask_gate(self._events.connecting(), Phase.CONNECT)
-        source = delivery.source_ipv6 if ":" in self._target.address else delivery.source_ipv4
+        machine = ClientMachine()
         try:
-            connection = await self._agent.dialer.dial(
-                self._target.address, self._target.port, source=source, timeout=smtp.timeouts.connect
-            )
+            connection = await self._connection(machine, plan)
         except ConnectFailed as failed:
             why = f"no connection to {self._target}: {failed.happened}"
             self._add("connect-failed", why, Verdict.REFUSED)
             self._note(Reachability(*self._target.place, failed.happened), "connect failed")
             raise self._unusable(why, Phase.CONNECT, NO_ANSWER) from failed
-        self._wire = Wire(connection.stream, smtp.timeouts, min_rate=smtp.min_rate)
-        self._wire.ledger.flight()  # the TCP handshake
+        self._wire = Wire(connection.stream, smtp.timeouts, machine, min_rate=smtp.min_rate)
+        ledger = self._wire.ledger
+        ledger.flight()  # the TCP handshake
+        if self._said is not None:
+            ledger.flight(0 if connection.in_syn else 1)
+            ledger.save(FAST_OPEN, int(connection.in_syn))
+            ledger.save(EARLY, len(self._first_commands(plan.starttls)))
         self._events.connected(connection.local_address, connection.local_port)
-        self._add("connected", f"Connected to {self._target}", Verdict.OK)
+        with_syn = ", which took EHLO with the SYN" if connection.in_syn else ""
+        self._add("connected", f"Connected to {self._target}{with_syn}", Verdict.OK)
         self._note(Reachability(*self._target.place, None), "connected")
+
+    async def _connection(self, machine: ClientMachine, plan: OpeningPlan) -> Connection:
+        """Raises ConnectFailed."""
+        delivery, address, port = self._destination.delivery, self._target.address, self._target.port
+        source = delivery.source_ipv6 if ":" in address else delivery.source_ipv4
+        dialer, timeout = self._agent.dialer, self._destination.smtp.timeouts.connect
+        if plan.clear is None or plan.envelope or not isinstance(dialer, FastOpenDialer):
+            return await dialer.dial(address, port, source=source, timeout=timeout)
+        machine.presume(plan.clear)
+        octets = b"".join(machine.send(command) for command in self._first_commands(plan.starttls))
+        connection = await dialer.dial_saying(octets, address, port, source=source, timeout=timeout)
+        self._said = plan
+        return connection
 
     async def _greet(self) -> None:
         reply = await self._answer(self._open_wire.greeting(), Phase.BANNER)

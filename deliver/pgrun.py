@@ -1,7 +1,7 @@
 """Transactions on one PostgreSQL database from trio: the `Sql` of `deliver.sqlrun` for many processes.
 
-Work is a synchronous function `fn(connection) -> value` that may be run again: it keeps nothing of a run whose
-transaction did not happen.
+Work is a synchronous function `fn(connection) -> value` that may be run again: it keeps nothing of a run
+whose transaction did not happen.
 
 - Writes run side by side, READ COMMITTED, each in a transaction of its own; PostgreSQL lets those that commit
   together share a flush. Locks are the business of the functions (`deliver.queue.locking`).
@@ -59,7 +59,7 @@ _KEEPALIVES: Final = {
 }
 
 _AGAIN: Final = frozenset({"40001", "40P01", "55P03"})  # serialization, deadlock, lock timeout
-_LOST: Final = ("08", "57P")  # no connection; the server is stopping, has crashed or is starting
+_LOST: Final = ("08", "57P", "25P03")  # no connection; the server is stopping, starting, or was kept waiting
 _BROKEN: Final = ("XX001", "XX002")  # data or an index is corrupted
 _REMEDIES: Final = {
     "08": "start the database, or repair the way to it; nothing was lost",
@@ -124,7 +124,7 @@ class PostgresDatabase:
             self._engine = sqlalchemy.create_engine(
                 url,
                 isolation_level="READ COMMITTED",
-                pool_size=connections + READERS,
+                pool_size=connections + READERS + 1,  # one for `hold_lock`
                 max_overflow=0,
                 pool_timeout=POOL_SECONDS,
                 hide_parameters=True,
@@ -171,7 +171,7 @@ class PostgresDatabase:
                     raise self._translated("writing to", error) from error
 
     def hold_lock(self, space: int, key: int) -> Connection | None:
-        """A connection that holds this lock until it is closed; None if another holds it. Raises StorageError."""
+        """A connection that holds this lock until it is closed; None if another does. Raises StorageError."""
         connection = None
         try:
             connection = self._engine.connect()
@@ -257,7 +257,7 @@ class PostgresRunner:
         self.database = database
         self._connections = connections
         self._writers = trio.CapacityLimiter(connections)
-        self._readers = trio.CapacityLimiter(READERS - 1)  # one connection stays for `hold_lock`
+        self._readers = trio.CapacityLimiter(READERS)
         self._ended = trio.CapacityLimiter(1)
 
     @classmethod

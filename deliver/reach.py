@@ -116,7 +116,7 @@ class Reach:
         def racer(session: Session) -> Racer:
             async def connect() -> bool:
                 try:
-                    await session.connect()
+                    await session.connect(alone=len(sessions) == 1)
                 except Unusable as unusable:
                     self._use_up(session.target)
                     failures.append(unusable)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy
 
@@ -22,13 +23,15 @@ from deliver.outcome import Outcome
 from deliver.owner import is_alive, own_name
 from deliver.queue.journal import Journal, Proof
 from deliver.queue.journal import read as read_journal
-from deliver.queue.store import Append
 from deliver.settings import Settings
 from deliver.settled import Job, Opened
 from deliver.smtp.reply import Reply
 from deliver.sqlrun import Sql, SqlRunner
 from events import outbox
 from events.catalogue import Event
+
+if TYPE_CHECKING:
+    from deliver.queue.store import Append  # with the whole queue
 
 PRUNE_EVERY = 3600.0  # seconds
 

@@ -3,7 +3,8 @@
 New settings hold for what begins afterwards: attempts, client connections, reports. These keys wait for a
 restart, since rows, files or tasks hang on them; a reload keeps the old values and says so:
 
-    state_dir, queue.directory, hints, events, the event actions of rules, pool, lmtp, send, spool
+    state_dir, hints, events, the event actions of rules, pool, lmtp, send, spool,
+    queue.directory, queue.url, queue.password_file, queue.node, queue.connections
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Any, Final
 
 import msgspec
 
+from deliver.relay.terms import places
 from deliver.settings import Settings
 
 SECTIONS: Final = ("state_dir", "hints", "events", "pool", "lmtp", "send", "spool")
+PLACE: Final = ("directory", "url", "password_file", "node", "connections")  # of the queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Change:
 
     settings: Settings
     waiting: tuple[str, ...]
-    opened: tuple[str, ...]  # of relay.listen
+    opened: tuple[str, ...]  # of relay.listen and relay.listener
     closed: tuple[str, ...]
 
 
@@ -33,16 +36,19 @@ def change(old: Settings, new: Settings) -> Change:
     """From the settings that hold to those that were read."""
     waiting = [key for key in SECTIONS if getattr(old, key, None) != getattr(new, key, None)]
     kept: dict[str, Any] = {key: getattr(old, key) for key in waiting}
-    if old.queue.directory != new.queue.directory:
-        waiting.append("queue.directory")
-        kept["queue"] = msgspec.structs.replace(new.queue, directory=old.queue.directory)
+    fixed = {
+        key: getattr(old.queue, key) for key in PLACE if getattr(old.queue, key) != getattr(new.queue, key)
+    }
+    if fixed:
+        waiting += [f"queue.{key}" for key in fixed]
+        kept["queue"] = msgspec.structs.replace(new.queue, **fixed)
     if _actions(old) != _actions(new):
         waiting.append("rule.event_action")
     return Change(
         msgspec.structs.replace(new, **kept),
         tuple(waiting),
-        tuple(each for each in new.relay.listen if each not in old.relay.listen),
-        tuple(each for each in old.relay.listen if each not in new.relay.listen),
+        tuple(each for each in places(new.relay) if each not in places(old.relay)),
+        tuple(each for each in places(old.relay) if each not in places(new.relay)),
     )
 
 

@@ -1,45 +1,33 @@
 """One message delivered in this process, without a queue: the pipeline behind `outrider send`.
 
-With a queue id, settled recipients are remembered (see `deliver.settled`) and skipped when the caller comes
-again. Events go through an outbox in the state directory (`outbox.db`), so that a database that is down loses
-none: the next run ships them. SIGTERM, SIGHUP and SIGINT end the delivery in good order: what is known is put
-down, the rest is deferred.
+The first question leaves before the whole of the delivery is loaded: `deliver.dispatch` is loaded in a thread
+while names are looked up. Until then nothing has been sent, and a signal simply ends the process.
 """
 
 from __future__ import annotations
 
-import logging
-import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from random import SystemRandom
-from typing import BinaryIO
+from random import Random, SystemRandom
+from typing import TYPE_CHECKING, BinaryIO
 
 import trio
 
-from deliver.direct import Direct, Limit, Result
-from deliver.errors import MessageError, StorageError
+from deliver.errors import MessageError, OutriderError
+from deliver.lookahead import Ahead, look_ahead
+from deliver.lookup import caching_resolver
 from deliver.message import Envelope, Mailbox, Recipient
 from deliver.net.clock import WallClock
-from deliver.outbox import demand_room, event_actions, event_gate, ship
 from deliver.queue.content import InlineContent
-from deliver.records import Records, prepare
 from deliver.relay.identity import MessageIds
 from deliver.relay.received import hop_count
-from deliver.service import build_agent, open_hints
+from deliver.resolve.resolver import Resolver
 from deliver.settings import Settings
-from deliver.settled import Digest, Job
 from deliver.smtp.dot import MessageText
-from deliver.sqlrun import InlineRunner
-from events.actions import matcher
-from events.backlog import Backlog
-from events.shipper import Shipper
+
+if TYPE_CHECKING:
+    from deliver.direct import Result
 
 CHUNK = 64 * 1024
-ATTEMPTS = 20  # at a time
-
-_log = logging.getLogger("outrider.events")
 
 
 def deliver_now(
@@ -97,67 +85,36 @@ async def _deliver(
     envelope = Envelope(
         MessageIds(clock.now, rng)(), sender, recipients, text.content.size, text.eight_bit, clock.now()
     )
-    job = _job(queue_id, envelope, text)
-    async with _records(settings, clock, needed=job is not None) as records:
-        hints = open_hints(settings, clock)
-        gate = event_gate(settings)
-        agent = build_agent(settings, hints=hints, clock=clock, rng=rng, learner="send", gate=gate)
-        direct = Direct(agent, records, trio.CapacityLimiter(ATTEMPTS))
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_end_when_told, direct)
-                await nursery.start(direct.run)
-                results = await direct.deliver(envelope, text.content, job, Limit())
-                direct.stop()
-                nursery.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                await gate.aclose()
-                await hints.aclose()
-    return results
+    resolver = caching_resolver(settings, clock, evidence=True)
+    async with trio.open_nursery() as ahead:
+        domains = [box.domain for box in boxes]
+        ahead.start_soon(look_ahead, Ahead(settings, resolver, rng), envelope.reverse_path, domains)
+        outcome = await _dispatched(settings, envelope, text.content, queue_id, resolver, clock, rng)
+        ahead.cancel_scope.cancel()
+    if isinstance(outcome, OutriderError):
+        raise outcome
+    return outcome
 
 
-def _job(queue_id: str, envelope: Envelope, text: Text) -> Job | None:
-    if not queue_id:
-        return None
-    digest = Digest()
-    digest.feed(text.content.data)
-    return Job(queue_id, digest.value(envelope.reverse_path))
+async def _dispatched(
+    settings: Settings,
+    envelope: Envelope,
+    content: InlineContent,
+    queue_id: str,
+    resolver: Resolver,
+    clock: WallClock,
+    rng: Random,
+) -> tuple[Result, ...] | OutriderError:
+    """The results, or the error to raise outside of the caller's nursery."""
+    await trio.to_thread.run_sync(_load)
+    from deliver.dispatch import dispatch
 
-
-async def _end_when_told(direct: Direct) -> None:
-    """A signal ends the delivery, and the caller learns what is known."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGINT) as signals:
-        async for _ in signals:
-            direct.interrupt()
-
-
-@asynccontextmanager
-async def _records(settings: Settings, clock: WallClock, *, needed: bool) -> AsyncIterator[Records | None]:
-    """Where events and outcomes are put down; at the end the events are shipped.
-
-    Raises StorageError while too many events wait, and for a file that cannot be used if it is `needed`;
-    otherwise the events of this run are shipped from memory only.
-    """
-    actions = event_actions(settings)
-    if not actions and not needed:
-        yield None
-        return
-    backlog = Backlog(settings.events.backlog, matcher(actions))
     try:
-        records = await Records.open(settings, backlog.append, clock)
-    except StorageError as error:
-        if needed:
-            raise
-        _log.warning("%s; the events of this delivery are not kept, only shipped once", error)
-        records = Records(settings, InlineRunner(None, prepare), backlog.append, clock)
-    shipper = Shipper(records.sql, actions, clock=clock.now)
-    try:
-        await demand_room(records.sql, backlog, shipper)
-        yield records
-        backlog.tell_dropped()
-        await ship(shipper)
-    finally:
-        with trio.CancelScope(shield=True):
-            await shipper.aclose()
-            await records.aclose()
+        return await dispatch(settings, envelope, content, queue_id, resolver, clock, rng)
+    except OutriderError as error:
+        return error
+
+
+def _load() -> None:
+    """The rest of the program: more than half of what there is to load."""
+    import deliver.dispatch  # noqa: F401

@@ -127,6 +127,7 @@ class Smtp(Section, frozen=True):
     prdr: bool = True  # draft-hall-prdr-00
     pipeconnect: bool = True  # draft-harris-early-pipe: what may leave before greeting and EHLO answer
     early_bdat_clear: bool = False  # content too, in clear text
+    tcp_fast_open: bool = False  # EHLO and STARTTLS with the SYN, where pipeconnect sends them early
     min_rate: Count = 512  # octets of content per second, on average
     timeouts: Timeouts = Timeouts()
 
@@ -187,6 +188,10 @@ class Queue(Section, frozen=True):
     """The durable queue of `outrider relay`."""
 
     directory: FilePath = "queue"
+    url: DatabaseUrl | None = None  # PostgreSQL, for several nodes; none: SQLite in the directory
+    password_file: SecretFile | None = None  # of url
+    node: HostName = ""  # our name among the nodes; none: this machine's
+    connections: Count = 8  # to url, for writing; a few more read
     inline_limit: Size = Size(64 * 1024)
     workers: Count = 50  # attempts at a time
     slow_workers: Count = 200  # attempts beside them that take longer than slow_after
@@ -380,6 +385,7 @@ class Log(Section, frozen=True):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
+    protocol_detail: bool = False  # unusual ends of clients' connections
 
 
 class Route(Section, frozen=True):
@@ -387,6 +393,7 @@ class Route(Section, frozen=True):
 
     domains: tuple[NamePattern, ...]  # "example.org", "*.example.org", "*"
     via: Literal["mx", "smarthost", "reject"]
+    senders: tuple[str, ...] = ()  # globs of addresses, "" for the null reverse path; none: everybody's mail
     hosts: tuple[Endpoint, ...] = ()  # smarthost: "host", "host:port", "[address]:port"
     mx: HostName | None = None  # smarthost: a name whose MX records count
     port: Port | None = None

@@ -51,7 +51,6 @@ DELIVERED: Final = "delivered"
 FAILED: Final = "failed"
 IN_DOUBT: Final = "in doubt"
 
-MAX_QUEUE_ID: Final = 255  # characters
 MAX_TEXT: Final = 1000  # characters of a reply or reason; peers control them
 
 metadata = MetaData()

@@ -217,9 +217,10 @@ _TYPES: tuple[EventType, ...] = (
     ),
     _type(
         "auth:fail",
-        "A server refused our login for good, or did not keep to the exchange.",
-        "the server's reply, or what was wrong",
-        *(_WAY, _HOST, _TLS, ("smtp_code", "enhanced_code")),
+        "A server refused our login for good, or did not keep to the exchange; or a client of our listener"
+        " failed to log in (then sender_host_address is set, and no action can change what it hears).",
+        "the server's reply, or what was wrong; of a client its mechanism and name too",
+        *(_WAY, _HOST, _TLS, _CLIENT, ("smtp_code", "enhanced_code")),
         veto=True,
         late=True,
     ),

@@ -92,8 +92,8 @@ def _examine(settings: Settings, as_json: bool) -> int:
 
 
 async def _examinations(settings: Settings) -> tuple[Examination, ...]:
+    from deliver.lookup import examine_resolvers
     from deliver.net.clock import WallClock
-    from deliver.service import examine_resolvers
 
     return await examine_resolvers(settings, WallClock())
 
@@ -101,9 +101,9 @@ async def _examinations(settings: Settings) -> tuple[Examination, ...]:
 async def _explain(settings: Settings, name: str, connect: bool) -> Explanation:
     from random import SystemRandom
 
+    from deliver.assembly import build_agent
     from deliver.explanation import explain as explain_domain
     from deliver.net.clock import WallClock
-    from deliver.service import build_agent
     from hints.memory import MemoryHints
 
     clock = WallClock()

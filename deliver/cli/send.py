@@ -63,11 +63,11 @@ def send(
     is given.
     """
     from deliver.errors import OutriderError, UsageError
+    from deliver.handover.frames import MAX_QUEUE_ID
     from deliver.message import Mailbox
     from deliver.report.log import configure
     from deliver.report.result import EX_TEMPFAIL, EX_UNAVAILABLE, exit_status, rendered
-    from deliver.sending import deliver_now  # loads trio and the whole delivery
-    from deliver.settled import MAX_QUEUE_ID
+    from deliver.sending import deliver_now  # loads what the first question needs
 
     if len(queue_id) > MAX_QUEUE_ID:
         raise UsageError(

@@ -152,6 +152,7 @@ async def _ask(settings: Settings, source: str) -> dict[str, Any]:
     from random import SystemRandom
 
     from deliver import endpoint
+    from deliver.assembly import build_agent
     from deliver.errors import PeerError
     from deliver.message import domain_name
     from deliver.net.clock import WallClock
@@ -160,7 +161,6 @@ async def _ask(settings: Settings, source: str) -> dict[str, Any]:
     from deliver.resolve.resolver import drive
     from deliver.resolve.tlsa import TlsaFailed, TlsaRecords, owner_name
     from deliver.resolve.walk import find_host
-    from deliver.service import build_agent
     from deliver.tls.records import compare, recommended
     from hints.memory import MemoryHints
 

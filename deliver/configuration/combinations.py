@@ -7,6 +7,7 @@ trust-ad, a resolver that is not on loopback           refused  the AD bit can b
 tls.level = dane-only, dnssec off                      refused  nothing could ever be delivered
 tls.level = dane, dnssec off                           warned   DANE is never used
 relay.listen not on loopback, networks = everybody     refused  an open relay
+relay.tls and relay.auth                               refused  see `deliver.configuration.relaysecurity`
 client_certificate without client_key_file, or the     refused  one without the other says nothing
   other way round
 require_crl without crl, require_ocsp without          refused  nothing could ever be delivered
@@ -17,6 +18,8 @@ route: username without password_file or the           refused  one without the 
   other way round; no mechanism in auth
 rule without domains and hosts, or without any key     refused  the section itself is meant
 queue.limit with neither messages nor at_a_time        refused  it limits nothing
+queue.url that is not PostgreSQL's; a password_file    refused  nothing else is made for several nodes
+  without it
 queue.retry_rule: an unknown error, steps not in       refused  it would never apply, or not as it reads
   the order of their ages
 two event actions of one name, an action without       refused  acknowledgements are kept by name
@@ -30,7 +33,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from deliver import endpoint
-from deliver.configuration import actions
+from deliver.configuration import actions, relaysecurity
 from deliver.configuration.problem import KeyPath, Problem
 from deliver.queue import retry
 from deliver.settings import EventAction, EventFile, Route, Settings, Tls, overridden
@@ -44,6 +47,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
     yield from _dnssec(settings)
     yield from _tls(settings)
     yield from _relay(settings)
+    yield from relaysecurity.problems(settings)
     yield from _routes(settings)
     yield from _rules(settings)
     yield from _events(settings)
@@ -188,6 +192,12 @@ def _rules(settings: Settings) -> Iterator[Problem]:
 
 
 def _queue(settings: Settings) -> Iterator[Problem]:
+    url, secret = settings.queue.url, settings.queue.password_file
+    if url is not None and not url.startswith("postgresql"):
+        remedy = 'write "postgresql+psycopg://user@host/database"; without queue.url the queue is in SQLite'
+        yield Problem(("queue", "url"), "only PostgreSQL can be shared by several nodes", remedy)
+    if url is None and secret is not None:
+        yield Problem(("queue", "password_file"), "there is no queue.url", "remove it, or set queue.url")
     for index, limit in enumerate(settings.queue.limit):
         if limit.messages is None and limit.at_a_time is None:
             remedy = 'add messages = 100 and per = "1h", or at_a_time = 5'

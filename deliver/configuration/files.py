@@ -47,6 +47,11 @@ def problems(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem
             trouble = _secret_fault(settings, action.password_file, environ)
             if trouble:
                 yield Problem((*path, "password_file"), *trouble)
+    if settings.queue.password_file is not None:
+        trouble = _secret_fault(settings, settings.queue.password_file, environ)
+        if trouble:
+            yield Problem(("queue", "password_file"), *trouble)
+    yield from _relay_faults(settings, environ)
     for index, route in enumerate(settings.route):
         if route.password_file is not None:
             trouble = _secret_fault(settings, route.password_file, environ)
@@ -70,6 +75,28 @@ def _tls_file_faults(
         yield Problem((*where, "client_certificate"), fault, "give a certificate in PEM form")
     if isinstance(key, str) and (trouble := _secret_fault(settings, key, environ)):
         yield Problem((*where, "client_key_file"), *trouble)
+
+
+def _relay_faults(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:
+    """The files of `relay.tls` and `relay.auth`."""
+    tls, auth = settings.relay.tls, settings.relay.auth
+    for index, certificate in enumerate(tls.certificate):
+        where: KeyPath = ("relay", "tls", "certificate", index)
+        if fault := _certificate_fault(settings.path(certificate.chain_file)):
+            yield Problem((*where, "chain_file"), fault, "give a chain in PEM form, our own first")
+        if trouble := _secret_fault(settings, certificate.key_file, environ):
+            yield Problem((*where, "key_file"), *trouble)
+        ocsp = certificate.ocsp_file
+        if ocsp is not None and not certificate.ocsp_fetch and not settings.path(ocsp).exists():
+            remedy = "make it with `outrider ocsp fetch`, or set ocsp_fetch = true"
+            yield Problem((*where, "ocsp_file"), f"{settings.path(ocsp)} does not exist", remedy)
+    stores: list[tuple[KeyPath, str | None]] = [(("relay", "tls", "client_ca"), tls.client_ca)]
+    stores.append((("relay", "auth", "dovecot_ca"), auth.dovecot_ca))
+    for path, store in stores:
+        if store is not None and (fault := _trust_store_fault(settings.path(store))):
+            yield Problem(path, fault, "give a file of CA certificates in PEM form")
+    if auth.password_file is not None and (trouble := _secret_fault(settings, auth.password_file, environ)):
+        yield Problem(("relay", "auth", "password_file"), *trouble)
 
 
 def _lists_fault(path: Path) -> str | None:

@@ -28,7 +28,9 @@ from deliver.tls.policy import Level
 
 Fault = tuple[str, str]  # what is wrong, remedy
 
-MAY_BE_ZERO = frozenset({"ocsp_skew", "cache_max_ttl", "lease_margin", "shutdown_grace", "quit", "failure_delay"})
+MAY_BE_ZERO = frozenset(
+    {"ocsp_skew", "cache_max_ttl", "lease_margin", "shutdown_grace", "quit", "failure_delay"}
+)
 _CREDENTIAL = re.compile(r"credential:[A-Za-z0-9_.-]+\Z", re.ASCII)
 _PASSWORD_PARAMETERS = frozenset({"password", "passwd", "pwd", "passfile", "sslpassword"})
 

@@ -27,6 +27,7 @@ HEADER = 5  # octets
 MAX_PIECE = 64 * 1024  # octets of content in one frame
 MAX_OFFER = 512 * 1024  # a thousand recipients
 MAX_ANSWER = 64 * 1024 * 1024
+MAX_QUEUE_ID = 255  # characters
 LIMITS = {OFFER: MAX_OFFER, GO: 0, NO: 4096, CONTENT: MAX_PIECE, END: 0, ANSWER: MAX_ANSWER}
 
 

@@ -31,7 +31,7 @@ from deliver.net.clock import Clock
 from deliver.relay.received import HopCounter
 from deliver.report.log import say
 from deliver.report.result import EX_TEMPFAIL, exit_status, rendered
-from deliver.settled import MAX_QUEUE_ID, Digest, Job
+from deliver.settled import Digest, Job
 from deliver.smtp.dot import MessageText
 from deliver.transient import TransientContent
 
@@ -171,7 +171,7 @@ class _Caller:
         """Sender and recipients. Raises UsageError for whatever the caller should handle itself."""
         if offer.digest != self._desk.digest:
             raise UsageError("taking a message over", "the caller has other settings")
-        if len(offer.queue_id) > MAX_QUEUE_ID:
+        if len(offer.queue_id) > frames.MAX_QUEUE_ID:
             raise UsageError("taking a message over", "the queue id is too long")
         boxes = tuple(dict.fromkeys(Mailbox.parse(text, utf8=True) for text in offer.recipients))
         if len(boxes) > self._desk.max_recipients:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from deliver.report.trace import Finding, Stage
 
 EARLY = "PIPECONNECT"  # greeting and EHLO not waited for, see `deliver.smtp.pipeconnect`
+FAST_OPEN = "TCP Fast Open"  # octets that the peer took with the SYN, see `deliver.net.dial`
 
 
 @dataclass(slots=True)

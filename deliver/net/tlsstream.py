@@ -89,6 +89,14 @@ class TlsStream(trio.abc.Stream):
         """The server's certificate in DER, also on a resumed connection."""
         return self._engine.leaf()
 
+    def own_leaf(self) -> bytes | None:
+        """The certificate in DER that we have presented as a server."""
+        return self._engine.own_leaf()
+
+    def asked_name(self) -> str:
+        """The server name that the client asked for; hostile, "" if none."""
+        return self._engine.asked_name()
+
     def keying_material(self, label: bytes, length: int) -> bytes:
         """See `TlsEngine.keying_material`; secret. Once the handshake is finished."""
         return self._engine.keying_material(label, length)

@@ -8,7 +8,7 @@ node that went away: `sweep` removes them when they are old. Neither way is the 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -18,7 +18,6 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
 
 from deliver.errors import StorageError
 from deliver.message import MessageId
-from deliver.net.clock import Clock
 from deliver.queue.content import ContentTooLarge, InlineContent
 from deliver.queue.schema import content_chunk, message
 from deliver.sqlrun import Sql
@@ -26,6 +25,9 @@ from deliver.sqlrun import Sql
 CHUNK: Final = 256 * 1024  # octets of each but the last; rows depend on it, so it never changes
 ORPHANED: Final = 2 * 86400.0  # seconds; an older chunk whose message was not accepted is removed
 SWEPT_AT_ONCE: Final = 200
+
+
+Now = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,31 @@ class ChunkedContent:
         return data
 
 
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """The place for content in the database of `sql`; `now` gives seconds since the epoch."""
+
+    sql: Sql
+    now: Now
+
+    def writer(self, message_id: MessageId, *, inline_limit: int, max_size: int) -> ChunkWriter:
+        """For the content of a message that is about to be accepted; sizes in octets."""
+        return ChunkWriter(self.sql, self.now, message_id, inline_limit=inline_limit, max_size=max_size)
+
+    def content(self, message_id: MessageId, size: int) -> ChunkedContent:
+        """The content of an accepted message that is not in its row."""
+        return ChunkedContent(self.sql, message_id, size)
+
+
 class ChunkWriter:
     """Takes the content of one message as it arrives; finish it or abandon it."""
 
     def __init__(
-        self, sql: Sql, clock: Clock, message_id: MessageId, *, inline_limit: int, max_size: int
+        self, sql: Sql, now: Now, message_id: MessageId, *, inline_limit: int, max_size: int
     ) -> None:
         """`inline_limit` and `max_size` in octets. Nothing is written before the inline limit is passed."""
         self._sql = sql
-        self._clock = clock
+        self._now = now
         self._message_id = message_id
         self._inline_limit = inline_limit
         self._max_size = max_size
@@ -99,7 +117,7 @@ class ChunkWriter:
             "message_id": self._message_id,
             "number": self._written,
             "data": bytes(memoryview(self._buffer)[:length]),
-            "written_at": self._clock.now(),
+            "written_at": self._now(),
         }
         self._written += 1
         try:

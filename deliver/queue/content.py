@@ -18,12 +18,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import trio
 
 from deliver.errors import MessageError, StorageError, StorageFault
 from deliver.message import Content, MessageId
+
+if TYPE_CHECKING:
+    from deliver.queue.chunks import ChunkedContent
 
 SUFFIX: Final = ".eml"
 TEMPORARY: Final = ".part"
@@ -85,7 +88,25 @@ class SpoolContent:
         return b"".join(parts)
 
 
-StoredContent = InlineContent | SpoolContent
+StoredContent: TypeAlias = "InlineContent | SpoolContent | ChunkedContent"
+
+
+class Writer(Protocol):
+    """Takes the content of one message as it arrives; finish it or abandon it."""
+
+    size: int  # octets so far
+
+    async def write(self, chunk: bytes) -> None:
+        """Append. Raises ContentTooLarge or StorageError, both after removing what was written."""
+        ...
+
+    async def finish(self) -> StoredContent:
+        """Make the content durable, as far as it is not meant for the row. Raises StorageError."""
+        ...
+
+    async def abandon(self) -> None:
+        """Forget the content; safe at any time before the row is committed, also under cancellation."""
+        ...
 
 
 class ContentWriter:

@@ -26,7 +26,7 @@ from deliver.outcome import AttemptResult
 from deliver.queue import codec, conclusion, schedule, store
 from deliver.queue.account import expiries, report
 from deliver.queue.claiming import Claim
-from deliver.queue.content import InlineContent, SpoolContent, remove
+from deliver.queue.content import remove
 from deliver.queue.journal import Proof
 from deliver.queue.schedule import Plan, Settlement
 from deliver.queue.shard import Shard
@@ -190,18 +190,13 @@ class Execution:
     async def _content(self, claim: Claim) -> Content | None:
         """The content; None, and an error in the log, when it cannot be read."""
         try:
-            if claim.spool_name is not None:
-                content = SpoolContent(self.shard.spool, claim.spool_name, claim.envelope.size)
-                await content.read(0, 1)  # a lost file is noticed before any server is bothered
-                return content
-            data = await self.shard.sql.read(lambda conn: store.content_of(conn, claim.envelope.id))
+            found = await self.shard.content(claim.envelope.id, claim.spool_name, claim.envelope.size)
         except StorageError as error:
             log.error("%s: %s", claim.envelope.id, error)
             return None
-        if data is None:
+        if found is None:
             log.error("%s: its row has no content", claim.envelope.id)
-            return None
-        return InlineContent(data)
+        return found
 
     def _note(
         self, claim: Claim, journalled: dict[int, Reply], recipients: tuple[Recipient, ...], reply: Reply

@@ -11,7 +11,7 @@ import trio
 from deliver.errors import StorageError
 from deliver.message import Envelope
 from deliver.queue import store
-from deliver.queue.content import ContentWriter, StoredContent
+from deliver.queue.content import StoredContent, Writer
 from deliver.queue.shard import Shard, free_octets
 from deliver.queue.store import Append
 from deliver.relay.intake import Origin
@@ -79,7 +79,7 @@ class QueueSink:
 
     intake: QueueIntake
     origin: Origin
-    writer: ContentWriter
+    writer: Writer
     number: int
 
     async def write(self, chunk: bytes) -> None:

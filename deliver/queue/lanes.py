@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
 from deliver.errors import Blame
 from deliver.outcome import AttemptResult, Deferred, Delivered, Outcome, Phase
+from deliver.queue.share import WHOLE, Share
 from deliver.smtp.reply import Reply
 
 MAX_SITES: Final = 20_000  # lanes that are remembered; those least used are forgotten first
@@ -144,6 +145,7 @@ class Lanes:
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
+        self.share = WHOLE  # our part of the limits
         self._site_of: dict[str, str] = {}
         self._places: OrderedDict[str, _Place] = OrderedDict()
         self._running: Counter[str] = Counter()
@@ -168,12 +170,23 @@ class Lanes:
 
     def opens_at(self, domain: str, taken: int = 0, taken_site: int = 0) -> float:
         """From when on the domain may have one more attempt; `taken`: not begun yet, but claimed."""
-        if self._running[domain] + taken >= self.terms.per_domain:
+        if self._running[domain] + taken >= self.share.places(self.terms.per_domain, _domain_key(domain)):
             return math.inf
-        place = self._places.get(self.site(domain))
-        if place is None:
-            return math.inf if taken_site >= self.terms.start else -math.inf
-        return place.lane.opens_at(place.running + taken_site)
+        site = self.site(domain)
+        place = self._places.get(site)
+        running = taken_site if place is None else place.running + taken_site
+        if running >= self.share.places(self.terms.widest, _site_key(site)):
+            return math.inf
+        return (self._new() if place is None else place.lane).opens_at(running)
+
+    def beyond(self, share: Share) -> Iterator[str]:
+        """The keys of what runs in more places than we would have with that share."""
+        for domain, running in self._running.items():
+            if running > share.places(self.terms.per_domain, _domain_key(domain)):
+                yield _domain_key(domain)
+        for site, place in self._places.items():
+            if place.running > share.places(self.terms.widest, _site_key(site)):
+                yield _site_key(site)
 
     def slow(self, domain: str) -> bool:
         """Whether attempts on the domain's lane usually take long."""
@@ -209,7 +222,7 @@ class Lanes:
             del self._running[domain]
         if found is not None and found != site:
             place = self._move(domain, place, site, found)
-        place.lane = after(place.lane, said, self.terms, started=started, now=now, again=again)
+        place.lane = after(place.lane, said, self._own_terms(), started=started, now=now, again=again)
         self._forget()
         return place.lane
 
@@ -235,7 +248,13 @@ class Lanes:
         return known
 
     def _new(self) -> Lane:
-        return Lane(float(min(self.terms.start, self.terms.widest)))
+        return Lane(float(min(self.share.portion(self.terms.start), self.terms.widest)))
+
+    def _own_terms(self) -> Terms:
+        """A lane grows to our part of what the site may have."""
+        if self.share.parts == 1:
+            return self.terms
+        return replace(self.terms, widest=self.share.portion(self.terms.widest + self.share.parts - 1))
 
     def _forget(self) -> None:
         for name in tuple(self._places)[: max(0, len(self._places) - MAX_SITES)]:
@@ -247,6 +266,14 @@ class Lanes:
                 for domain, site in self._site_of.items()
                 if (place := self._places.get(site)) is not None and domain in place.domains
             }
+
+
+def _domain_key(domain: str) -> str:
+    return f"domain {domain}"
+
+
+def _site_key(site: str) -> str:
+    return f"site {site}"
 
 
 class Occupancy:

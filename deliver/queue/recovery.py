@@ -32,7 +32,6 @@ from events import outbox
 from events.catalogue import Event
 
 INTERRUPTED: Final = "interrupted"
-COURTESY: Final = 60.0  # seconds after the end of a lease in which its own node may settle the attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +81,34 @@ def reclaim(
     now: float,
     proofs: Iterable[Proof] = (),
     append: Append = outbox.append,
+    *,
     node: str | None = None,
+    courtesy: float = 0.0,
+    left_over: frozenset[int] = frozenset(),
 ) -> Recovered:
     """End the open attempts whose lease has expired; `proofs` are the journal's, of any attempt.
 
-    Those of other nodes than `node` a little later: it may be back, and its journal may prove deliveries.
+    Those of other nodes than `node` are ended `courtesy` seconds later: it may be back, and its journal may
+    prove deliveries. `left_over`: attempts that nobody will settle any more, whose proofs count at once.
     """
-    expired = select(attempt).where(*_expired(now, node))
+    expired = select(attempt).where(*_expired(now, node, courtesy))
     rows = conn.execute(expired.with_only_columns(attempt.c.id)).scalars().all()
-    known = frozenset(rows)
+    known = left_over.union(rows)
     return _end(conn, now, tuple(p for p in proofs if p.attempt_id in known), expired, append)
 
 
-def any_expired(conn: Connection, now: float, node: str | None = None) -> bool:
-    """Whether `reclaim` would find something."""
-    expired = select(attempt.c.id).where(*_expired(now, node))
+def any_expired(conn: Connection, now: float, *, node: str | None = None, courtesy: float = 0.0) -> bool:
+    """Whether `reclaim` would find an attempt."""
+    expired = select(attempt.c.id).where(*_expired(now, node, courtesy))
     return conn.execute(expired.limit(1)).first() is not None
 
 
-def _expired(now: float, node: str | None) -> tuple[ColumnElement[bool], ...]:
+def _expired(now: float, node: str | None, courtesy: float) -> tuple[ColumnElement[bool], ...]:
     over = (attempt.c.ended_at.is_(None), attempt.c.lease_until < now)
     if node is None:
         return over
     ours = func.coalesce(attempt.c.node, node) == node
-    return (*over, or_(ours, attempt.c.lease_until < now - COURTESY))
+    return (*over, or_(ours, attempt.c.lease_until < now - courtesy))
 
 
 def referred_spool_files(conn: Connection) -> frozenset[str]:

@@ -22,6 +22,7 @@ from random import Random
 from typing import Final
 
 import trio
+from sqlalchemy import Connection
 
 from deliver.errors import StorageError
 from deliver.net.clock import Clock
@@ -34,6 +35,7 @@ from deliver.queue.execution import Attempt as Attempt
 from deliver.queue.execution import JournalReply as JournalReply
 from deliver.queue.lanes import Feedback, Lane, Lanes, Occupancy, feedback
 from deliver.queue.shard import Shard
+from deliver.queue.share import Share, mark
 from deliver.queue.store import Append
 from deliver.queue.terms import lanes_of, limits_of, plan_of
 from deliver.queue.throttle import Key, Throttle
@@ -42,6 +44,8 @@ from deliver.settings import Queue
 from events import outbox
 
 LONGEST_SLEEP: Final = 60.0  # seconds; expired leases and old history are looked for that often
+NEWS: Final = 5.0  # seconds; where several nodes share the queue, that often each looks what others left
+BUSY: Final = 0.05  # seconds until a node looks again for what others are busy with
 TURN: Final = 20  # messages that a worker takes for one site while others wait
 SILENCE: Final = 3600.0  # seconds, unless said otherwise
 IDLE_DESTINATIONS: Final = 3600.0  # seconds for which a destination without mail keeps its place in the line
@@ -92,7 +96,7 @@ class Runner:
         self._sources = sources
         self._wake = trio.Event()
         self._stopping = False
-        self._tidied = -math.inf
+        self._tidied = self._taken_back = -math.inf
         self._claiming = trio.Lock()
         self._holds: dict[str, float] = {}
         self._running: dict[int, Running] = {}
@@ -113,6 +117,20 @@ class Runner:
     def retry_sites(self) -> None:
         """Somebody says that it is worth a try: no site is left alone any longer."""
         self.lanes.reopen()
+        self._wake.set()
+
+    async def give_up(self, share: Share) -> list[str]:
+        """Before the turn of `share` begins: begin nothing that is too small to divide.
+
+        Returns the marks of what still runs beyond that share, see `deliver.queue.share`.
+        """
+        async with self._claiming:
+            self.lanes.share = self.throttle.share = share.between()
+            return [mark(key) for part in (self.lanes, self.throttle) for key in part.beyond(share)]
+
+    def share_out(self, share: Share) -> None:
+        """Our part of the limits from now on."""
+        self.lanes.share = self.throttle.share = share
         self._wake.set()
 
     def stop(self) -> None:
@@ -179,13 +197,18 @@ class Runner:
         if self._shard.latch.fault is not None:
             return RETRY_AFTER
         try:
+            await self._take_back(now)
             await self._tidy(now)
-            for running in await self._claim():
+            begun = await self._claim()
+            for running in begun:
                 # registered before anything is awaited: what is claimed is settled
                 attempts.start_soon(self._work, running, attempts)
             if self._occupancy.free(now) == 0:
                 return min(LONGEST_SLEEP, max(0.0, self._occupancy.next_change() - now))
-            return await self._pause(now)
+            pause = await self._pause(now)
+            if self._shard.node is None:
+                return pause
+            return max(BUSY, min(pause, NEWS)) if not begun else pause  # others may be busy with what is due
         except StorageError as error:
             log.error("%s", error)
             return RETRY_AFTER
@@ -201,18 +224,22 @@ class Runner:
             if limit <= 0 or self._stopping:
                 return ()
             self._holds = {domain: until for domain, until in self._holds.items() if until > now}
-            permits = Permits(self.lanes, self.throttle, now, self._holds)
             take = partial(
                 claiming.claim,
                 now=now,
                 limit=limit,
                 lease=self._lease,
                 retry=self._plan.retry,
-                admission=permits,
                 domains=domains,
                 append=self._append,
+                node=self._shard.node,
             )
-            claims = await self._shard.sql.write(take, durable=False)
+
+            def take_permitted(conn: Connection) -> tuple[tuple[Claim, ...], Permits]:
+                permits = Permits(self.lanes, self.throttle, now, self._holds)  # one for each run of this
+                return take(conn, admission=permits), permits
+
+            claims, permits = await self._shard.sql.write(take_permitted, durable=False)
             return tuple(
                 self._began(claim, held, now) for claim, held in zip(claims, permits.held, strict=False)
             )
@@ -298,21 +325,36 @@ class Runner:
         moment = await self._shard.sql.read(lambda conn: due.next_due(conn, permits.opens_at))
         return LONGEST_SLEEP if moment is None else min(LONGEST_SLEEP, max(0.0, moment - now))
 
+    async def _take_back(self, now: float) -> None:
+        """Now and then: end attempts whose lease has expired, those of other nodes too."""
+        shard, courtesy = self._shard, self._settings.lease_margin
+        if now - self._taken_back < (LONGEST_SLEEP if shard.node is None else NEWS):
+            return
+        self._taken_back = now
+        proofs = shard.journal.proofs()
+        left_over = frozenset[int]()
+        if shard.node is not None:  # another node may have ended them while the database was out of reach
+            left_over = frozenset(proof.attempt_id for proof in proofs) - self._running.keys()
+        look = partial(recovery.any_expired, now=now, node=shard.node, courtesy=courtesy)
+        if not await shard.sql.read(look) and not left_over:
+            return
+        take = partial(
+            recovery.reclaim, now=now, proofs=proofs, append=self._append,
+            node=shard.node, courtesy=courtesy, left_over=left_over,
+        )  # fmt: skip
+        found = await shard.sql.write(take)
+        for attempt_id in left_over.union(found.attempts):
+            shard.journal.settled(attempt_id)
+        if found.interrupted:
+            log.warning("took back %d attempts that were not settled in time", found.interrupted)
+        if found.removable:
+            await trio.to_thread.run_sync(remove, shard.spool, found.removable)
+
     async def _tidy(self, now: float) -> None:
-        """Now and then: take back expired leases, and forget old history."""
+        """Now and then: forget old history."""
         if now - self._tidied < LONGEST_SLEEP:
             return
         self._tidied = now
-        proofs = self._shard.journal.proofs()
-        if await self._shard.sql.read(lambda conn: recovery.any_expired(conn, now)):
-            found = await self._shard.sql.write(
-                lambda conn: recovery.reclaim(conn, now, proofs, self._append)
-            )
-            for attempt_id in found.attempts:
-                self._shard.journal.settled(attempt_id)
-            log.warning("took back %d attempts that were not settled in time", found.interrupted)
-            if found.removable:
-                await trio.to_thread.run_sync(remove, self._shard.spool, found.removable)
         before = now - self._settings.keep_history
         await self._shard.sql.write(lambda conn: store.forget(conn, before=before), durable=False)
         await self._shard.sql.write(

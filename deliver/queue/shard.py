@@ -15,20 +15,22 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from deliver.errors import StorageError
-from deliver.message import MessageId
+from deliver.message import Content, MessageId
 from deliver.queue import content, recovery, schema
-from deliver.queue.content import ContentWriter
+from deliver.queue.chunks import Chunks
+from deliver.queue.content import ContentWriter, SpoolContent, Writer
 from deliver.queue.journal import Journal
 from deliver.queue.latch import Latch, LatchedSql
-from deliver.queue.store import Append
+from deliver.queue.store import Append, content_of
 from deliver.sqlrun import Sql, SqlRunner, create_private_file
 from events import outbox
 
@@ -37,16 +39,42 @@ log = logging.getLogger("outrider.queue")
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """An open shard: its database, its journal and its spool directory, and whether it stands still."""
+    """An open shard: its database, its journal and its spool directory, and whether it stands still.
+
+    `node`: our name, where others share the database; `chunks`: where large content is then, and `keep` runs
+    beside the relay until it is cancelled.
+    """
 
     sql: Sql
     journal: Journal
     spool: Path
     latch: Latch = field(default_factory=Latch)
+    node: str | None = None
+    chunks: Chunks | None = None
+    keep: Callable[[], Awaitable[None]] | None = None
 
-    def writer(self, message_id: MessageId, *, inline_limit: int, max_size: int) -> ContentWriter:
+    def writer(self, message_id: MessageId, *, inline_limit: int, max_size: int) -> Writer:
         """For the content of a message that is about to be accepted; sizes in octets."""
+        if self.chunks is not None:
+            return self.chunks.writer(message_id, inline_limit=inline_limit, max_size=max_size)
         return ContentWriter(self.spool, message_id, inline_limit=inline_limit, max_size=max_size)
+
+    async def content(self, message_id: MessageId, spool_name: str | None, size: int) -> Content | None:
+        """The content of an accepted message; None when its row has none. Raises StorageError.
+
+        A file or chunk that is gone is noticed here, before any server is bothered.
+        """
+        stored: Content | None
+        if spool_name is not None:
+            stored = SpoolContent(self.spool, spool_name, size)
+        else:
+            data = await self.sql.read(partial(content_of, message_id=message_id))
+            if data is not None:
+                return content.InlineContent(data)
+            stored = None if self.chunks is None else self.chunks.content(message_id, size)
+        if stored is not None:
+            await stored.read(0, 1)
+        return stored
 
 
 def free_octets(directory: Path) -> int:
@@ -63,7 +91,7 @@ async def open_shard(
     directory: Path, number: int, now: float, *, append: Append = outbox.append
 ) -> AsyncIterator[Shard]:
     """Own the shard for the duration of the block. Raises StorageError."""
-    lock = await trio.to_thread.run_sync(_lock, directory / f"shard-{number}.lock")
+    lock = await trio.to_thread.run_sync(own, directory / f"shard-{number}.lock")
     try:
         sql = await SqlRunner.open(directory / f"shard-{number}.db", schema.migrate)
         try:
@@ -97,7 +125,8 @@ async def _recover(shard: Shard, now: float, append: Append) -> None:
         log.error("the content %s is gone; its message is held and bounces at its expiry", shard.spool / name)
 
 
-def _lock(path: Path) -> int:
+def own(path: Path) -> int:
+    """Lock this file as long as the descriptor returned is open. Raises StorageError if another has it."""
     create_private_file(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:

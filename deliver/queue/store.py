@@ -51,7 +51,7 @@ class Settled:
 def accept(
     conn: Connection,
     envelope: Envelope,
-    content: StoredContent | ChunkedContent,
+    content: StoredContent,
     events: Iterable[Event],
     now: float,
     append: Append = outbox.append,

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
+from deliver.queue.share import WHOLE, Share
+
 Kind = Literal["domain", "site", "sender", "source", "all"]
 
 MINUTE: Final = 60.0
@@ -36,6 +38,10 @@ class Rate:
         per_second = messages / per
         kept = float(burst) if burst else min(float(messages), max(1.0, per_second * MINUTE))
         return cls(per_second, kept)
+
+    def divided(self, parts: int) -> Rate:
+        """The rate of each of so many, which make it up together; each may have a burst of one at least."""
+        return self if parts == 1 else Rate(self.per_second / parts, max(1.0, self.burst / parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,7 @@ class Throttle:
         self._sources = sources
         self._buckets: dict[Key, Bucket] = {}
         self._running: Counter[Key] = Counter()
+        self._share = WHOLE
 
     @property
     def by_sender(self) -> bool:
@@ -136,14 +143,33 @@ class Throttle:
         """
         return max((self._key_opens_at(key, taken) for key in self._keys(subject)), default=-math.inf)
 
+    @property
+    def share(self) -> Share:
+        """Our part of the limits; another one begins with full buckets."""
+        return self._share
+
+    @share.setter
+    def share(self, share: Share) -> None:
+        if share.parts != self._share.parts:
+            self._buckets.clear()
+        self._share = share
+
+    def beyond(self, share: Share) -> Iterator[str]:
+        """The keys of what runs in more places than we would have with that share."""
+        for key, running in self._running.items():
+            limit = key[0].at_a_time
+            if limit is not None and running > share.places(limit, _text(key)):
+                yield _text(key)
+
     def take(self, subject: Subject, now: float) -> tuple[Key, ...]:
         """It was claimed: take a token from every bucket; returns what `hold` and `release` need."""
         held: list[Key] = []
         for key in self._keys(subject):
             limit = key[0]
             if limit.rate is not None:
-                before = self._buckets.get(key, Bucket(limit.rate.burst, now))
-                self._buckets[key] = before.take(limit.rate, now)
+                rate = limit.rate.divided(self._share.parts)
+                before = self._buckets.get(key, Bucket(rate.burst, now))
+                self._buckets[key] = before.take(rate, now)
             if limit.at_a_time is not None:
                 held.append(key)
         if len(self._buckets) > MAX_BUCKETS:
@@ -174,14 +200,26 @@ class Throttle:
 
     def _key_opens_at(self, key: Key, taken: Mapping[Key, int]) -> float:
         limit = key[0]
-        if limit.at_a_time is not None and self._running[key] + taken.get(key, 0) >= limit.at_a_time:
-            return math.inf
+        if limit.at_a_time is not None:
+            running = self._running[key] + taken.get(key, 0)
+            if running >= self._share.places(limit.at_a_time, _text(key)):
+                return math.inf
         if limit.rate is None or (bucket := self._buckets.get(key)) is None:
             return -math.inf
-        return bucket.ready_at(limit.rate)
+        return bucket.ready_at(limit.rate.divided(self._share.parts))
 
     def _forget_full(self, now: float) -> None:
         for key, bucket in tuple(self._buckets.items()):
             rate = key[0].rate
-            if rate is None or bucket.tokens_at(rate, now) >= rate.burst:
+            if rate is None or _is_full(bucket, rate.divided(self._share.parts), now):
                 del self._buckets[key]
+
+
+def _is_full(bucket: Bucket, rate: Rate, now: float) -> bool:
+    return bucket.tokens_at(rate, now) >= rate.burst
+
+
+def _text(key: Key) -> str:
+    """A key that other processes know by the same words."""
+    limit, name = key
+    return f"{limit.of} {' '.join(limit.match)} {name}"

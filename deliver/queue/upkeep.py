@@ -18,8 +18,8 @@ from sqlalchemy import Connection
 
 from deliver.errors import StorageError
 from deliver.net.clock import Clock
-from deliver.queue import changes, freeze, reports, store
-from deliver.queue.content import SpoolContent, remove
+from deliver.queue import changes, freeze, reports
+from deliver.queue.content import remove
 from deliver.queue.freeze import Rule
 from deliver.queue.notice import Notifier
 from deliver.queue.reports import DueReport, Reported
@@ -172,11 +172,8 @@ class Upkeep:
         """What the report needs of the content; a report without it is better than none."""
         wanted = self._notifier.terms.octets_to_read(due.envelope)
         try:
-            if due.spool_name is None:
-                data = await self._shard.sql.read(lambda conn: store.content_of(conn, due.envelope.id))
-                return (data or b"")[:wanted]
-            spooled = SpoolContent(self._shard.spool, due.spool_name, due.envelope.size)
-            return await spooled.read(0, wanted)
+            content = await self._shard.content(due.envelope.id, due.spool_name, due.envelope.size)
+            return b"" if content is None else await content.read(0, wanted)
         except StorageError as error:
             log.error("%s: its report has no header: %s", due.envelope.id, error)
             return b""

@@ -8,33 +8,43 @@ cancellation: what was not foreseen is logged.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
+import select
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import trio
 
-from deliver.errors import MessageError, OutriderError
-from deliver.message import Envelope, MessageId, Recipient
+from deliver.errors import OutriderError, PeerError
+from deliver.message import Envelope, Mailbox, MessageId
 from deliver.net.clock import Clock
-from deliver.relay.access import Network, refusal
-from deliver.relay.intake import Intake, Origin, Sink
-from deliver.relay.received import HopCounter, received_header
+from deliver.relay.acceptance import Incoming as Incoming
+from deliver.relay.acceptance import apology as apology
+from deliver.relay.acceptance import envelope_of as envelope_of
+from deliver.relay.access import denial
+from deliver.relay.intake import Intake, Origin
+from deliver.relay.limits import Allowance, ClientLimits
+from deliver.relay.received import HopCounter, protocol_name, received_header
 from deliver.relay.route import Reject, choose
+from deliver.relay.security import Challenge, Client, Exchange, LoggedIn, LoginRefused, NoSecurity, Security
+from deliver.relay.submission import Completion
+from deliver.relay.terms import Terms as Terms
 from deliver.report.log import say
-from deliver.settings import Route
 from deliver.smtp.action import (
     AbandonContent,
+    AbandonExchange,
+    AuthExchange,
     BeginContent,
     Close,
     ConsiderRecipient,
     ConsiderSender,
     ContentChunk,
     EndContent,
+    Handshake,
     Question,
     Send,
+    StartTls,
 )
 from deliver.smtp.reply import Reply
 from deliver.smtp.server import ServerMachine
@@ -53,48 +63,32 @@ class _ConnectionLost(Exception):
     """The stream failed, or the client does not read; the text is for the log."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What holds for every client: see `deliver.settings.Relay`. `idle_timeout` in seconds."""
-
-    hostname: str
-    networks: tuple[Network, ...]
-    max_hops: int
-    idle_timeout: float
-    routes: tuple[Route, ...] = ()
-
-
-@dataclass(slots=True)
-class Incoming:
-    """The message whose content is being received."""
-
-    origin: Origin
-    sink: Sink
-    header_size: int
-    hops: HopCounter
-
-
 class Connection:
     """Serves one client until one of the sides has had enough."""
 
     def __init__(
         self,
         stream: trio.abc.Stream,
-        client: str,
+        client: Client,
         machine: ServerMachine,
         terms: Terms,
         intake: Intake,
         clock: Clock,
         new_id: Callable[[], MessageId],
+        security: Security | None = None,
+        limits: ClientLimits | None = None,
     ) -> None:
-        """`client` is the IP address of the other side, in the form of `access.client_address`."""
+        """`client.address` is in the form of `access.client_address`."""
         self._stream = stream
-        self._client = client
+        self._who = client
         self._machine = machine
         self._terms = terms
         self._intake = intake
         self._clock = clock
         self._new_id = new_id
+        self._security = security or NoSecurity()
+        self._limits = limits or ClientLimits(Allowance(), trio.current_time)
+        self._exchange: Exchange | None = None
         self._unsent = bytearray()
         self._incoming: Incoming | None = None
         self._waiting: trio.CancelScope | None = None
@@ -102,6 +96,11 @@ class Connection:
         self._progress_at = 0.0
         self._content_since = 0.0
         self._accepted = 0
+
+    @property
+    def _client(self) -> str:
+        """The client's address."""
+        return self._who.address
 
     def stop(self) -> None:
         """Say 421 and close as soon as no content is being received (RFC 5321 3.8)."""
@@ -114,6 +113,10 @@ class Connection:
         why = "the relay is stopping"
         self._progress_at = began = trio.current_time()
         try:
+            if self._terms.tls_on_connect:
+                await self._secure()
+            elif not self._terms.pipeconnect:
+                self._expect_silence()
             why = await self._converse()
         except _ConnectionLost as error:
             why = str(error)
@@ -127,14 +130,16 @@ class Connection:
         """Leave nothing behind, whatever happened."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + ABANDON_DEADLINE):
             try:
+                self._give_up_login()
                 await self._abandon(why)
             except Exception:
                 log.exception("abandoning a message of %s failed unexpectedly", self._client)
             await trio.aclose_forcefully(self._stream)
+        secured = self._who.secured
         say(
             log, logging.INFO, "connection closed",
-            client=self._client, helo=self._machine.helo, accepted=self._accepted,
-            seconds=round(seconds, 3), why=why,
+            client=self._client, proxy=self._who.proxy, helo=self._machine.helo, user=self._who.authenticated,
+            tls=secured and secured.version, accepted=self._accepted, seconds=round(seconds, 3), why=why,
         )  # fmt: skip
 
     async def _converse(self) -> str:
@@ -153,9 +158,14 @@ class Connection:
                     await self._keep(data)
                 case AbandonContent(why=why):
                     await self._abandon(why)
+                case Handshake():
+                    await self._flush()
+                    await self._secure()
+                case AbandonExchange():
+                    self._give_up_login()
                 case Close(why=why):
                     await self._flush()
-                    await self._linger()
+                    await self._linger(why)
                     return why
                 case _:
                     await self._answer(action)
@@ -170,8 +180,12 @@ class Connection:
             self._waiting = scope
             try:
                 data = await self._stream.receive_some(READ_SIZE)
-            except trio.BrokenResourceError:
-                raise _ConnectionLost("the connection was lost") from None
+            except trio.BrokenResourceError as error:
+                if not getattr(error.__cause__, "truncated", False):
+                    self._tell_detail("reset by the client")
+                    raise _ConnectionLost("the connection was lost") from None
+                self._tell_detail("closed without close_notify")
+                data = b""  # content that was cut is not complete without its end, whoever cut it
         self._waiting = None
         if not scope.cancelled_caught:
             self._machine.receive(bytes(data))
@@ -196,44 +210,122 @@ class Connection:
             if scope.cancelled_caught:
                 raise _ConnectionLost("the client does not read our replies")
 
-    async def _linger(self) -> None:
+    async def _linger(self, why: str) -> None:
         """Let the client read our last words: octets left unread would reset the connection before that."""
-        if not isinstance(self._stream, trio.abc.HalfCloseableStream):
-            return
-        with trio.move_on_after(CLOSING), contextlib.suppress(trio.BrokenResourceError):
-            await self._stream.send_eof()
-            for _ in range(LINGERING_READS):
-                if not await self._stream.receive_some(READ_SIZE):
-                    break
+        with trio.move_on_after(CLOSING):
+            if self._who.secured is not None:
+                await self._stream.aclose()
+            elif isinstance(self._stream, trio.abc.HalfCloseableStream):
+                try:
+                    await self._stream.send_eof()
+                    for _ in range(LINGERING_READS):
+                        if not await self._stream.receive_some(READ_SIZE):
+                            break
+                except trio.BrokenResourceError:
+                    self._tell_detail(f"reset after: {why}")
+
+    def _expect_silence(self) -> None:
+        """A client that does not wait for our greeting is no mail server (RFC 5321 3.1)."""
+        if isinstance(self._stream, trio.SocketStream):
+            poll = select.poll()
+            poll.register(self._stream.socket, select.POLLIN)
+            if any(events & select.POLLIN for _, events in poll.poll(0)):
+                early = Reply(554, ("5.5.0 You spoke before the greeting",))
+                self._machine.turn_away(early, "the client spoke before the greeting")
+
+    async def _secure(self) -> None:
+        """TLS from here on; what was said before counts no more."""
+        try:
+            secured = await self._security.secure(self._stream, self._who)
+        except PeerError as error:
+            raise _ConnectionLost(f"TLS failed: {error.happened}") from None
+        self._stream = secured.stream
+        self._who = replace(self._who, secured=secured, authenticated=None)
+        mechanisms = self._security.mechanisms(self._who)
+        self._machine.tls_started(self._terms.offer(tls=True, mechanisms=mechanisms))
 
     # Questions
 
     async def _answer(self, question: Question) -> None:
         match question:
+            case StartTls():
+                self._machine.accept()
+            case AuthExchange():
+                await self._log_in(question)
             case ConsiderSender(size=size):
-                await self._consider_space(size or 0)
-            case ConsiderRecipient():
-                denied = self._denied() or self._unroutable(question)
-                if denied is None:
-                    self._machine.accept()
+                if self._limits.message(self._client):
+                    await self._consider_space(size or 0)
                 else:
-                    self._machine.refuse(denied)
+                    self._slow_down("messages")
+            case ConsiderRecipient():
+                self._consider_recipient(question)
             case BeginContent():
                 await self._begin(question)
             case EndContent():
                 await self._commit(question)
 
+    async def _log_in(self, question: AuthExchange) -> None:
+        await self._flush()  # what follows may take its time
+        if question.first:
+            self._exchange = self._security.begin(question.mechanism, self._who)
+        assert self._exchange is not None, "no exchange has begun"
+        answer = await self._exchange.respond(question.response)
+        match answer:
+            case Challenge(data=data):
+                self._machine.challenge(data)
+                return
+            case LoggedIn(identity=identity):
+                self._machine.authenticate(identity)
+                self._who = replace(self._who, authenticated=identity)
+            case LoginRefused(reply=reply):
+                self._machine.refuse(reply)
+        self._exchange = None
+
+    def _give_up_login(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abandon()
+
+    def _consider_recipient(self, question: ConsiderRecipient) -> None:
+        refused = self._denied() or self._unroutable(question) or self._too_large(question)
+        if refused is not None:
+            self._machine.refuse(refused)
+        elif self._limits.recipient(self._client):
+            self._machine.accept()
+        else:
+            self._slow_down("recipients")
+
+    def _slow_down(self, what: str) -> None:
+        say(log, logging.WARNING, f"too many {what} a minute", client=self._client)
+        self._machine.refuse(Reply(450, (f"4.7.0 Too many {what} from your address, try again in a minute",)))
+
     def _denied(self) -> Reply | None:
-        return refusal(self._client, self._terms.networks)
+        return denial(self._who, self._terms.networks, self._terms.certificate_names)
 
     @property
-    def _protocol(self) -> str:
-        return "ESMTP" if self._machine.extended else "SMTP"
+    def _lmtp_door(self) -> bool:
+        return False
+
+    def _protocol(self, *, utf8: bool) -> str:
+        return protocol_name(
+            lmtp=self._lmtp_door,
+            extended=self._machine.extended,
+            utf8=utf8,
+            secured=self._who.secured is not None,
+            authenticated=self._who.authenticated is not None,
+        )
 
     def _unroutable(self, question: ConsiderRecipient) -> Reply | None:
         """A route that rejects is told here, where the sender still hears it, and not by a bounce."""
-        route = choose(self._terms.routes, question.mailbox.domain)
+        mail = question.mail
+        sender = str(mail.sender) if mail.sender else ""
+        route = choose(self._terms.routes, question.mailbox.domain, sender)
         return Reply(550, (f"5.7.1 {route.why}",)) if isinstance(route, Reject) else None
+
+    def _too_large(self, question: ConsiderRecipient) -> Reply | None:
+        limit = self._terms.size_limit(question.mailbox)
+        size = question.mail.size
+        return _over(question.mailbox, limit) if limit is not None and size and size > limit else None
 
     async def _consider_space(self, size: int) -> None:
         try:
@@ -253,9 +345,12 @@ class Connection:
             self._new_id(),
             self._client,
             self._machine.helo,
-            self._protocol,
+            self._protocol(utf8=question.mail.smtputf8),
             self._clock.now(),
+            self._who.authenticated or "",
+            self._who.proxy,
         )
+        secured = self._who.secured
         header = received_header(
             helo=origin.helo,
             client=origin.client,
@@ -264,10 +359,13 @@ class Connection:
             message_id=origin.message_id,
             recipients=question.recipients,
             now=origin.received_at,
+            tls=(secured.version, secured.cipher) if secured else None,
         )
+        name = f"{origin.message_id}@{self._terms.hostname}"
+        completion = Completion(origin.received_at, name) if self._terms.submission else None
         try:
             sink = await self._intake.begin(origin)
-            self._incoming = Incoming(origin, sink, len(header), HopCounter())
+            self._incoming = Incoming(origin, sink, len(header), HopCounter(), completion)
             await sink.write(header)
         except OutriderError as error:
             await self._abandon(str(error))
@@ -286,7 +384,7 @@ class Connection:
             self._machine.refuse_content(Reply(554, ("5.4.6 Too many hops, this message loops",)))
             return
         try:
-            await incoming.sink.write(data)
+            await incoming.write(data)
         except OutriderError as error:
             await self._abandon(str(error))
             self._machine.refuse_content(apology(error))
@@ -298,9 +396,21 @@ class Connection:
         send a second copy. After an unknown end of the commit nothing is abandoned: it may have succeeded.
         """
         await self._flush()  # a client that is gone by now keeps its mail
-        incoming, self._incoming = self._incoming, None
+        over = self._over_limit(question)
+        if over and (not question.individually or len(over) == len(question.rcpts)):
+            await self._abandon("too large for a recipient")
+            self._machine.refuse(next(iter(over.values())))
+            return
+        incoming = self._incoming
         assert incoming is not None, "the content was abandoned"
-        envelope = envelope_of(incoming, question)
+        try:
+            await incoming.complete()
+        except OutriderError as error:
+            await self._abandon(str(error))
+            self._machine.refuse(apology(error))
+            return
+        self._incoming = None
+        envelope = envelope_of(incoming, question, over)
         with trio.CancelScope(shield=True) as shield:
             shield.deadline = trio.current_time() + COMMIT_DEADLINE
             try:
@@ -312,16 +422,31 @@ class Connection:
             shield.deadline = math.inf  # from here on the client is told 250, within CLOSING seconds
             self._accepted += 1
             self._tell(envelope)
-            self._machine.accept(Reply(250, (f"2.0.0 Ok: queued as {envelope.id}",)))
-            await self._send_accepted()
+            await self._send_accepted(question, envelope, over)
         if shield.cancelled_caught:
             self._refused(incoming, "the queue did not answer in time; the message may be in it")
             self._machine.refuse(Reply(451, ("4.3.0 The queue is too slow, try again later",)))
 
-    async def _send_accepted(self) -> None:
-        action = self._machine.next_action()
-        assert isinstance(action, Send)
-        self._unsent += action.data
+    def _over_limit(self, question: EndContent) -> dict[Mailbox, Reply]:
+        """The recipients that do not take so much, and what to say of them."""
+        limits = {box: self._terms.size_limit(box) for box in question.recipients}
+        return {box: _over(box, limit) for box, limit in limits.items() if limit and question.size > limit}
+
+    async def _send_accepted(
+        self, question: EndContent, envelope: Envelope, over: dict[Mailbox, Reply]
+    ) -> None:
+        final = Reply(250, (f"2.0.0 Ok: queued as {envelope.id}",))
+        replies = 1
+        if question.individually:
+            taken = Reply(250, ("2.1.5 Recipient ok",))
+            self._machine.accept_some({box: over.get(box, taken) for box in question.recipients}, final)
+            replies += 1 + len(question.rcpts)
+        else:
+            self._machine.accept(final)
+        for _ in range(replies):
+            action = self._machine.next_action()
+            assert isinstance(action, Send)
+            self._unsent += action.data
         with trio.move_on_after(CLOSING) as scope:
             await self._flush()
         if scope.cancelled_caught:  # an unknown part was sent: the replies are out of step
@@ -343,34 +468,19 @@ class Connection:
         )  # fmt: skip
 
     def _tell(self, envelope: Envelope) -> None:
+        secured = self._who.secured
         say(
             log, logging.INFO, "message accepted",
             id=envelope.id, sender=f"<{envelope.reverse_path}>", recipients=len(envelope.recipients),
-            size=envelope.size, client=self._client, helo=self._machine.helo,
+            size=envelope.size, client=self._client, proxy=self._who.proxy, helo=self._machine.helo,
+            user=self._who.authenticated, tls=secured and secured.version,
         )  # fmt: skip
 
-
-def envelope_of(incoming: Incoming, question: EndContent) -> Envelope:
-    """The envelope of a message whose content has ended."""
-    recipients = tuple(
-        Recipient(n, rcpt.mailbox, rcpt.notify, rcpt.original) for n, rcpt in enumerate(question.rcpts)
-    )
-    size = incoming.header_size + question.size
-    return Envelope(
-        incoming.origin.message_id,
-        question.sender,
-        recipients,
-        size,
-        question.eight_bit,
-        incoming.origin.received_at,
-        smtputf8=question.mail.smtputf8,
-        ret=question.mail.ret,
-        envid=question.mail.envid,
-    )
+    def _tell_detail(self, what: str) -> None:
+        """Unusual ends of connections are no errors, and told only where somebody wants to know."""
+        if self._terms.protocol_detail:
+            say(log, logging.INFO, "protocol detail", client=self._client, helo=self._machine.helo, what=what)
 
 
-def apology(error: OutriderError) -> Reply:
-    """What a client learns of an error of ours: whether to try again, not which file or disk it was."""
-    if isinstance(error, MessageError):
-        return Reply(554, (f"5.6.0 The message cannot be accepted: {error.happened}",))
-    return Reply(451, ("4.3.0 The message cannot be queued now, try again later",))
+def _over(mailbox: Mailbox, limit: int) -> Reply:
+    return Reply(552, (f"5.2.3 <{mailbox}> takes no message larger than {limit} octets",))

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import trio
 
@@ -19,13 +20,18 @@ from deliver.endpoint import split
 from deliver.errors import ConfigurationError
 from deliver.message import MessageId
 from deliver.net.clock import Clock
-from deliver.relay.access import client_address, networks
-from deliver.relay.connection import CLOSING, Connection, Terms
+from deliver.relay.access import client_address, may_relay
+from deliver.relay.connection import CLOSING, Connection
 from deliver.relay.intake import Intake
+from deliver.relay.introduction import introduce
+from deliver.relay.limits import Allowance, ClientLimits
+from deliver.relay.security import Client, NoSecurity, Security
+from deliver.relay.terms import DEFAULT, Terms, terms_of
 from deliver.report.log import say
 from deliver.settings import Relay, Route
+from deliver.smtp.answer import encode
 from deliver.smtp.reply import Reply
-from deliver.smtp.server import Limits, ServerMachine, encode
+from deliver.smtp.server import ServerMachine
 
 DEFAULT_PORT = 25
 
@@ -49,55 +55,74 @@ class Listener:
         clock: Clock,
         new_id: Callable[[], MessageId],
         routes: tuple[Route, ...] = (),
+        *,
+        security: Security | None = None,
+        protocol_detail: bool = False,
     ) -> None:
         """`hostname` is our name in the banner and in Received; `routes` that reject do so at RCPT.
 
-        Raises ConfigurationError.
+        `protocol_detail`: unusual ends of connections are logged. Raises ConfigurationError.
         """
         self._clock = clock
         self._new_id = new_id
         self._connections: set[Connection] = set()
         self._accepting: dict[object, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
+        self._introducing = 0  # connections whose PROXY header is awaited
         self._stopped = trio.Event()
         self._serving = trio.CancelScope()
-        self.reconfigure(settings, hostname, intake, routes)
+        self._limits = ClientLimits(Allowance(), trio.current_time)
+        self.reconfigure(
+            settings, hostname, intake, routes, security=security, protocol_detail=protocol_detail
+        )
 
     def reconfigure(
-        self, settings: Relay, hostname: str, intake: Intake, routes: tuple[Route, ...] = ()
+        self,
+        settings: Relay,
+        hostname: str,
+        intake: Intake,
+        routes: tuple[Route, ...] = (),
+        *,
+        security: Security | None = None,
+        protocol_detail: bool = False,
     ) -> None:
         """Other settings for the connections that come; those that are open go on with theirs.
 
         Raises ConfigurationError.
         """
-        self._terms = Terms(
-            hostname, networks(settings.networks), settings.max_hops, float(settings.idle_timeout), routes
-        )
+        self._terms = terms_of(settings, hostname, routes, protocol_detail=protocol_detail)
         self._settings = settings
-        self._limits = Limits(message_size=int(settings.max_message_size), recipients=settings.max_recipients)
+        self._security = security or NoSecurity()
+        self._limits.allowance = Allowance(
+            settings.client_connections, settings.client_messages, settings.client_recipients
+        )
         self._intake = intake
 
     async def serve(
         self,
         listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
+        places: Sequence[str] = (),
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept and serve until `stop` was called and the last connection has ended; closes `listeners`."""
+        """Accept and serve until `stop` was called and the last connection has ended; closes `listeners`.
+
+        `places` as in `terms.places`, one for each; none: the terms are those of `relay.listen`.
+        """
         with self._serving:
             async with trio.open_nursery() as self._nursery:
-                for listener in listeners:
-                    self.add(listener)
+                for listener, place in zip(listeners, places or [DEFAULT] * len(listeners), strict=True):
+                    self.add(listener, place)
                 task_status.started()
                 await self._stopped.wait()
 
-    def add(self, listener: trio.abc.Listener[trio.SocketStream]) -> None:
+    def add(self, listener: trio.abc.Listener[trio.SocketStream], place: str = DEFAULT) -> None:
         """Accept there too; only while `serve` runs."""
         assert self._nursery is not None, "nothing is served"
         scope = self._accepting[listener] = trio.CancelScope(
             deadline=-math.inf if self._stopped.is_set() else math.inf
         )
-        self._nursery.start_soon(self._accept, listener, scope, self._nursery)
+        self._nursery.start_soon(self._accept, listener, place, scope, self._nursery)
 
     def remove(self, listener: trio.abc.Listener[trio.SocketStream]) -> None:
         """Accept no more there, and close it; connections that were made go on."""
@@ -106,11 +131,13 @@ class Listener:
     async def _accept(
         self,
         listener: trio.abc.Listener[trio.SocketStream],
+        place: str,
         scope: trio.CancelScope,
         connections: trio.Nursery,
     ) -> None:
         with scope:
-            await trio.serve_listeners(self._accepted, [listener], handler_nursery=connections)
+            accepted = partial(self._accepted, place=place)
+            await trio.serve_listeners(accepted, [listener], handler_nursery=connections)
         del self._accepting[listener]
 
     def stop(self, grace: float) -> None:
@@ -122,32 +149,60 @@ class Listener:
         for connection in self._connections:
             connection.stop()
 
-    async def handle(self, stream: trio.abc.Stream, client: str) -> None:
+    async def handle(
+        self,
+        stream: trio.abc.Stream,
+        client: str,
+        *,
+        port: int = 0,
+        local: tuple[str, int] = ("", 0),
+        place: str = DEFAULT,
+    ) -> None:
         """Serve one client with the IP address `client`; never raises but for cancellation."""
-        if len(self._connections) >= self._settings.max_connections:
+        terms = self._terms.get(place, self._terms[DEFAULT])
+        who = Client(client_address(client), port, local)
+        if len(self._connections) + self._introducing >= self._settings.max_connections:
             await self._turn_away(stream, client, "4.7.0 Too many connections, try again later")
             return
         if self._stopped.is_set():
             await self._turn_away(stream, client, "4.3.2 The relay is stopping")
             return
-        connection = self._connection(stream, client_address(client))
+        if may_relay(who.address, terms.proxies):
+            self._introducing += 1
+            try:
+                introduced = await introduce(stream, who, terms.proxy_timeout)
+            finally:
+                self._introducing -= 1
+            if introduced is None:
+                return
+            who = introduced
+        if not self._limits.connect(who.address):
+            await self._turn_away(stream, who.address, "4.7.0 Too many connections from your address")
+            return
+        connection = self._connection(stream, who, terms)
         self._connections.add(connection)
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
+            self._limits.disconnect(who.address)
 
-    def _connection(self, stream: trio.abc.Stream, client: str) -> Connection:
-        machine = ServerMachine(self._limits, self._terms.hostname)
-        return Connection(stream, client, machine, self._terms, self._intake, self._clock, self._new_id)
+    def _connection(self, stream: trio.abc.Stream, client: Client, terms: Terms) -> Connection:
+        security = self._security
+        offer = terms.offer(tls=security.tls, mechanisms=security.mechanisms(client))
+        machine = ServerMachine(terms.limits, terms.hostname, offer)
+        return Connection(
+            stream, client, machine, terms, self._intake, self._clock, self._new_id, security, self._limits
+        )
 
-    async def _accepted(self, stream: trio.SocketStream) -> None:
+    async def _accepted(self, stream: trio.SocketStream, place: str = DEFAULT) -> None:
         try:
-            client = stream.socket.getpeername()[0]
+            client, port = stream.socket.getpeername()[:2]
+            local = stream.socket.getsockname()[:2]
         except OSError:  # gone before we looked
             await trio.aclose_forcefully(stream)
             return
-        await self.handle(stream, client)
+        await self.handle(stream, client, port=port, local=local, place=place)
 
     async def _turn_away(self, stream: trio.abc.Stream, client: str, text: str) -> None:
         say(log, logging.WARNING, "connection turned away", client=client, why=text)

@@ -31,6 +31,8 @@ from deliver.outcome import Deferred, Delivered, Outcome
 from deliver.relay.connection import Connection, Terms, apology, envelope_of
 from deliver.relay.intake import Intake, Origin
 from deliver.relay.listener import Listener
+from deliver.relay.security import Client
+from deliver.relay.terms import DEFAULT
 from deliver.report.log import say
 from deliver.settings import Relay, Route
 from deliver.settled import Digest, Job
@@ -158,7 +160,7 @@ class LmtpConnection(Connection):
     def __init__(
         self,
         stream: trio.abc.Stream,
-        client: str,
+        client: Client,
         machine: LmtpMachine,
         terms: Terms,
         intake: Intake,
@@ -175,8 +177,8 @@ class LmtpConnection(Connection):
         return None if self._client == LOCAL else super()._denied()
 
     @property
-    def _protocol(self) -> str:
-        return "LMTP"
+    def _lmtp_door(self) -> bool:
+        return True
 
     async def _commit(self, question: EndContent) -> None:
         """Deliver, then say what became of each recipient."""
@@ -230,7 +232,15 @@ class LmtpListener(Listener):
         self._deadline = deadline
         self._places = trio.CapacityLimiter(settings.max_connections)
 
-    async def handle(self, stream: trio.abc.Stream, client: str) -> None:
+    async def handle(
+        self,
+        stream: trio.abc.Stream,
+        client: str,
+        *,
+        port: int = 0,
+        local: tuple[str, int] = ("", 0),
+        place: str = DEFAULT,
+    ) -> None:
         """Serve one client when there is a place; never raises but for cancellation."""
         waiting = self._places.statistics().tasks_waiting
         with trio.move_on_after(TURN if waiting < self._settings.max_connections else 0) as turn:
@@ -239,18 +249,18 @@ class LmtpListener(Listener):
             await self._turn_away(stream, client, BUSY)
             return
         try:
-            await super().handle(stream, client)
+            await super().handle(stream, client, port=port, local=local, place=place)
         finally:
             self._places.release()
 
-    def _connection(self, stream: trio.abc.Stream, client: str) -> Connection:
-        machine = LmtpMachine(self._limits, self._terms.hostname)
+    def _connection(self, stream: trio.abc.Stream, client: Client, terms: Terms) -> Connection:
+        machine = LmtpMachine(terms.limits, terms.hostname)
         return LmtpConnection(
-            stream, client, machine, self._terms, self._intake, self._clock, self._new_id, self._deadline
+            stream, client, machine, terms, self._intake, self._clock, self._new_id, self._deadline
         )
 
-    async def _accepted(self, stream: trio.SocketStream) -> None:
+    async def _accepted(self, stream: trio.SocketStream, place: str = DEFAULT) -> None:
         if stream.socket.family == socket.AF_UNIX:
-            await self.handle(stream, LOCAL)
+            await self.handle(stream, LOCAL, place=place)
         else:
-            await super()._accepted(stream)
+            await super()._accepted(stream, place)

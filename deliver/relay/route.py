@@ -16,6 +16,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from deliver.endpoint import is_address, split
 from deliver.errors import ConfigurationError, UsageError
@@ -72,13 +73,25 @@ class Reject:
 Route = ViaMx | ViaSmarthost | Reject
 
 
-def choose(routes: Iterable[RouteSettings], domain: str) -> Route:
-    """The route of `domain` (lower-case A-labels or an address literal). Raises ConfigurationError."""
+def choose(routes: Iterable[RouteSettings], domain: str, sender: str | None = None) -> Route:
+    """The route of `domain` (lower-case A-labels or an address literal) for mail of `sender`.
+
+    "" is the null reverse path; None: nobody in particular, so that no route with `senders` matches. Raises
+    ConfigurationError.
+    """
     for candidate in routes:
+        if candidate.senders and not _from_one_of(candidate.senders, sender):
+            continue
         matched = next((pattern for pattern in candidate.domains if matches(pattern, domain)), None)
         if matched is not None:
             return _route(candidate, domain, matched)
     return ViaMx(domain)
+
+
+def _from_one_of(patterns: Iterable[str], sender: str | None) -> bool:
+    if sender is None:
+        return False
+    return any(fnmatchcase(sender.lower(), pattern.lower()) for pattern in patterns)
 
 
 def _route(chosen: RouteSettings, domain: str, matched: str) -> Route:

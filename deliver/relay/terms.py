@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from deliver.message import Mailbox
 from deliver.relay.access import Network, networks
 from deliver.settings import RecipientLimit, Relay, RelayListener, Route
 from deliver.smtp.offer import Hello, Limits, Offer
+
+Value = TypeVar("Value")
 
 DEFAULT = ""  # the place whose terms hold where no other do
 
@@ -131,5 +134,5 @@ def auth_required(listener: RelayListener) -> bool:
     return listener.mode == "submission" and not listener.networks
 
 
-def _either[Value](own: Value | None, common: Value) -> Value:
+def _either(own: Value | None, common: Value) -> Value:
     return common if own is None else own

@@ -24,13 +24,25 @@ class _Flight:
 
 
 class CachingResolver:
-    """Wraps `upstream`. `now` gives seconds on any steady scale; at most `entries` answers are kept."""
+    """Wraps `upstream`. `now` gives seconds on any steady scale; at most `entries` answers are kept.
 
-    def __init__(self, upstream: Resolver, *, now: Callable[[], float], entries: int, max_ttl: float) -> None:
+    Evidence is large, and told to whoever asks first only, unless `evidence` says that it is kept too.
+    """
+
+    def __init__(
+        self,
+        upstream: Resolver,
+        *,
+        now: Callable[[], float],
+        entries: int,
+        max_ttl: float,
+        evidence: bool = False,
+    ) -> None:
         self._upstream = upstream
         self._now = now
         self._entries = entries
         self._max_ttl = max_ttl
+        self._evidence = evidence
         self._kept: OrderedDict[Query, tuple[float, Answer]] = OrderedDict()
         self._flights: dict[Query, _Flight] = {}
 
@@ -62,8 +74,7 @@ class CachingResolver:
     def _keep(self, query: Query, answer: Answer) -> None:
         if not isinstance(answer, Found | NoData | NxDomain) or answer.ttl <= 0:
             return
-        # Evidence is large and was told to whoever asked first.
-        kept = replace(answer, evidence=())
+        kept = answer if self._evidence else replace(answer, evidence=())
         self._kept[query] = (self._now() + min(answer.ttl, self._max_ttl), kept)
         while len(self._kept) > self._entries:
             self._kept.popitem(last=False)

@@ -38,7 +38,7 @@ from deliver.smtp.action import (
 )
 from deliver.smtp.answer import AUTH_FIRST, DEFECTIVE, NOT_IMPLEMENTED, TLS_FIRST
 from deliver.smtp.answer import encode as encode
-from deliver.smtp.inspection import Defect
+from deliver.smtp.inspection import Defect, Inspection
 from deliver.smtp.offer import Limits as Limits
 from deliver.smtp.offer import Offer
 from deliver.smtp.reply import Reply
@@ -169,9 +169,12 @@ class ServerMachine:
         self._respond(final, count=final.permanent)
 
     def refuse(self, reply: Reply) -> None:
-        """Answer the question with no. A 5yz reply counts as an error of the client."""
+        """Answer the question with no. A 5yz reply counts as an error of the client, a 421 closes."""
         question, self._question = self._question, None
         assert question is not None, "there is no question to refuse"
+        if reply.code == 421:
+            self.close(reply, reply.lines[0] if reply.lines else "421")
+            return
         if isinstance(question, EndContent):
             self._refuse_message(reply, count=reply.permanent)
             return
@@ -223,6 +226,12 @@ class ServerMachine:
             self._actions.extend(self._abandoned(why))
             self._send(reply)
             self._close(why)
+
+    def turn_away(self, reply: Reply, why: str) -> None:
+        """Say `reply` instead of the greeting, and close."""
+        assert self.state is State.FRESH, "the greeting was sent"
+        self._actions.clear()
+        self.close(reply, why)
 
     # Reading
 
@@ -287,7 +296,6 @@ class ServerMachine:
         return True
 
     def _cut_off(self) -> None:
-        self._incoming = None
         self.close(DEFECTIVE[Defect.ENDLESS], "a message far over the size limit")
 
     def _content_ended(self, incoming: IncomingContent | IncomingChunks, refusal: Reply | None) -> None:
@@ -443,6 +451,9 @@ class ServerMachine:
         if chunk is None:
             self.close(Reply(421, ("4.7.0 BDAT with no length, or not offered",)), "a chunk without an end")
             return
+        if Inspection(self._limits.message_size).too_far(chunk.length):
+            self._cut_off()
+            return
         if chunk.length < SMALL_CHUNK and self._is_idle_too_long():
             return
         refusal = self._premature(Verb.BDAT)
@@ -471,7 +482,6 @@ class ServerMachine:
         self.state = State.CONTENT
         incoming.expect(chunk.length, last=chunk.last)
         if incoming.endless:
-            self._actions.append(AbandonContent("a chunk far over the size limit"))
             self._cut_off()
         elif chunk.length == 0:
             self._read_content()

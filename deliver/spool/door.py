@@ -1,4 +1,4 @@
-"""The loop over spool directories: looks into each of them, takes what is ready, sets aside what never will be.
+"""The loop over spool directories: take what is ready, set aside what never will be.
 
 `SpoolDoor.run` serves until `stop`; with `once` until a look finds nothing more to take. What cannot be taken
 yet is looked at again at every interval and told once for each reason. An error of one directory or one
@@ -40,7 +40,7 @@ class SpoolDoor:
         remember: float,
         once: bool = False,
     ) -> None:
-        """`interval` and `remember` in seconds: between looks, and how long the ledger knows what was taken."""
+        """`interval` (between looks) and `remember` (what was taken) in seconds."""
         self._directories = [SpoolDirectory(path) for path in directories]
         self._intake = intake
         self._interval = interval
@@ -62,6 +62,8 @@ class SpoolDoor:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look and take until `stop`."""
         task_status.started()
+        if not self._directories:
+            return
         for directory in self._directories:
             say(log, logging.INFO, "taking messages from", directory=directory.path)
         while not self._stopped.is_set():

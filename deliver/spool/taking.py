@@ -8,7 +8,9 @@ second copy. Recipients with an `errors_to` of their own become a message with t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import ipaddress
 import logging
 import os
 import re
@@ -28,7 +30,7 @@ from deliver.errors import MessageError, UsageError
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import Clock
 from deliver.queue import changes, store
-from deliver.queue.content import ContentWriter, StoredContent
+from deliver.queue.content import StoredContent, Writer
 from deliver.queue.intake import accept_event
 from deliver.queue.store import Append
 from deliver.relay.intake import Origin
@@ -43,7 +45,7 @@ from deliver.sqlrun import Sql
 PIECE: Final = 256 * 1024  # octets
 NEVER, SUCCESS, FAILURE, DELAY = 2, 4, 8, 16  # Exim's bits
 
-_HOST = re.compile(r"\[?([0-9A-Fa-f.:]+?)(?:\]:\d+|\]|\.\d+)?\Z")
+_BRACKETED = re.compile(r"\[([^\]]+)\](?::\d{1,5})?\Z")
 
 log = logging.getLogger("outrider.spool")
 
@@ -80,7 +82,7 @@ class Intake:
     """
 
     sql: Sql
-    writer: Callable[[MessageId], ContentWriter]
+    writer: Callable[[MessageId], Writer]
     space: Callable[[int], Awaitable[bool]]
     append: Append
     accepted: Callable[[], None]
@@ -106,7 +108,7 @@ class Part:
 
     envelope: Envelope
     addresses: tuple[str, ...]  # as the -H file spells them
-    writer: ContentWriter
+    writer: Writer
     content: StoredContent | None = field(default=None)
 
 
@@ -299,11 +301,11 @@ def _tell(pair: Pair, parts: list[Part]) -> None:
 
 def client_of(host_address: str) -> str:
     """The IP address in `[192.0.2.1]:25`, `192.0.2.1.25` or `192.0.2.1`; empty for anything else."""
-    found = _HOST.match(host_address)
-    if found is None:
-        return ""
-    dotted = found[1].split(".")
-    return ".".join(dotted[:4]) if len(dotted) == 5 else found[1]
+    inside = _BRACKETED.match(host_address)
+    for text in (inside[1] if inside else host_address, host_address.rpartition(".")[0]):
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.ip_address(text))
+    return ""
 
 
 def _lines(pair: Pair) -> int:

@@ -143,6 +143,15 @@ class TlsEngine:
         certificate = self._connection.get_peer_certificate()
         return None if certificate is None else crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
 
+    def own_leaf(self) -> bytes | None:
+        """The certificate in DER that we have presented as a server."""
+        certificate = self._connection.get_certificate()
+        return None if certificate is None else crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+
+    def asked_name(self) -> str:
+        """The server name that the client asked for (RFC 6066 3); hostile, "" if none."""
+        return (self._connection.get_servername() or b"").decode("ascii", "replace")
+
     def keying_material(self, label: bytes, length: int) -> bytes:
         """`length` octets that only the two ends of this connection know (RFC 5705, empty context)."""
         assert self.finished, "the handshake is not finished"

@@ -10,13 +10,13 @@ from random import Random
 import pytest
 
 from deliver.agent import Agent
+from deliver.assembly import build_agent
 from deliver.attempt import Attempt
 from deliver.level import Level
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
 from deliver.outcome import AttemptResult, Delivered, Failed
 from deliver.queue.content import InlineContent
-from deliver.service import build_agent
 from deliver.settings import Delivery, Dns, Route, Settings, Smtp, Tls
 from hints.memory import MemoryHints
 from tests.internet.pki import authority

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from random import Random
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from deliver.smtp.action import AbandonContent, BeginContent, Close, ContentChunk, EndContent, Send
+from deliver.smtp.action import (
+    AbandonContent,
+    AbandonExchange,
+    AuthExchange,
+    BeginContent,
+    Close,
+    ContentChunk,
+    EndContent,
+    Handshake,
+    Question,
+    Send,
+)
+from deliver.smtp.offer import Offer
+from deliver.smtp.reply import Reply
 from deliver.smtp.server import Limits, ServerMachine, State
 from deliver.smtp.undot import IncomingContent
 
@@ -16,9 +30,12 @@ LIMITS = Limits(message_size=300, recipients=3, errors=8, idle_commands=20)
 Transcript = tuple[bytes, tuple[tuple[EndContent, bytes], ...], bool]
 
 
+OFFER = Offer(mechanisms=("PLAIN",), auth_in_clear=True)
+
+
 def serve(pieces: list[bytes]) -> Transcript:
     """What a driver that accepts everything writes and keeps, and whether the connection was closed."""
-    machine = ServerMachine(LIMITS, "relay.test")
+    machine = ServerMachine(LIMITS, "relay.test", OFFER)
     written, content, kept, closed = b"", b"", [], False
     for piece in [b"", *pieces]:
         if piece:
@@ -35,7 +52,11 @@ def serve(pieces: list[bytes]) -> Transcript:
                     closed = True
                 case EndContent():
                     kept.append((action, content))
-                    machine.accept()
+                    accept(machine, action)
+                case AuthExchange():
+                    answer(machine, action)
+                case AbandonExchange():
+                    pass
                 case BeginContent():
                     content = b""
                     machine.accept()
@@ -43,6 +64,25 @@ def serve(pieces: list[bytes]) -> Transcript:
                     machine.accept()
     assert closed == (machine.state is State.CLOSED)
     return written, tuple(kept), closed
+
+
+def accept(machine: ServerMachine, end: EndContent) -> None:
+    """To each recipient by itself, where that is asked."""
+    if end.individually:
+        machine.accept_some(
+            {box: Reply(250, ("2.1.5 Ok",)) for box in end.recipients}, Reply(250, ("2.0.0 Ok",))
+        )
+    else:
+        machine.accept()
+
+
+def answer(machine: ServerMachine, asked: AuthExchange) -> None:
+    if asked.response is None:
+        machine.challenge(b"")
+    elif asked.response == b"\0a\0b":
+        machine.authenticate("a")
+    else:
+        machine.refuse(Reply(535, ("5.7.8 No",)))
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -63,6 +103,20 @@ COMMANDS = st.sampled_from(
         b"NOOP\r\n",
         b"QUIT\r\n",
         b"NOOP " + b"x" * 2100 + b"\r\n",
+        b"MAIL FROM:<a@example.org> PRDR RET=HDRS ENVID=x\r\n",
+        b"MAIL FROM:<\xc3\xa9@example.org> SMTPUTF8\r\n",
+        b"RCPT TO:<\xc3\xa9@example.org> NOTIFY=SUCCESS ORCPT=utf-8;\\x{E9}@x\r\n",
+        b"BDAT 5\r\n",
+        b"BDAT 5 LAST\r\n",
+        b"BDAT 0\r\n",
+        b"BDAT 9 LAST\r\n",
+        b"BDAT 0 LAST\r\n",
+        b"BDAT 500\r\n",
+        b"BDAT 9999999\r\n",
+        b"AUTH PLAIN\r\n",
+        b"AUTH PLAIN AGEAYg==\r\n",
+        b"AGEAYg==\r\n",
+        b"*\r\n",
     ]
 )
 SNIPPETS = st.sampled_from(
@@ -97,6 +151,74 @@ def test_chunking_changes_nothing(session: bytes, places: list[int]) -> None:
     whole = serve([session])
     assert serve(cut(session, places)) == whole
     assert serve([session[n : n + 1] for n in range(len(session))]) == whole
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(
+    st.lists(st.one_of(COMMANDS, SNIPPETS, st.just(b"STARTTLS\r\n"), st.binary(min_size=1, max_size=12)), max_size=40),
+    st.randoms(use_true_random=False),
+)
+def test_whatever_comes_and_whatever_is_decided_there_are_replies_or_an_end(
+    pieces: list[bytes], rng: Random
+) -> None:
+    """Each question is answered at random; content is kept only between its beginning and its end."""
+    machine = ServerMachine(
+        LIMITS, "relay.test", Offer(mechanisms=("PLAIN",), starttls=True, auth_in_clear=True)
+    )
+    refusal = rng.choice([Reply(550, ("5.7.1 No",)), Reply(451, ("4.3.0 No",)), Reply(421, ("4.3.0 No",))])
+    open_content = False
+    for piece in [*pieces, b""]:
+        machine.receive(piece)
+        while (action := machine.next_action()) is not None:
+            match action:
+                case Send(data=data):
+                    assert data.endswith(b"\r\n")
+                    assert data.isascii()
+                case Handshake():
+                    machine.tls_started()
+                case ContentChunk():
+                    assert open_content
+                    if rng.random() < 0.1:
+                        machine.refuse_content(refusal)
+                        open_content = False
+                case AbandonContent():
+                    open_content = False
+                case AuthExchange():
+                    answer(machine, action)
+                case EndContent():
+                    assert open_content
+                    open_content = False
+                    accept(machine, action) if rng.random() < 0.8 else machine.refuse(refusal)
+                case _ if isinstance(action, Question):
+                    if rng.random() < 0.1:
+                        machine.refuse(refusal)
+                        continue
+                    machine.accept()
+                    if isinstance(action, BeginContent):
+                        assert not open_content
+                        open_content = True
+        assert machine.in_content or not open_content
+        if machine.state is State.CLOSED:
+            break
+    assert machine.state is State.CLOSED
+    assert not open_content
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(st.lists(st.binary(max_size=20), min_size=1, max_size=8), PLACES)
+def test_chunks_come_out_as_they_went_in(chunks: list[bytes], places: list[int]) -> None:
+    """No octet of a chunk is ever a command, and the same rules hold as behind DATA."""
+    session = OPENING.replace(b"DATA\r\n", b"")
+    for number, chunk in enumerate(chunks, 1):
+        last = b" LAST" if number == len(chunks) else b""
+        session += b"BDAT %d%s\r\n" % (len(chunk), last) + chunk
+    _, kept, closed = serve(cut(session, places))
+    content = b"".join(chunks)
+    bare = {*content.replace(b"\r\n", b"")} & {*b"\r\n\0"}
+    if content and not content.endswith(b"\n"):
+        content += b"\r\n"
+    assert not closed
+    assert [body for _, body in kept] == ([] if bare else [content])
 
 
 @settings(max_examples=100, derandomize=True, deadline=None)

@@ -28,8 +28,8 @@ from deliver.queue.runner import JournalReply, Runner
 from deliver.queue.shard import Shard
 from deliver.queue.store import Claim
 from deliver.queue.upkeep import Upkeep
-from deliver.service import longest_attempt
 from deliver.settings import Settings
+from deliver.shardwork import longest_attempt
 from deliver.sqlrun import InlineRunner
 from deliver.tls.pkix import TrustStore
 from events import outbox

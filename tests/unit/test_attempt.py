@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from deliver.agent import Agent
+from deliver.assembly import build_agent
 from deliver.attempt import Attempt
 from deliver.errors import Blame
 from deliver.level import Level
@@ -21,7 +22,6 @@ from deliver.net.clock import WallClock
 from deliver.outcome import AttemptResult, Deferred, Delivered, Failed
 from deliver.queue.content import InlineContent
 from deliver.report.result import as_dict
-from deliver.service import build_agent
 from deliver.session import Session
 from deliver.settings import Delivery, Dns, Relay, Route, Rule, Settings, Tls
 from deliver.smtp.command import LocalMisuse

@@ -426,6 +426,11 @@ def test_the_commented_examples_of_the_reference_file_load(write: Write, tmp_pat
     text = text.replace("/etc/outrider/root.key", str(anchors)).replace("trust_store =", "#")
     for file in ("crl =", "client_certificate =", "client_key_file ="):
         text = text.replace(f"\n{file}", "\n#")
+    chain = tmp_path / "mail.pem"
+    chain.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+    text = text.replace("/etc/outrider/mail.pem", str(chain)).replace("/var/lib/outrider/mail.ocsp", str(chain))
+    for file in ("client_ca =", "password_file = \"/etc", "dovecot_ca ="):
+        text = text.replace(f"\n{file}", "\n#")
     settings = load(write(text), environ={})
     assert [route.via for route in settings.route] == ["smarthost", "smarthost", "reject"]
     assert settings.towards("www.bank.example", None).tls.level is Level.DANE_ONLY

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from deliver.agent import Agent
+from deliver.assembly import build_agent
 from deliver.attempt import Attempt
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
@@ -19,7 +20,6 @@ from deliver.outcome import AttemptResult, Deferred, Delivered, Failed, Outcome
 from deliver.pool import SessionPool
 from deliver.queue.content import InlineContent
 from deliver.report.result import as_dict
-from deliver.service import build_agent
 from deliver.settings import Delivery, Dns, Duration, Pool, Route, Rule, Settings, Tls
 from events.catalogue import Event, vocabulary_problems
 from events.port import Allow, Refuse

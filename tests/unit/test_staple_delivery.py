@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import ocsp as made
 from OpenSSL import SSL
 
+from deliver.assembly import build_agent
 from deliver.attempt import Attempt
 from deliver.level import Level
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
@@ -22,7 +23,6 @@ from deliver.net.clock import WallClock
 from deliver.net.tlsstream import TlsStream
 from deliver.outcome import AttemptResult, Deferred, Delivered
 from deliver.queue.content import InlineContent
-from deliver.service import build_agent
 from deliver.settings import Delivery, Dns, Route, Settings, Tls
 from deliver.tls.engine import TlsEngine
 from events.catalogue import vocabulary_problems

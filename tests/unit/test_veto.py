@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from deliver.agent import Agent
+from deliver.assembly import build_agent
 from deliver.attempt import Attempt
 from deliver.errors import Blame
 from deliver.level import Level
@@ -21,7 +22,6 @@ from deliver.net.clock import WallClock
 from deliver.outbox import event_gate
 from deliver.outcome import AttemptResult, Deferred, Delivered
 from deliver.queue.content import InlineContent
-from deliver.service import build_agent
 from deliver.settings import Delivery, Dns, EventAction, Events, Settings, Tls
 from events.gate import PAUSE, SqlGate
 from hints.memory import MemoryHints

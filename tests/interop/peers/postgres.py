@@ -52,7 +52,7 @@ def start(programs: Programs, directory: Path, config: PostgresConfig) -> Databa
     address = own_address(config.port)
     command = [
         *(*NOBODY, program, "-D", data, "-h", address, "-p", str(config.port), "-k", ""),
-        *("-c", "shared_buffers=16MB", "-c", "max_connections=20"),
+        *("-c", "shared_buffers=16MB", "-c", "max_connections=60"),
     ]
     begin = partial(
         spawn, "postgres", command, environment, address=address, port=config.port, directory=directory

@@ -2,86 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from itertools import product
 
 import pytest
 
 from deliver.message import Mailbox
 from deliver.smtp.action import (
-    AbandonContent,
     BeginContent,
-    Close,
     ConsiderRecipient,
     ConsiderSender,
     ContentChunk,
     EndContent,
-    Send,
+    MailRequest,
+    RcptRequest,
 )
+from deliver.smtp.inspection import SURPLUS
+from deliver.smtp.offer import Offer
 from deliver.smtp.reply import Reply
 from deliver.smtp.request import Verb
 from deliver.smtp.server import MAX_COMMAND, MAX_DISCARD, TRANSITIONS, Limits, ServerMachine, State, encode
-from deliver.smtp.undot import SURPLUS
-
-LIMITS = Limits(message_size=10_000, recipients=3, errors=5, idle_commands=10)
-GREETED = b"EHLO client.test\r\n"
-OPENED = GREETED + b"MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nDATA\r\n"
-
-
-@dataclass
-class Driver:
-    """Answers every question with yes, except those in `refusals`."""
-
-    machine: ServerMachine = field(default_factory=lambda: ServerMachine(LIMITS, "relay.test"))
-    refusals: dict[type, Reply] = field(default_factory=dict)
-    written: bytes = b""
-    questions: list[object] = field(default_factory=list)
-    messages: list[tuple[EndContent, bytes]] = field(default_factory=list)
-    content: bytes = b""
-    abandoned: int = 0
-    closed: str | None = None
-
-    def __post_init__(self) -> None:
-        self.run()
-        assert self.written == b"220 relay.test ESMTP Outrider\r\n"
-
-    def say(self, data: bytes) -> list[str]:
-        """Feed octets; the lines that came back."""
-        before = len(self.written)
-        self.machine.receive(data)
-        self.run()
-        return self.written[before:].decode("ascii").splitlines()
-
-    def run(self) -> None:
-        while (action := self.machine.next_action()) is not None:
-            match action:
-                case Send(data=data):
-                    self.written += data
-                case ContentChunk(data=data):
-                    self.content += data
-                case AbandonContent():
-                    self.abandoned += 1
-                    self.content = b""
-                case Close(why=why):
-                    self.closed = why
-                case _:
-                    self.answer(action)
-
-    def answer(self, question: ConsiderSender | ConsiderRecipient | BeginContent | EndContent) -> None:
-        self.questions.append(question)
-        if type(question) in self.refusals:
-            self.machine.refuse(self.refusals[type(question)])
-            return
-        if isinstance(question, BeginContent):
-            self.content = b""
-        if isinstance(question, EndContent):
-            self.messages.append((question, self.content))
-            self.machine.accept(Reply(250, ("2.0.0 Ok: queued as X1",)))
-            return
-        self.machine.accept()
-
-    def codes(self, data: bytes) -> list[int]:
-        return [int(line[:3]) for line in self.say(data) if line[3:4] == " "]
+from tests.machine import GREETED, LIMITS, OPENED, Driver
 
 
 @pytest.fixture
@@ -96,7 +36,12 @@ def test_a_pipelined_session_is_answered_in_order(driver: Driver) -> None:
         "250-PIPELINING",
         "250-SIZE 10000",
         "250-8BITMIME",
-        "250 ENHANCEDSTATUSCODES",
+        "250-ENHANCEDSTATUSCODES",
+        "250-LIMITS RCPTMAX=3",
+        "250-DSN",
+        "250-SMTPUTF8",
+        "250-CHUNKING",
+        "250 PRDR",
         "250 2.1.0 Sender ok",
         "250 2.1.5 Recipient ok",
         "354 End data with <CR><LF>.<CR><LF>",
@@ -106,7 +51,10 @@ def test_a_pipelined_session_is_answered_in_order(driver: Driver) -> None:
     ((end, content),) = driver.messages
     assert content == b"Subject: x\r\n\r\n.dot\r\n"
     assert end == EndContent(
-        Mailbox("a", "example.org"), (Mailbox("b", "example.net"),), size=len(content), eight_bit=False
+        MailRequest(Mailbox("a", "example.org")),
+        (RcptRequest(Mailbox("b", "example.net")),),
+        size=len(content),
+        eight_bit=False,
     )
     assert driver.closed == "QUIT"
 
@@ -135,8 +83,12 @@ PATHS_TO_STATE = {
     State.READY: GREETED,
     State.SENDER: GREETED + b"MAIL FROM:<a@example.org>\r\n",
     State.RECIPIENTS: GREETED + b"MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\n",
+    State.CHUNKS: GREETED + b"MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nBDAT 3\r\nx\r\n",
 }
+BOTH = Offer(starttls=True, mechanisms=("PLAIN",), auth_in_clear=True)
 COMMANDS = {
+    Verb.AUTH: b"AUTH PLAIN AGEAYg==\r\n",
+    Verb.BDAT: b"BDAT 0\r\n",
     Verb.EHLO: b"EHLO x\r\n",
     Verb.HELO: b"HELO x\r\n",
     Verb.MAIL: b"MAIL FROM:<a@example.org>\r\n",
@@ -146,16 +98,17 @@ COMMANDS = {
 
 @pytest.mark.parametrize(("state", "verb"), list(product(PATHS_TO_STATE, Verb)))
 def test_every_command_in_every_state(state: State, verb: Verb) -> None:
-    driver = Driver()
+    driver = Driver(ServerMachine(LIMITS, "relay.test", BOTH))
     if PATHS_TO_STATE[state]:
         driver.say(PATHS_TO_STATE[state])
     assert driver.machine.state is state
     (code,) = driver.codes(COMMANDS.get(verb, verb.value.encode() + b"\r\n"))
     if (state, verb) in TRANSITIONS:
         assert code // 100 in (2, 3)
-        assert driver.machine.state is TRANSITIONS[state, verb]
+        after = State.CHUNKS if verb is Verb.BDAT else TRANSITIONS[state, verb]
+        assert driver.machine.state is after
     else:
-        assert code == (554 if (state, verb) == (State.SENDER, Verb.DATA) else 503)
+        assert code == (554 if state is State.SENDER and verb in (Verb.DATA, Verb.BDAT) else 503)
         assert driver.machine.state is state
 
 
@@ -203,8 +156,20 @@ def test_helo_knows_no_parameters(driver: Driver) -> None:
         (b"MAIL FROM:<a@example.org> SIZE=-1", "501 5.5.4"),
         (b"MAIL FROM:<a@example.org> SIZE=1 SIZE=2", "501 5.5.4"),
         (b"MAIL FROM:<a@example.org> BODY=BINARYMIME", "501 5.5.4"),
-        (b"MAIL FROM:<a@example.org> SMTPUTF8", "555 5.5.4"),
-        (b"MAIL FROM:<a@example.org> RET=HDRS", "555 5.5.4"),
+        (b"MAIL FROM:<a@example.org> SMTPUTF8", "250 2.1.0"),
+        (b"MAIL FROM:<a@example.org> SMTPUTF8=1", "501 5.5.4"),
+        (b"MAIL FROM:<\xc3\xa9@example.org> SMTPUTF8", "250 2.1.0"),
+        (b"MAIL FROM:<\xff@example.org> SMTPUTF8", "501 5.5.2"),
+        (b"MAIL FROM:<a@example.org> REQUIRETLS", "555 5.5.4"),
+        (b"MAIL FROM:<a@example.org> AUTH=<>", "555 5.5.4"),
+        (b"MAIL FROM:<a@example.org> RET=HDRS", "250 2.1.0"),
+        (b"MAIL FROM:<a@example.org> RET=SOME", "501 5.5.4"),
+        (b"MAIL FROM:<a@example.org> ENVID=a+2B", "250 2.1.0"),
+        (b"MAIL FROM:<a@example.org> ENVID=a+0D+0A", "501 5.5.4"),
+        (b"MAIL FROM:<a@example.org> ENVID=" + b"a" * 101, "501 5.5.4"),
+        (b"MAIL FROM:<a@example.org> ENVID=", "501 5.5.4"),
+        (b"MAIL FROM:<a@example.org> PRDR", "250 2.1.0"),
+        (b"MAIL FROM:<a@example.org> PRDR=1", "501 5.5.4"),
         (b"MAIL FROM:<a@example.org> SIZE=10001", "552 5.3.4"),
         (b"MAIL FROM:<a@example.org> SIZE=10000 body=8bitmime", "250 2.1.0"),
         (b"MAIL FROM:<example.org>", "553 5.1.7"),
@@ -233,7 +198,9 @@ def test_one_line_gets_one_reply(driver: Driver, line: bytes, reply: str) -> Non
 def test_recipient_paths(driver: Driver, path: bytes, mailbox: Mailbox) -> None:
     driver.say(PATHS_TO_STATE[State.SENDER])
     assert driver.codes(b"RCPT TO:" + path + b"\r\n") == [250]
-    assert driver.questions[-1] == ConsiderRecipient(mailbox)
+    question = driver.questions[-1]
+    assert isinstance(question, ConsiderRecipient)
+    assert question.mailbox == mailbox
 
 
 @pytest.mark.parametrize(
@@ -245,7 +212,12 @@ def test_recipient_paths(driver: Driver, path: bytes, mailbox: Mailbox) -> None:
         (b"<b@exa mple.net>", "501 5.5.4"),
         (b"<b@-.net>", "553 5.1.3"),
         (b"<b@ex\xc3\xa4mple.net>", "553 5.6.7"),
-        (b"<b@example.net> NOTIFY=NEVER", "555 5.5.4"),
+        (b"<b@example.net> NOTIFY=NEVER,DELAY", "501 5.5.4"),
+        (b"<b@example.net> NOTIFY=", "501 5.5.4"),
+        (b"<b@example.net> ORCPT=b@example.net", "501 5.5.4"),
+        (b"<b@example.net> ORCPT=rfc822;b+0A", "501 5.5.4"),
+        (b"<b@example.net> ORCPT=utf-8;\xc3\xa9@example.net", "501 5.5.4"),
+        (b"<b@example.net> SIZE=3", "555 5.5.4"),
         (b"<b@example.net> =", "501 5.5.4"),
     ],
 )
@@ -258,7 +230,7 @@ def test_recipient_paths_that_are_refused(driver: Driver, path: bytes, reply: st
 
 def test_the_declared_size_is_given_to_the_question(driver: Driver) -> None:
     driver.say(GREETED + b"MAIL FROM:<a@example.org> SIZE=77\r\n")
-    assert driver.questions[-1] == ConsiderSender(Mailbox("a", "example.org"), 77)
+    assert driver.questions[-1] == ConsiderSender(MailRequest(Mailbox("a", "example.org"), 77))
 
 
 def test_a_recipient_named_twice_gets_one_copy(driver: Driver) -> None:
@@ -412,7 +384,17 @@ def test_an_endless_line_ends_the_session(driver: Driver) -> None:
     assert driver.closed == "endless command line"
 
 
-@pytest.mark.parametrize("line", [b"GET / HTTP/1.1", b"POST /mail HTTP/1.1", b"BDAT 10 LAST", b"get /"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET / HTTP/1.1",
+        b"POST /mail HTTP/1.1",
+        b"BDAT many",
+        b"BDAT 10 FIRST",
+        b"get /",
+        b"PROXY TCP4 1.1.1.1 2.2.2.2 3 4",
+    ],
+)
 def test_other_protocols_are_cut_off_before_their_content_is_read_as_commands(
     driver: Driver, line: bytes
 ) -> None:

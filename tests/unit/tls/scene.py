@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
 
 from deliver.agent import Agent
+from deliver.assembly import build_agent
 from deliver.attempt import Attempt
 from deliver.level import Level
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.tlsstream import TlsStream
 from deliver.outcome import AttemptResult, Delivered, TlsFacts
 from deliver.queue.content import InlineContent
-from deliver.service import build_agent
 from deliver.settings import Delivery, Dns, Route, Settings, Smtp, Timeouts, Tls
 from deliver.tls.engine import TlsEngine, TlsError
 from events.catalogue import Event, vocabulary_problems

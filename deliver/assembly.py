@@ -1,0 +1,71 @@
+"""What a delivery takes from outside, built from the settings; with or without a queue around it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from random import Random
+
+from deliver.agent import Agent
+from deliver.identity import host_name
+from deliver.lookup import caching_resolver
+from deliver.net.clock import Clock
+from deliver.net.dial import TcpDialer
+from deliver.pool import NoPool, Pool
+from deliver.resolve.resolver import Resolver
+from deliver.settings import Settings
+from deliver.tls.pkix import TrustStore
+from events.port import EventGate, OpenGate
+from hints.memory import MemoryHints
+from hints.port import Hints
+from hints.sql import SqlHints
+
+_log = logging.getLogger("outrider.service")
+
+
+def open_hints(settings: Settings, clock: Clock) -> Hints:
+    """The hints of the settings; in memory, and said so, where the state directory cannot be written."""
+    if settings.hints.url == "memory":
+        return MemoryHints(clock=clock.now)
+    try:
+        Path(settings.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        _log.warning("%s: %s; nothing is remembered beyond this run", settings.state_dir, error.strerror)
+        return MemoryHints(clock=clock.now)
+    url = settings.database_url(settings.hints.url)
+    return SqlHints(url, clock=clock.now, max_size=settings.hints.max_size)
+
+
+def build_agent(
+    settings: Settings,
+    *,
+    hints: Hints,
+    clock: Clock,
+    rng: Random,
+    learner: str,
+    own_sockets: frozenset[tuple[str, int]] = frozenset(),
+    gate: EventGate | None = None,
+    pool: Pool | None = None,
+    resolver: Resolver | None = None,
+) -> Agent:
+    """Everything that a delivery takes from outside. Raises ConfigurationError for unusable resolvers.
+
+    `resolver`: one that is in use already; without it that of the settings.
+    """
+    helo = host_name(settings.delivery.helo)
+    names = (helo, settings.relay.hostname, *settings.relay.local_names)
+    return Agent(
+        settings=settings,
+        resolver=caching_resolver(settings, clock) if resolver is None else resolver,
+        dialer=TcpDialer(),
+        hints=hints,
+        clock=clock,
+        rng=rng,
+        trust=TrustStore.load,
+        helo=helo,
+        learner=learner,
+        own_names=frozenset(name for name in names if name),
+        own_sockets=own_sockets,
+        gate=gate or OpenGate(),
+        pool=NoPool() if pool is None else pool,
+    )

@@ -1,0 +1,64 @@
+"""The message that a client is sending, from its first octet to its envelope."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from deliver.errors import MessageError, OutriderError
+from deliver.message import Envelope, Mailbox, Recipient
+from deliver.relay.intake import Origin, Sink
+from deliver.relay.received import HopCounter
+from deliver.relay.submission import Completion
+from deliver.smtp.action import EndContent
+from deliver.smtp.reply import Reply
+
+
+@dataclass(slots=True)
+class Incoming:
+    """The message whose content is being received; `completion` where a submission may lack fields."""
+
+    origin: Origin
+    sink: Sink
+    header_size: int
+    hops: HopCounter
+    completion: Completion | None = None
+
+    async def write(self, data: bytes) -> None:
+        """Keep content as it came, with what it lacks. Raises OutriderError."""
+        if self.completion is not None:
+            data = self.completion.feed(data)
+        if data:
+            await self.sink.write(data)
+
+    async def complete(self) -> None:
+        """The content has ended. Raises OutriderError."""
+        rest = self.completion.finish() if self.completion is not None else b""
+        if rest:
+            await self.sink.write(rest)
+
+
+def envelope_of(incoming: Incoming, question: EndContent, without: Iterable[Mailbox] = ()) -> Envelope:
+    """The envelope of a message whose content has ended, for all recipients but some."""
+    excluded = frozenset(without)
+    rcpts = [rcpt for rcpt in question.rcpts if rcpt.mailbox not in excluded]
+    added = incoming.completion.added if incoming.completion is not None else 0
+    return Envelope(
+        incoming.origin.message_id,
+        question.sender,
+        tuple(Recipient(n, rcpt.mailbox, rcpt.notify, rcpt.original) for n, rcpt in enumerate(rcpts)),
+        incoming.header_size + question.size + added,
+        question.eight_bit,
+        incoming.origin.received_at,
+        smtputf8=question.mail.smtputf8,
+        ret=question.mail.ret,
+        envid=question.mail.envid,
+        authenticated=incoming.origin.authenticated or None,
+    )
+
+
+def apology(error: OutriderError) -> Reply:
+    """What a client learns of an error of ours: whether to try again, not which file or disk it was."""
+    if isinstance(error, MessageError):
+        return Reply(554, (f"5.6.0 The message cannot be accepted: {error.happened}",))
+    return Reply(451, ("4.3.0 The message cannot be queued now, try again later",))

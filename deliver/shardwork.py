@@ -1,0 +1,149 @@
+"""One open shard at work: its deliveries, its upkeep and its events."""
+
+from __future__ import annotations
+
+from functools import partial
+from random import Random
+
+import trio
+
+from deliver.frozen import FrozenHosts
+from deliver.net.clock import Clock
+from deliver.queue.execution import Begin
+from deliver.queue.latch import unlatch
+from deliver.queue.notice import Notifier, Terms
+from deliver.queue.runner import Runner
+from deliver.queue.shard import Shard
+from deliver.queue.share import WHOLE, Share
+from deliver.queue.upkeep import Upkeep
+from deliver.settings import Settings, overridden
+from events.backlog import Backlog
+from events.shipper import Shipper
+
+SILENCE_MARGIN = 60.0  # seconds
+LAST_EVENTS = 2.0  # seconds at the end for the databases of the event actions
+
+
+class ShardWork:
+    """Deliveries go on until `stop`; upkeep and events for as long as `background` is not cancelled."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        shard: Shard,
+        backlog: Backlog,
+        shipper: Shipper,
+        begin: Begin,
+        *,
+        notifier: Notifier,
+        frozen: FrozenHosts,
+        clock: Clock,
+        rng: Random,
+        share: Share = WHOLE,
+    ) -> None:
+        """`begin` makes attempts, see `deliver.queue.execution`; `share` is our part of the limits."""
+        self.shard = shard
+        self.backlog = backlog
+        self.shipper = shipper
+        self.runner = Runner(
+            shard,
+            begin,
+            settings=settings.queue,
+            attempt_deadline=longest_attempt(settings),
+            silence=longest_silence(settings),
+            clock=clock,
+            rng=rng,
+            gather=settings.bounce.gather,
+            append=backlog.append,
+            settled=self._settled,
+            sources=partial(source_addresses, settings),
+        )
+        self.runner.share_out(share)
+        self.upkeep = Upkeep(
+            shard,
+            notifier=notifier,
+            clock=clock,
+            changed=self.accepted,
+            retry=self.runner.retry_sites,
+            frozen=frozen.freeze,
+            append=backlog.append,
+        )
+
+    async def run(self) -> None:
+        """All of it, until `stop` and the end of what was under way."""
+        async with trio.open_nursery() as beside:
+            beside.start_soon(self.background)
+            await self.runner.run()
+            await self.last_events()
+            beside.cancel_scope.cancel()
+        await self.shipper.aclose()
+
+    async def background(self) -> None:
+        """Upkeep and events, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.shipper.run)
+            nursery.start_soon(self.backlog.watch, self.shard.sql)
+            nursery.start_soon(self.upkeep.run)
+            nursery.start_soon(partial(unlatch, self.shard, mended=self.runner.poke))
+            if self.shard.keep is not None:
+                nursery.start_soon(self.shard.keep)
+
+    async def last_events(self) -> None:
+        """Ship what waits, as far as that is quick."""
+        with trio.move_on_after(LAST_EVENTS):
+            await self.shipper.ship_once()
+
+    def stop(self) -> None:
+        """Begin no more deliveries."""
+        self.runner.stop()
+
+    def reconfigure(self, settings: Settings, notifier: Notifier) -> None:
+        """Other settings from now on."""
+        self.runner.reconfigure(
+            settings.queue,
+            attempt_deadline=longest_attempt(settings),
+            gather=settings.bounce.gather,
+            silence=longest_silence(settings),
+            sources=partial(source_addresses, settings),
+        )
+        self.upkeep.reconfigure(notifier)
+
+    def accepted(self) -> None:
+        """There may be mail to deliver, and events to tell."""
+        self.runner.poke()
+        self.shipper.poke()
+
+    def _settled(self) -> None:
+        self.upkeep.poke()
+        self.shipper.poke()
+
+
+def report_terms(settings: Settings) -> Terms:
+    """What the settings say about reports to senders."""
+    return Terms(
+        to=settings.bounce.to,
+        per_sender=settings.bounce.per_sender,
+        return_content=settings.bounce.return_content,
+        return_limit=settings.bounce.return_limit,
+        expire=settings.queue.expire,
+    )
+
+
+def longest_attempt(settings: Settings) -> float:
+    """The largest `delivery.deadline` that a rule or the base allows, seconds: the lease must cover it."""
+    deadlines = [overridden(settings.delivery, rule.delivery).deadline for rule in settings.rule]
+    return max(settings.delivery.deadline, *deadlines, 0.0)
+
+
+def longest_silence(settings: Settings) -> float:
+    """More seconds without any progress than the timeouts of any destination allow."""
+    phases = [settings.smtp.timeouts]
+    phases += [overridden(settings.smtp, rule.smtp).timeouts for rule in settings.rule]
+    longest = max(float(getattr(each, name)) for each in phases for name in each.__struct_fields__)
+    return longest + SILENCE_MARGIN
+
+
+def source_addresses(settings: Settings, domain: str) -> tuple[str, ...]:
+    """The addresses that mail for the domain may leave from, as far as the settings name them."""
+    delivery = settings.towards(domain, None).delivery
+    return tuple(each for each in (delivery.source_ipv4, delivery.source_ipv6) if each)

@@ -1,0 +1,191 @@
+"""The sendmail command: reads the command line and standard input, submits, and says how it went.
+
+exit status   meaning
+------------  ----------------------------------------------------------------
+0             the relay has it: all recipients, durably
+64            the command line, or nobody to send to
+65            the text cannot be sent
+69            the relay refuses it for good: nothing was sent
+75            the relay cannot be reached, or asks to come again: nothing was sent
+78            the settings
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from deliver.submission import local
+from deliver.submission.options import BadOption, Options, parse
+
+if TYPE_CHECKING:
+    from deliver.submission.client import Message
+    from deliver.submission.local import Local
+
+EX_USAGE, EX_DATAERR, EX_TEMPFAIL, EX_CONFIG = 64, 65, 75, 78
+NAMES = ("sendmail", "mailq", "newaliases")
+
+# Delivers a message in this process and returns the exit status.
+Direct = Callable[["Message"], int]
+
+_ADDRESS = re.compile(r'(?:"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"|[^\x00-\x20\x7f"<>()\[\]\\,;:@]+)@[^\x00-\x20\x7f"<>(),;@\\]+\Z')
+
+
+def run(words: list[str], config: str | None = None, known: Local | None = None, direct: Direct | None = None) -> int | None:
+    """Do what the words after the program's name ask for; the exit status.
+
+    None: this takes the whole program, `outrider queue list` or a delivery without the relay, and nothing was
+    read. `known`: the settings, if they were read already.
+    """
+    from deliver.submission.client import Refused
+
+    try:
+        options = parse(words)
+        if options.mode == "aliases":
+            return 0
+        if options.mode == "queue":
+            return None
+        here = known or local.read(config)
+        if options.mode == "smtp":
+            return _speak_smtp(here)
+        if here.direct and direct is None:
+            return None
+        return _send(options, here, direct)
+    except BadOption as error:
+        return _failed(str(error), EX_USAGE)
+    except local.BadSettings as error:
+        return _failed(str(error), EX_CONFIG)
+    except Refused as error:
+        return _failed(str(error), error.status)
+
+
+def _send(options: Options, here: Local, direct: Direct | None) -> int:
+    from deliver.submission.client import Message, submit
+    from deliver.submission.letter import BadMessage, Maker, compose
+
+    user = _user()
+    sender = user if options.sender is None else options.sender
+    sender = _complete(sender, here.domain) if sender else ""
+    if not options.recipients and not options.from_header:
+        raise BadOption("nobody to send to: name recipients, or use -t")
+    maker = Maker(
+        sender or _complete("MAILER-DAEMON", here.domain),
+        options.full_name or (_full_name() if options.sender is None else ""),
+        _date(),
+        f"<{os.urandom(12).hex()}.{os.getpid()}@{here.helo}>",
+    )
+    try:
+        letter = compose(_text(ignore_dots=options.ignore_dots), maker, from_header=options.from_header)
+    except BadMessage as error:
+        return _failed(str(error), EX_DATAERR)
+    everybody = dict.fromkeys((*options.recipients, *letter.recipients))
+    recipients = tuple(dict.fromkeys(_complete(one, here.domain) for one in everybody))
+    if not recipients:
+        return _failed("nobody to send to: To, Cc and Bcc are empty", EX_USAGE)
+    message = Message(sender, recipients, letter.content, options.notify, options.ret, options.envid)
+    if direct is not None and here.direct:
+        return direct(message)
+    submit(here.relay, here.helo, message)
+    return 0
+
+
+def _complete(address: str, domain: str) -> str:
+    """With our domain if it has none. Raises BadOption."""
+    address = address.removeprefix("<").removesuffix(">")
+    whole = address if "@" in re.sub(r'"(?:[^"\\]|\\.)*"', "", address) else f"{address}@{domain}"
+    if len(whole) > 1000 or _ADDRESS.match(whole) is None:
+        raise BadOption(f"{address[:80]!r} is no address")
+    return whole
+
+
+def _text(*, ignore_dots: bool) -> bytes:
+    from deliver.submission.letter import until_dot
+
+    source = sys.stdin.buffer
+    if ignore_dots:
+        return source.read()
+    lines = []
+    while line := source.readline():
+        lines.append(line)
+        if line in (b".\n", b".\r\n"):
+            break
+    return b"".join(until_dot(lines))
+
+
+def _speak_smtp(here: Local) -> int:
+    """The relay's SMTP on our standard input and output, until one of the sides has had enough."""
+    from deliver.submission.client import Refused, connect
+
+    try:
+        connection = connect(here.relay)
+    except Refused as error:
+        _write(f"421 4.3.0 {error}\r\n".encode())
+        return EX_TEMPFAIL
+    with connection:
+        return _pump(connection.fileno())
+
+
+def _pump(relay: int) -> int:
+    import selectors
+    import socket
+
+    with selectors.DefaultSelector() as selector, socket.socket(fileno=os.dup(relay)) as there:
+        there.settimeout(None)
+        watched = {there.fileno()}
+        selector.register(there, selectors.EVENT_READ)
+        try:
+            selector.register(0, selectors.EVENT_READ)
+            watched.add(0)
+        except PermissionError:  # a regular file, which is always ready
+            _copy_file(there)
+        while True:
+            for key, _ in selector.select():
+                data = os.read(key.fd, 65536)
+                if key.fd != 0:
+                    if not data:
+                        return 0
+                    _write(data)
+                elif data:
+                    there.sendall(data)
+                else:
+                    selector.unregister(0)
+                    there.shutdown(socket.SHUT_WR)
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid{os.getuid()}"
+
+
+def _full_name() -> str:
+    import pwd
+
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_gecos.partition(",")[0]
+    except KeyError:
+        return ""
+    return name if name.isprintable() else ""
+
+
+def _date() -> str:
+    """Now, as RFC 5322 3.3 wants it."""
+    import time
+
+    return time.strftime("%a, %d %b %Y %H:%M:%S %z")
+
+
+def _write(data: bytes) -> None:
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def _failed(why: str, status: int) -> int:
+    sys.stderr.write(f"sendmail: {why}\n")
+    return status

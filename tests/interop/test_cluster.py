@@ -1,0 +1,233 @@
+"""Two relays on one PostgreSQL, as real processes: what either answered with 250 arrives, though one dies or the database does.
+
+A message arrives twice only where an attempt was in doubt.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import smtplib
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from random import Random
+
+import pytest
+import sqlalchemy
+from sqlalchemy import text
+
+from deliver.queue import schema
+from events import outbox
+from tests.conftest import soaking
+from tests.durability.test_kill_relay import Quiet, arrived
+from tests.internet import Behaviour, LiveInternet, Silence
+from tests.interop.peers.database import Database
+from tests.interop.peers.factory import Factory
+from tests.interop.peers.postgres import PostgresConfig
+from tests.interop.test_relay import ROOT, START, behave
+
+CLIENTS = 10  # of each node
+MESSAGES, KILLS, PATIENCE = (3000, 30, 1200.0) if soaking(os.environ) else (60, 3, 60.0)
+
+pytestmark = pytest.mark.timeout(3600 if soaking(os.environ) else 180)
+
+
+class Node(Quiet):
+    """A relay whose queue is in PostgreSQL. Leases are short: 4 s, and 1 s more for the others."""
+
+    def __init__(self, live: LiveInternet, directory: Path, url: str) -> None:
+        super().__init__(live, directory)
+        self.options += [
+            f"queue.url={url}",
+            f"queue.node={directory.name}",
+            "queue.connections=5",
+            "delivery.deadline=3s",
+            "queue.delay_warning=[]",
+        ]
+
+
+@pytest.fixture(scope="module")
+def server(postgres: Factory[PostgresConfig, Database]) -> Database:
+    return postgres(name="cluster")
+
+
+@pytest.fixture
+def database(server: Database) -> Iterator[sqlalchemy.Engine]:
+    """An empty one, made anew for each test."""
+    engine = sqlalchemy.create_engine(server.url, poolclass=sqlalchemy.NullPool)
+    with engine.begin() as conn:
+        for metadata in (schema.metadata, schema.shared, outbox.metadata):
+            metadata.drop_all(conn)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def live() -> Iterator[LiveInternet]:
+    with LiveInternet() as live:
+        yield live
+
+
+@pytest.fixture
+def nodes(live: LiveInternet, tmp_path: Path, database: sqlalchemy.Engine) -> Iterator[tuple[Node, Node]]:
+    url = database.url.render_as_string()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    both = (Node(live, tmp_path / "a" / "node-a", url), Node(live, tmp_path / "b" / "node-b", url))
+    yield both
+    for node in both:
+        if node.process is not None and node.process.poll() is None:
+            node.process.kill()
+            node.process.wait(START)
+
+
+class Clients:
+    """Clients of one node that hand over until all have enough; `accepted` was answered with 250."""
+
+    numbers = count()
+
+    def __init__(self, node: Node, wanted: int) -> None:
+        self._node = node
+        self._wanted = wanted
+        self._lock = threading.Lock()
+        self.accepted: set[str] = set()
+        self.enough = threading.Event()
+        self._threads = [threading.Thread(target=self._hand_over, daemon=True) for _ in range(CLIENTS)]
+
+    def __enter__(self) -> Clients:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.enough.set()
+        for thread in self._threads:
+            thread.join(START)
+
+    def _hand_over(self) -> None:
+        while not self.enough.is_set():
+            try:
+                with smtplib.SMTP("127.0.0.1", self._node.port, "client.test", timeout=START) as client:
+                    for _ in range(5):
+                        self._one(client)
+            except (OSError, smtplib.SMTPException):
+                self.enough.wait(0.02)  # no reply, no promise
+
+    def _one(self, client: smtplib.SMTP) -> None:
+        with self._lock:
+            name = f"n{next(self.numbers)}"
+        content = f"Subject: {name}\r\n\r\nhello\r\n".encode()
+        client.sendmail("me@sender.test", [f"{name}@plain.test", f"{name}@dane-ee.test"], content)
+        with self._lock:
+            self.accepted.add(name)
+            if len(self.accepted) >= self._wanted:
+                self.enough.set()
+
+
+def in_doubt(database: sqlalchemy.Engine) -> set[str]:
+    """Recipients who had an attempt after which the server may have held the message."""
+    with database.connect() as conn:
+        found = conn.execute(text("SELECT local_part || '@' || domain FROM recipient WHERE in_doubt > 0"))
+        return set(found.scalars())
+
+
+def recipients(live: LiveInternet) -> list[str]:
+    return [each for message in tuple(live.world.messages) for each in message.recipients]
+
+
+def check(live: LiveInternet, database: sqlalchemy.Engine, accepted: set[str]) -> None:
+    """Everything arrives, and what arrives twice was in doubt; nothing stays behind."""
+    live.wait_until(lambda world: accepted <= set(arrived(live)), PATIENCE)
+    wanted = {f"{name}@{domain}" for name in accepted for domain in ("plain.test", "dane-ee.test")}
+    live.wait_until(lambda world: wanted <= set(recipients(live)), PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    while (rest := waiting(database)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert rest == []
+    everybody = recipients(live)
+    twice = {each for each in everybody if everybody.count(each) > 1}
+    assert twice <= in_doubt(database), "a second copy without doubt"
+
+
+def waiting(database: sqlalchemy.Engine) -> list[tuple[object, ...]]:
+    """What is not over yet: messages, and what they still have."""
+    with database.connect() as conn:
+        rows = conn.execute(
+            text("SELECT message_id, local_part, domain, state, next_attempt FROM recipient WHERE state IN ('queued', 'leased')")
+        )
+        found = [tuple(row) for row in rows]
+        rows = conn.execute(text("SELECT id FROM message WHERE completed_at IS NULL OR content IS NOT NULL"))
+        return found + [tuple(row) for row in rows]
+
+
+def test_of_two_nodes_one_dies_and_the_other_delivers_what_it_had(
+    live: LiveInternet, nodes: tuple[Node, Node], database: sqlalchemy.Engine
+) -> None:
+    first, second = nodes
+    behave(live, "mx.plain.test", Behaviour(replies={"DOT": Silence()}))
+    first.start()
+    first.submit("a@plain.test")
+    live.wait_until(lambda world: bool(world.server("mx.plain.test").received), START)
+    assert first.end(signal.SIGKILL) == -signal.SIGKILL
+    behave(live, "mx.plain.test", Behaviour())
+    second.start()
+    live.wait_for_messages(1, START)
+    assert second.end(signal.SIGTERM) == 0, second.said()
+    assert in_doubt(database) == {"a@plain.test"}
+
+
+def test_nodes_that_are_killed_again_and_again_lose_nothing(
+    live: LiveInternet, nodes: tuple[Node, Node], database: sqlalchemy.Engine
+) -> None:
+    rng = Random(11)
+    for node in nodes:
+        node.start()
+    with Clients(nodes[0], MESSAGES // 2) as ours, Clients(nodes[1], MESSAGES // 2) as theirs:
+        for kill in range(KILLS):
+            victim = nodes[kill % 2]
+            ours.enough.wait(rng.uniform(0.2, 1.0))
+            assert victim.end(signal.SIGKILL) == -signal.SIGKILL, victim.said()
+            victim.start()
+        assert ours.enough.wait(PATIENCE), nodes[0].said()
+        assert theirs.enough.wait(PATIENCE), nodes[1].said()
+    check(live, database, ours.accepted | theirs.accepted)
+    for node in nodes:
+        assert node.end(signal.SIGTERM) == 0, node.said()
+
+
+def test_a_node_that_never_comes_back_is_taken_over(
+    live: LiveInternet, nodes: tuple[Node, Node], database: sqlalchemy.Engine
+) -> None:
+    first, second = nodes
+    for node in nodes:
+        node.start()
+    with Clients(first, MESSAGES // 2) as ours, Clients(second, MESSAGES // 2) as theirs:
+        ours.enough.wait(0.5)
+        first.end(signal.SIGKILL)
+        ours.enough.set()
+        assert theirs.enough.wait(PATIENCE), second.said()
+    check(live, database, ours.accepted | theirs.accepted)
+    assert second.end(signal.SIGTERM) == 0, second.said()
+
+
+def test_the_database_is_killed_under_load_and_nothing_is_lost(
+    live: LiveInternet, nodes: tuple[Node, Node], database: sqlalchemy.Engine, server: Database
+) -> None:
+    rng = Random(12)
+    for node in nodes:
+        node.start()
+    with Clients(nodes[0], MESSAGES // 2) as ours, Clients(nodes[1], MESSAGES // 2) as theirs:
+        for _ in range(KILLS):
+            ours.enough.wait(rng.uniform(0.3, 1.0))
+            server.kill()
+            ours.enough.wait(rng.uniform(0.0, 1.0))
+            server.start()
+        assert ours.enough.wait(PATIENCE), nodes[0].said()
+        assert theirs.enough.wait(PATIENCE), nodes[1].said()
+    check(live, database, ours.accepted | theirs.accepted)
+    for node in nodes:
+        assert node.end(signal.SIGTERM) == 0, node.said()

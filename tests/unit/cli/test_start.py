@@ -1,0 +1,66 @@
+"""What a command loads before it does something: a cold `outrider send` is called for every message."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+NEVER = ("deliver.service", "deliver.relay.listener", "deliver.queue.runner", "deliver.queue.store", "rich",
+         "sqlalchemy.orm")  # fmt: skip
+LATER = ("sqlalchemy", "hints", "OpenSSL", "cryptography.x509", "deliver.attempt", "deliver.session")
+
+# Ends the process when its first packet would leave, with what was loaded by then.
+WATCHED = """\
+import os, sys
+def watch(event, arguments):
+    if event == "socket.sendto":
+        os.write(1, " ".join(sys.modules).encode())
+        os._exit(0)
+sys.addaudithook(watch)
+from deliver.cli import main
+main()
+"""
+
+
+def run(code: str, *words: str) -> set[str]:
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=ROOT,
+        input="Subject: hello\n\nhello\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(ran.stdout.split())
+
+
+def test_what_a_cold_send_loads_before_its_first_packet(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
+        resolver.bind(("127.0.0.1", 0))
+        loaded = run(
+            WATCHED,
+            *(
+                "-o",
+                f'dns.resolvers=["127.0.0.1:{resolver.getsockname()[1]}"]',
+                "-o",
+                f"state_dir={tmp_path}",
+            ),
+            *("send", "--queue-id", "4XyZ", "-f", "me@sender.test", "a@plain.test"),
+        )
+    assert "deliver.sending" in loaded
+    assert not loaded & set(NEVER)
+
+
+def test_the_whole_of_a_delivery_needs_nothing_of_the_relay() -> None:
+    loaded = run("import deliver.cli.send, deliver.sending, deliver.dispatch, sys; print(*sys.modules)")
+    assert "deliver.attempt" in loaded
+    assert not loaded & set(NEVER)
+
+
+def test_the_first_question_needs_no_database_and_no_tls() -> None:
+    loaded = run("import deliver.cli.send, deliver.sending, sys; print(*sys.modules)")
+    assert "deliver.dnssec.validator" in loaded
+    assert not loaded & set(LATER)
