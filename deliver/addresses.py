@@ -1,10 +1,12 @@
-"""Which addresses of a host are tried, and in which order; advice from the hints, never a reason to skip one.
+"""Which hosts and addresses are tried, and in which order; advice from the hints, never a reason to skip one.
 
 order    who
 -------  -------------------------------------------------------------------------------------
 first    families in turn (RFC 8305 4); after a failed attempt another family, its address last
 last     what lately could not be reached
 never    an address and port on which we listen ourselves: mail would loop
+
+After a failed attempt other hosts of the same preference come before the one that failed.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from deliver.agent import Agent
 from deliver.candidates import would_loop
 from deliver.encounter import Target
 from deliver.net.race import interleave
+from deliver.outcome import Place
 from deliver.relay.route import Login
 from deliver.report.trace import Finding, Stage
-from deliver.resolve.mx import HostPlan, NoHost
+from deliver.resolve.mx import HostPlan, MxTarget, NoHost
 from hints.port import AddressView
 from hints.records import Word
 
@@ -28,10 +31,10 @@ RECENT = 300  # seconds for which an unreachable address is tried after the othe
 
 @dataclass(frozen=True, slots=True)
 class Tries:
-    """Of the attempts before: this one is the `number`th, the `last` one ended with that address."""
+    """Of the attempts before: this one is the `number`th, the `last` one failed there."""
 
     number: int = 1
-    last: str | None = None
+    last: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,12 @@ class Chosen:
     findings: tuple[Finding, ...]
 
 
+def elsewhere_first(targets: tuple[MxTarget, ...], last: Place | None) -> tuple[MxTarget, ...]:
+    """By preference; within one the host that failed comes last, the others as given. Pure."""
+    failed = None if last is None else last.host
+    return tuple(sorted(targets, key=lambda target: (target.preference, target.host == failed)))
+
+
 async def targets_of(
     agent: Agent, domain: str, host: HostPlan, port: int, tries: Tries, login: Login | None
 ) -> Chosen:
@@ -51,7 +60,7 @@ async def targets_of(
     shunned = _shunned(views, agent.clock.now())
     targets: list[Target] = []
     refusals: list[NoHost] = []
-    for view in in_order(views, shunned, tries.last):
+    for view in in_order(views, shunned, tries.last.address if tries.last else None):
         if (view.address, port) in agent.own_sockets:
             place = f"{host.host} [{view.address}]:{port}"
             refusals.append(would_loop(domain, f"{place} is this host itself"))

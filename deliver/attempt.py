@@ -13,13 +13,16 @@ known: a recipient whose final dot may have left is in doubt, one never offered 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import trio
 
-from deliver.addresses import Tries, targets_of
+from deliver.addresses import Tries, elsewhere_first, targets_of
 from deliver.agent import Agent
 from deliver.candidates import Candidate, find_candidates, refusal_finding, site_of
 from deliver.demands import demands_of
 from deliver.errors import Blame, StorageError
+from deliver.fallback import applies
 from deliver.login import raised_for
 from deliver.message import Content, Envelope, Recipient
 from deliver.net.wire import Journal
@@ -29,13 +32,14 @@ from deliver.outcome import (
     Failed,
     Outcome,
     Phase,
+    Place,
     Step,
     after_another_host,
     next_step,
 )
 from deliver.presentation import Presentation
 from deliver.reach import Reach
-from deliver.relay.route import Login, Reject, ViaSmarthost, choose, finding, login_of
+from deliver.relay.route import Login, Reject, ViaMx, ViaSmarthost, choose, finding, login_of
 from deliver.report.testimony import Testimony
 from deliver.report.trace import Finding, Stage, Trace
 from deliver.resolve.mx import MxPlan, NoHost
@@ -60,7 +64,7 @@ class Attempt:
         content: Content,
         *,
         number: int = 1,
-        tried: str | None = None,
+        tried: Place | None = None,
         journal: Journal = lambda recipients, reply: None,
     ) -> None:
         self._agent = agent
@@ -133,11 +137,35 @@ class Attempt:
         plan = walked.plan
         if isinstance(plan, NoHost):
             self._testimony.no_route(plan)
-            self._settle_all(_outcome_without_host(plan))
+            outcome = _outcome_without_host(plan)
+            self._latest = dict.fromkeys(self._open, outcome)
+            await self._fall_back(route)
+            for ordinal, recipient in tuple(self._open.items()):
+                self._settle(recipient, self._latest[ordinal])
             return
         self._site = site_of(self._agent, self._domain, plan)
+        if isinstance(route, ViaMx) or route.mx is not None:  # else in the order of the route
+            plan = replace(plan, targets=elsewhere_first(plan.targets, self._tries.last))
         await self._try_hosts(plan)
         await self._in_7bit()
+        await self._fall_back(route)
+
+    async def _fall_back(self, route: ViaMx | ViaSmarthost) -> None:
+        """The hosts of last resort, for those whom the route's own hosts did not serve."""
+        if route.fallback is None or self._gave_up or not self._open:
+            return
+        without = self._without_contact()
+        for ordinal, recipient in tuple(self._open.items()):
+            outcome = self._latest.setdefault(ordinal, without)
+            if not applies(route.fallback, self._tries.number, outcome):
+                self._settle(recipient, outcome)
+        if self._open:
+            self._login, self._contacts, self._without_8bit = None, 0, None
+            self.trace.add(finding(route.fallback.to, self._domain))
+            walked = await find_candidates(self._agent, self._domain, route.fallback.to)
+            assert isinstance(walked.plan, MxPlan), "the hosts are given"
+            await self._try_hosts(walked.plan)
+            await self._in_7bit()
 
     async def _try_hosts(self, plan: MxPlan) -> None:
         """Look all hosts up side by side, try them in their order."""

@@ -11,6 +11,7 @@ from random import Random
 from typing import Protocol
 
 import trio
+from msgspec import structs
 
 from deliver.level import Level
 from deliver.relay.route import ViaMx, ViaSmarthost
@@ -18,7 +19,7 @@ from deliver.report.trace import Finding, Stage, Verdict
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, without_ourselves
 from deliver.resolve.resolver import Resolver, drive
 from deliver.resolve.walk import Walked, find_host, find_mx
-from deliver.settings import Settings
+from deliver.settings import Destination, Settings
 
 MAX_SITE = 255  # characters
 
@@ -51,7 +52,7 @@ async def find_candidates(agent: Seeker, domain: str, route: ViaMx | ViaSmarthos
     """The hosts for `domain` along `route`, ourselves and everything behind us removed (RFC 5321 5.1)."""
     if isinstance(route, ViaSmarthost) and route.mx is None:
         targets = tuple(MxTarget(host, 0, port or route.port) for host, port in route.hosts)
-        return Walked(MxPlan(domain, targets, secure=True), ())
+        return Walked(MxPlan(domain, targets, secure=True, level=route.level), ())
     name = route.domain if isinstance(route, ViaMx) else route.mx
     assert name is not None
     walked = await drive(find_mx(name, agent.rng), agent.resolver)
@@ -63,7 +64,7 @@ async def find_candidates(agent: Seeker, domain: str, route: ViaMx | ViaSmarthos
         return Walked(refusal, (*walked.findings, refusal_finding(refusal)))
     if isinstance(route, ViaSmarthost):
         plan = replace(plan, targets=tuple(replace(target, port=route.port) for target in plan.targets))
-    return Walked(plan, walked.findings)
+    return Walked(replace(plan, level=route.level), walked.findings)
 
 
 def site_of(agent: Seeker, domain: str, plan: MxPlan) -> str:
@@ -73,7 +74,7 @@ def site_of(agent: Seeker, domain: str, plan: MxPlan) -> str:
     """
     parts = []
     for target in sorted(plan.targets, key=lambda target: (target.preference, target.host, target.port or 0)):
-        destination = agent.settings.towards(domain, target.host)
+        destination = _destination(agent, domain, target.host, plan)
         port = target.port or destination.delivery.port
         parts.append(f"{target.preference}:{target.host}:{port}/{destination.tls.level}")
     text = ",".join(parts)
@@ -87,7 +88,7 @@ class Candidate:
 
     def __init__(self, target: MxTarget, agent: Seeker, domain: str, plan: MxPlan) -> None:
         self.target = target
-        self.destination = agent.settings.towards(domain, target.host)
+        self.destination = _destination(agent, domain, target.host, plan)
         self.port = target.port or self.destination.delivery.port
         self.ready = trio.Event()
         self.walked: Walked[HostPlan] | None = None
@@ -105,6 +106,13 @@ class Candidate:
         async with limit:
             self.walked = await drive(self._walk, self._resolver)
         self.ready.set()
+
+
+def _destination(agent: Seeker, domain: str, host: str, plan: MxPlan) -> Destination:
+    found = agent.settings.towards(domain, host)
+    if plan.level is None:
+        return found
+    return structs.replace(found, tls=structs.replace(found.tls, level=plan.level))
 
 
 def would_loop(domain: str, why: str) -> NoHost:

@@ -18,6 +18,7 @@ from deliver.pool import SessionPool
 from deliver.relay.identity import MessageIds
 from deliver.report.log import say
 from deliver.settings import Settings
+from deliver.tuning import tune
 from hints.sql import SqlHints
 
 RESYNC = 60.0  # seconds
@@ -31,6 +32,7 @@ async def run_lmtp(settings: Settings, digest: str | None) -> None:
         raise ConfigurationError(
             "starting the LMTP listener", "lmtp.listen is empty", 'set it, for instance to ["127.0.0.1:2424"]'
         )
+    tune()
     clock, rng = WallClock(), SystemRandom()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with open_doors(settings, digest, clock) as doors:

@@ -11,9 +11,11 @@ counted, then new mail is refused before it is sent, for the time being.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
+from sqlalchemy import URL
 
 from deliver.configuration import actions, read_secret
 from deliver.configuration.problem import dotted
@@ -56,11 +58,18 @@ def event_gate(settings: Settings) -> SqlGate:
     return SqlGate(asked(event_actions(settings)))
 
 
-def outboxes(settings: Settings) -> tuple[Path, ...]:
-    """The databases that hold outboxes: the queue's shards, and that of the doors without a queue."""
+def outboxes(settings: Settings) -> tuple[Path | URL, ...]:
+    """The databases that hold outboxes: the queue's, and that of the doors without a queue.
+
+    Raises ConfigurationError.
+    """
+    from deliver.queueing import queue_url  # loads the queue, which `outrider send` does without
+
+    shared = queue_url(settings)
+    queue: Sequence[Path | URL] = [shared] if shared is not None else []
     shards = sorted(settings.path(settings.queue.directory).glob("shard-*.db"))
     own = settings.path(OUTBOX)
-    return (*shards, *([own] if own.exists() else []))
+    return (*queue, *shards, *([own] if own.exists() else []))
 
 
 async def demand_room(sql: Sql, backlog: Backlog, shipper: Shipper) -> None:

@@ -92,6 +92,14 @@ class Contact:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """The server, by name and address, at which an attempt failed."""
+
+    host: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delivered:
     """The server took responsibility with `reply`, a 2yz after the final dot.
 

@@ -62,7 +62,7 @@ _AGAIN: Final = frozenset({"40001", "40P01", "55P03"})  # serialization, deadloc
 _LOST: Final = ("08", "57P", "25P03")  # no connection; the server is stopping, starting, or was kept waiting
 _BROKEN: Final = ("XX001", "XX002")  # data or an index is corrupted
 _REMEDIES: Final = {
-    "08": "start the database, or repair the way to it; nothing was lost",
+    "08": "start the database, or see queue.url, queue.password_file and pg_hba.conf; nothing was lost",
     "57P": "start the database; nothing was lost, the work is tried again",
     "28": "see queue.url, queue.password_file and the server's pg_hba.conf",
     "3D": "create the database",

@@ -22,20 +22,24 @@ SHARD = 0  # one worker process owns one shard
 
 @asynccontextmanager
 async def open_queue(
-    settings: Settings, now: Callable[[], float], *, append: Append = outbox.append
+    settings: Settings, now: Callable[[], float], *, append: Append = outbox.append, number: int = SHARD
 ) -> AsyncIterator[Shard]:
-    """The queue for the duration of the block. Raises StorageError, ConfigurationError."""
+    """The queue for the duration of the block. Raises StorageError, ConfigurationError.
+
+    `number`: of the shard; where the queue is shared, of this process among the node's.
+    """
     url = queue_url(settings)
     directory = settings.path(settings.queue.directory)
     if url is None:
-        async with open_shard(directory, SHARD, now(), append=append) as shard:
+        async with open_shard(directory, number, now(), append=append) as shard:
             yield shard
         return
     membership = Membership(
         url,
-        node_name(settings),
+        node_name(settings, number),
         directory,
         now,
+        number=number,
         connections=settings.queue.connections,
         max_skew=settings.queue.lease_margin / 2,
     )
@@ -56,6 +60,7 @@ def queue_url(settings: Settings) -> URL | None:
         raise ConfigurationError("reading queue.url", str(error), remedy) from error
 
 
-def node_name(settings: Settings) -> str:
-    """Our name among the nodes."""
-    return settings.queue.node or os.uname().nodename
+def node_name(settings: Settings, number: int = SHARD) -> str:
+    """Our name among the nodes; each process of a node but the first has its number behind it."""
+    name = settings.queue.node or os.uname().nodename
+    return f"{name}/{number}" if number else name

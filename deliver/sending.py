@@ -6,6 +6,7 @@ while names are looked up. Until then nothing has been sent, and a signal simply
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, BinaryIO
@@ -117,4 +118,9 @@ async def _dispatched(
 
 def _load() -> None:
     """The rest of the program: more than half of what there is to load."""
-    import deliver.dispatch  # noqa: F401
+    gc.disable()  # what is loaded stays: there is nothing to collect
+    try:
+        import deliver.dispatch  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()

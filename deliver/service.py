@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from random import SystemRandom
 
@@ -28,6 +28,7 @@ from deliver.frozen import FrozenHosts
 from deliver.lookup import examine_resolvers
 from deliver.message import Content
 from deliver.net.clock import WallClock
+from deliver.notify import Notifier as Systemd
 from deliver.outbox import event_actions, event_gate
 from deliver.pool import SessionPool
 from deliver.queue.intake import QueueIntake
@@ -35,13 +36,18 @@ from deliver.queue.notice import Notifier
 from deliver.queue.reports import next_report
 from deliver.queue.runner import JournalReply
 from deliver.queue.shard import Shard
+from deliver.queue.share import WHOLE, Share
 from deliver.queue.store import Claim
 from deliver.queueing import open_queue
+from deliver.relay.binding import Bound, bind
+from deliver.relay.guard import Post
 from deliver.relay.identity import MessageIds
-from deliver.relay.listener import Listener, open_listeners
+from deliver.relay.listener import Listener
 from deliver.relay.terms import places, terms_of
 from deliver.reload import Change, Reread, change
+from deliver.report.exporter import serve_metrics
 from deliver.report.log import say
+from deliver.report.metrics import Meter, Snapshot, gauge, merged
 from deliver.settings import Settings
 from deliver.shardwork import ShardWork, report_terms
 from deliver.spool.opening import open_spool
@@ -56,28 +62,47 @@ RESYNC = 60.0  # seconds
 _log = logging.getLogger("outrider.service")
 
 
-async def run_relay(settings: Settings, digest: str | None = None, reread: Reread | None = None) -> None:
+async def run_relay(
+    settings: Settings,
+    digest: str | None = None,
+    reread: Reread | None = None,
+    *,
+    bound: Bound | None = None,
+    metrics: Bound | None = None,
+    systemd: Systemd | None = None,
+) -> None:
     """Accept, queue and deliver until SIGTERM or SIGINT. Raises ConfigurationError or StorageError.
 
     SIGHUP calls `reread` and changes over to the settings that it returns. `digest` stands for the settings
-    towards calls of `outrider send`; without it none is taken over.
+    towards calls of `outrider send`; without it none is taken over. `bound` are the listening sockets, where
+    they are open already, `metrics` that of the counts; `systemd` hears how we are.
     """
-    clock = WallClock()
+    clock, systemd = WallClock(), systemd or Systemd()
     actions = event_actions(settings)
     backlog = Backlog(settings.events.backlog, matcher(actions))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        sockets = await open_listeners(places(settings.relay))
+        sockets = listeners_on(bind(places(settings.relay)) if bound is None else bound)
         try:
             async with (
                 open_queue(settings, clock.now, append=backlog.append) as shard,
                 open_doors(settings, digest, clock) as doors,
             ):
-                shipper = Shipper(shard.sql, actions, clock=clock.now)
+                shipper = Shipper(shard.sql, actions, clock=clock.now, shared=shard.node is not None)
                 relay = Relay(settings, clock, shard, backlog, shipper, sockets, doors, reread)
-                await relay.run(signals)
+                async with trio.open_nursery() as beside:
+                    beside.start_soon(relay.watch, systemd)
+                    for listener in listeners_on(metrics or {}):
+                        beside.start_soon(serve_metrics, listener, relay.counts)
+                    await relay.run(signals, systemd=systemd)
+                    beside.cancel_scope.cancel()
         finally:
             for listener in sockets:
                 listener.socket.close()
+
+
+def listeners_on(bound: Bound) -> list[trio.SocketListener]:
+    """The sockets as trio has them; what is bound stays bound when they are closed by a copy."""
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in bound.values()]
 
 
 class Relay:
@@ -95,8 +120,14 @@ class Relay:
         reread: Reread | None = None,
         *,
         once: bool = False,
+        share: Share = WHOLE,
     ) -> None:
-        """`once`: the spool door drains its directories and takes nothing more."""
+        """`once`: the spool door drains its directories and takes nothing more. `share`: see `ShardWork`."""
+        self.meter = Meter()
+        self._systemd = Systemd()
+        self._ending = trio.Event()
+        self._adopted: dict[int, ShardWork] = {}
+        self._adopting: trio.Nursery | None = None
         self._settings = settings
         self._doors = doors
         self._reread = reread
@@ -111,18 +142,10 @@ class Relay:
         self._pool = SessionPool(settings.pool, self._tell)
         self._agent = self._build_agent(settings)
         self._ids = MessageIds(clock.now, self._rng)
-        self._work = ShardWork(
-            settings,
-            shard,
-            backlog,
-            shipper,
-            self._begin,
-            notifier=self._notifier(settings),
-            frozen=self._frozen,
-            clock=clock,
-            rng=self._rng,
-        )
+        self._work = self._shard_work(shard, backlog, shipper, share)
+        self.meter.gauges.append(self._gauges)
         hostname = self._hostname(settings)
+        self._post = Post(settings, clock, self._tell_one)
         self._listener = Listener(
             settings.relay,
             hostname,
@@ -130,11 +153,28 @@ class Relay:
             clock,
             self._ids,
             settings.route,
+            security=self._post.guard,
             protocol_detail=settings.log.protocol_detail,
         )
         self._run_doors = partial(doors.run, self._agent, hostname, self._ids)
         self.spool = open_spool(
-            settings, self._intake(settings), shard, self._ids, clock, hostname, once=once
+            settings, self._intake(settings), shard, self._ids, clock, hostname,
+            once=once, part=share.part,
+        )  # fmt: skip
+
+    def _shard_work(self, shard: Shard, backlog: Backlog, shipper: Shipper, share: Share) -> ShardWork:
+        return ShardWork(
+            self._settings,
+            shard,
+            backlog,
+            shipper,
+            self._begin,
+            notifier=self._notifier(self._settings),
+            frozen=self._frozen,
+            clock=self._clock,
+            rng=self._rng,
+            share=share,
+            meter=self.meter,
         )
 
     def _build_agent(self, settings: Settings) -> Agent:
@@ -159,7 +199,7 @@ class Relay:
     def _intake(self, settings: Settings) -> QueueIntake:
         return QueueIntake(
             self._shard,
-            self._backlog.append,
+            self._work.append,
             self._work.accepted,
             inline_limit=settings.queue.inline_limit,
             max_size=settings.relay.max_message_size,
@@ -167,12 +207,23 @@ class Relay:
             room=lambda: not self._backlog.full,
         )
 
-    async def run(self, signals: AsyncIterator[int]) -> None:
-        """Until the first signal and the end of what was under way; a second signal cuts that short."""
+    async def run(
+        self,
+        signals: AsyncIterator[int],
+        *,
+        ready: Callable[[], Awaitable[None]] | None = None,
+        systemd: Systemd | None = None,
+    ) -> None:
+        """Until the first signal and the end of what was under way; a second signal cuts that short.
+
+        `ready` is called when everything runs; it tells that we listen, else we do.
+        """
+        self._systemd = systemd or self._systemd
         async with trio.open_nursery() as testimony:
             testimony.start_soon(self._work.background)
             testimony.start_soon(self._see_the_doctor)
             testimony.start_soon(self._keep_time)
+            testimony.start_soon(self._post.run)
             if isinstance(self._hints, SqlHints):
                 testimony.start_soon(self._hints.run)
             async with self._pool.open(), trio.open_nursery() as signalled:
@@ -183,8 +234,13 @@ class Relay:
                     )
                     await work.start(self._run_doors)
                     await work.start(self.spool.run)
-                    for listener in self._sockets.values():
-                        say(_log, logging.INFO, "listening", on=_endpoint(listener))
+                    self._adopting = await work.start(self._hold_adopted)
+                    if ready is not None:
+                        await ready()
+                    else:
+                        for listener in self._sockets.values():
+                            say(_log, logging.INFO, "listening", on=_endpoint(listener))
+                    self._systemd.ready("serving")
                     # signals that came before are obeyed now, when there is something to stop
                     signalled.start_soon(self._obey, signals, signalled.cancel_scope)
                 signalled.cancel_scope.cancel()
@@ -193,7 +249,78 @@ class Relay:
         await self._gate.aclose()
         await self._work.shipper.aclose()
         await self._hints.aclose()
-        say(_log, logging.INFO, "stopped")
+        say(_log, logging.INFO if ready is None else logging.DEBUG, "stopped")
+
+    # Shards of other workers
+
+    async def _hold_adopted(
+        self, *, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            task_status.started(nursery)
+            await self._ending.wait()
+
+    async def adopt(
+        self, number: int, shard: Shard, backlog: Backlog, share: Share, opened: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Work off another worker's shard until `release` and the end of what is under way there."""
+        assert self._adopting is not None, "the relay does not run"
+        over = trio.Event()
+        shipper = Shipper(shard.sql, event_actions(self._settings), clock=self._clock.now)
+        work = self._adopted[number] = self._shard_work(shard, backlog, shipper, share)
+
+        async def run() -> None:
+            try:
+                await work.run()
+            finally:
+                over.set()
+
+        try:
+            self._adopting.start_soon(run)
+            if self._ending.is_set():
+                work.stop()
+            await opened()
+            await over.wait()
+        finally:
+            del self._adopted[number]
+
+    def release(self, number: int) -> None:
+        """Begin no more deliveries of an adopted shard."""
+        if number in self._adopted:
+            self._adopted[number].stop()
+
+    async def give_up(self, number: int | None, share: Share) -> list[str]:
+        """See `Runner.give_up`; `number` None means our own shard."""
+        work = self._work if number is None else self._adopted.get(number)
+        return [] if work is None else await work.runner.give_up(share)
+
+    def share_out(self, number: int | None, share: Share) -> None:
+        """See `Runner.share_out`."""
+        work = self._work if number is None else self._adopted.get(number)
+        if work is not None:
+            work.runner.share_out(share)
+
+    # What others want to know
+
+    async def prove_progress(self) -> None:
+        """Return when every database has answered: the event loop turns, and nothing hangs."""
+        for work in (self._work, *self._adopted.values()):
+            await work.prove_progress()
+
+    async def watch(self, systemd: Systemd) -> None:
+        """Tell the watchdog of progress, if there is one, until cancelled."""
+        while systemd.period is not None:
+            await self.prove_progress()
+            systemd.alive()
+            await trio.sleep(systemd.period / 3)
+
+    async def counts(self) -> Snapshot:
+        """All counts as they are now."""
+        return merged([self.meter.snapshot(), gauge("outrider_workers", 1)])
+
+    def _gauges(self) -> Snapshot:
+        works = (self._work, *self._adopted.values())
+        return merged([*(work.gauges() for work in works), gauge("outrider_sessions_idle", self._pool.count)])
 
     async def idle(self) -> bool:
         """Whether no attempt is under way or due, and no report. Raises StorageError."""
@@ -237,7 +364,7 @@ class Relay:
         wanted = [event for event in events if self._backlog.wanted(event)]
         if not wanted:
             return
-        about = str(wanted[0].fields.get("message_id"))
+        about = str(wanted[0].fields.get("message_id") or "")
         append = partial(self._backlog.append, message_id=about, events=wanted)
         try:
             await self._shard.sql.write(append, durable=False)
@@ -245,13 +372,19 @@ class Relay:
             _log.error("%s", error)
         self._work.shipper.poke()
 
+    async def _tell_one(self, event: Event) -> None:
+        await self._tell([event])
+
     async def _obey(self, signals: AsyncIterator[int], work: trio.CancelScope) -> None:
         while await anext(signals) == signal.SIGHUP:
             await self._reload()
         grace = self._settings.queue.shutdown_grace
         say(_log, logging.INFO, "stopping", grace=f"{grace:g}")
+        self._systemd.stopping()
+        self._ending.set()
         self._listener.stop(grace)
-        self._work.stop()
+        for each in (self._work, *self._adopted.values()):
+            each.stop()
         self.spool.stop()
         async with trio.open_nursery() as stopping:
             stopping.start_soon(self._doors.stop, grace)
@@ -264,9 +397,10 @@ class Relay:
         """Change over to the settings as they are now, or refuse them as a whole and go on."""
         if self._reread is None:
             return
+        self._systemd.reloading()
         try:
             new = change(self._settings, await trio.to_thread.run_sync(self._reread))
-            await self._change_over(new)
+            await self._change_over(new, partial(bind, new.opened))
         except OutriderError as error:
             for line in str(error).splitlines():
                 _log.error("%s", line)
@@ -275,15 +409,30 @@ class Relay:
         except Exception:
             _log.exception("the new settings cannot be used; the old ones hold")
             return
+        finally:
+            self._systemd.ready("serving")
         if new.waiting:
             say(_log, logging.WARNING, "wait for a restart", keys=", ".join(new.waiting))
         say(_log, logging.INFO, "reloaded", opened=len(new.opened), closed=len(new.closed))
 
-    async def _change_over(self, new: Change) -> None:
+    async def take(self, settings: Settings, opened: Bound) -> str | None:
+        """The same, where others have read the settings and opened the sockets; why they are refused."""
+        try:
+            await self._change_over(change(self._settings, settings), lambda: opened)
+        except OutriderError as error:
+            return str(error)
+        except Exception as error:
+            _log.exception("the new settings cannot be used; the old ones hold")
+            return str(error)
+        return None
+
+    async def _change_over(self, new: Change, bound: Callable[[], Bound]) -> None:
         """What can fail comes first. Raises ConfigurationError, and nothing has changed."""
         settings = new.settings
         terms_of(settings.relay, "")
-        opened = dict(zip(new.opened, await open_listeners(new.opened), strict=True))
+        guard = self._post.relief(settings)
+        sockets = await trio.to_thread.run_sync(bound)
+        opened = dict(zip(sockets, listeners_on(sockets), strict=True))
         before = self._sockets
         try:
             kept = {place: one for place, one in before.items() if place not in new.closed}
@@ -295,13 +444,16 @@ class Relay:
                 listener.socket.close()
             raise
         self._settings, self._agent = settings, agent
-        self._work.reconfigure(settings, self._notifier(settings))
+        for work in (self._work, *self._adopted.values()):
+            work.reconfigure(settings, self._notifier(settings))
         self._doors.reload(agent)
+        self._post.relieve(guard)
         self._listener.reconfigure(
             settings.relay,
             self._hostname(settings),
             self._intake(settings),
             settings.route,
+            security=guard,
             protocol_detail=settings.log.protocol_detail,
         )
         for place, listener in opened.items():

@@ -47,6 +47,8 @@ OctalMode = Annotated[str, Meta(extra={"kind": "file mode"})]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 
+FallbackOn = Literal["unreachable", "tls", "deferred"]
+
 CACHED_DESTINATIONS = 4096
 
 
@@ -150,7 +152,7 @@ class Pool(Section, frozen=True):
 
     idle: Duration = Duration(10)  # 0: every message has its own connection
     max_age: Duration = Duration(5 * MINUTE)
-    max_sessions: Count = 100  # idle at a time
+    max_sessions: Count = 500  # idle at a time
     max_messages: Count | None = None  # over one session
 
 
@@ -292,6 +294,8 @@ class Relay(Section, frozen=True):
     """The SMTP listener of `outrider relay`."""
 
     listen: tuple[ListenEndpoint, ...] = ("127.0.0.1:2525",)
+    workers: Annotated[int, Meta(ge=0, le=64)] = 1  # processes; 0: one for each core
+    user: str = ""  # once the ports are bound; none: as we were started
     networks: tuple[Network, ...] = ("127.0.0.0/8", "::1/128")  # who may relay through us
     hostname: HostName = ""  # in the banner and Received; none: delivery.helo
     max_message_size: Size = Size(50 * 1024 * 1024)
@@ -337,6 +341,15 @@ class Spool(Section, frozen=True):
 
     directories: tuple[FilePath, ...] = ()  # that `outrider relay` takes messages from
     interval: Duration = Duration(1)  # between looks
+    skip_domains: tuple[NamePattern, ...] = ()  # recipients there are Exim's own
+
+
+class Sendmail(Section, frozen=True):
+    """`outrider sendmail`."""
+
+    via: Literal["relay", "direct"] = "relay"
+    relay: ListenEndpoint | None = None  # none: the first of relay.listen
+    domain: HostName = ""  # of addresses without one; none: relay.hostname, delivery.helo
 
 
 class Hints(Section, frozen=True):
@@ -380,6 +393,12 @@ class Events(Section, frozen=True):
     file: tuple[EventFile, ...] = ()
 
 
+class Metrics(Section, frozen=True):
+    """Counts for Prometheus."""
+
+    listen: ListenEndpoint | None = None
+
+
 class Log(Section, frozen=True):
     """Where decisions are told."""
 
@@ -406,6 +425,10 @@ class Route(Section, frozen=True):
         "login",
     )
     auth_in_clear: bool = False  # log in without such TLS too
+    level: Level | None = None  # in place of tls.level, and of what rules say of it
+    fallback: tuple[Endpoint, ...] = ()  # hosts to try where the others were of no use
+    fallback_on: tuple[FallbackOn, ...] = ("unreachable",)
+    fallback_after: Annotated[int, Meta(ge=0)] = 0  # attempts without it
     reason: str = "administratively prohibited"  # reject
 
 
@@ -445,9 +468,11 @@ class Settings(Section, frozen=True, dict=True):
     relay: Relay = Relay()
     lmtp: Lmtp = Lmtp()
     send: Send = Send()
+    sendmail: Sendmail = Sendmail()
     spool: Spool = Spool()
     hints: Hints = Hints()
     events: Events = Events()
+    metrics: Metrics = Metrics()
     log: Log = Log()
     route: tuple[Route, ...] = ()
     rule: tuple[Rule, ...] = ()

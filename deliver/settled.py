@@ -20,21 +20,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     Column,
-    ColumnElement,
     Connection,
     Float,
     Index,
     Integer,
     LargeBinary,
     MetaData,
-    Row,
     Table,
     Text,
     and_,
+    bindparam,
     delete,
     select,
 )
@@ -44,6 +43,7 @@ from deliver.errors import Blame
 from deliver.message import Envelope, MessageId, Recipient
 from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome
 from deliver.queue.journal import Proof
+from deliver.queue.statement import Statement
 from deliver.smtp.reply import EnhancedCode, Reply
 
 UNDER_WAY: Final = "under way"
@@ -76,6 +76,23 @@ settled = Table(
     sqlite_with_rowid=False,
 )
 Index("settled_at", settled.c.at)
+
+
+_OF_JOB = and_(settled.c.queue_id == bindparam("id"), settled.c.digest == bindparam("sum"))
+_KNOWN: Final = Statement(select(settled).where(_OF_JOB))
+_FORGET: Final = Statement(
+    delete(settled).where(
+        _OF_JOB, settled.c.recipient == bindparam("theirs"), settled.c.owner == bindparam("whose")
+    )
+)
+_ADDED = insert(settled)
+_PUT: Final = Statement(
+    _ADDED.on_conflict_do_update(
+        index_elements=list(settled.primary_key),
+        set_={column.name: column for column in _ADDED.excluded if not column.primary_key},
+    ),
+    settled.columns.keys(),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +146,7 @@ def begin(
     """Take the recipients that have to be delivered, for `lease` seconds."""
     known: dict[int, Outcome] = {}
     to_do: list[Recipient] = []
-    rows = {row.recipient: row for row in conn.execute(select(settled).where(_of(job)))}
+    rows = {row.recipient: row for row in _KNOWN.all(conn, id=job.queue_id, sum=job.digest)}
     for recipient in envelope.recipients:
         row = rows.get(str(recipient.mailbox))
         answer = None if row is None else _answer(row, now, alive, proofs)
@@ -155,8 +172,7 @@ def settle(
     """Put down what became of recipients that were under way for us."""
     for recipient, outcome in outcomes:
         if isinstance(outcome, Deferred) and not outcome.in_doubt:
-            theirs = settled.c.recipient == str(recipient.mailbox)
-            conn.execute(delete(settled).where(and_(_of(job), theirs, settled.c.owner == owner)))
+            _FORGET.change(conn, id=job.queue_id, sum=job.digest, theirs=str(recipient.mailbox), whose=owner)
         else:
             _write(conn, job, recipient, _columns(outcome), message_id, owner, now)
 
@@ -166,11 +182,7 @@ def prune(conn: Connection, *, before: float) -> None:
     conn.execute(delete(settled).where(settled.c.at < before))
 
 
-def _of(job: Job) -> ColumnElement[bool]:
-    return and_(settled.c.queue_id == job.queue_id, settled.c.digest == job.digest)
-
-
-def _answer(row: Row[tuple[object, ...]], now: float, alive: Alive, proofs: Proofs) -> Outcome | None:
+def _answer(row: Any, now: float, alive: Alive, proofs: Proofs) -> Outcome | None:
     """What the row answers for its recipient; None: deliver."""
     if row.state == IN_DOUBT:
         return None
@@ -231,5 +243,4 @@ def _write(
         "at": now,
         "lease": lease,
     }
-    added = insert(settled).values(row)
-    conn.execute(added.on_conflict_do_update(index_elements=list(settled.primary_key), set_=row))
+    _PUT.change(conn, **row)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from random import Random
 
 import trio
+from sqlalchemy import select
 
+from deliver.errors import StorageError
 from deliver.frozen import FrozenHosts
 from deliver.net.clock import Clock
+from deliver.queue.browse import Counts, counts
 from deliver.queue.execution import Begin
 from deliver.queue.latch import unlatch
 from deliver.queue.notice import Notifier, Terms
@@ -16,11 +20,13 @@ from deliver.queue.runner import Runner
 from deliver.queue.shard import Shard
 from deliver.queue.share import WHOLE, Share
 from deliver.queue.upkeep import Upkeep
+from deliver.report.metrics import Meter, Snapshot, gauge, merged, metered
 from deliver.settings import Settings, overridden
 from events.backlog import Backlog
 from events.shipper import Shipper
 
 SILENCE_MARGIN = 60.0  # seconds
+COUNT_EVERY = 15.0  # seconds
 LAST_EVENTS = 2.0  # seconds at the end for the databases of the event actions
 
 
@@ -40,11 +46,15 @@ class ShardWork:
         clock: Clock,
         rng: Random,
         share: Share = WHOLE,
+        meter: Meter | None = None,
     ) -> None:
         """`begin` makes attempts, see `deliver.queue.execution`; `share` is our part of the limits."""
+        self.append = backlog.append if meter is None else metered(backlog.append, meter)
         self.shard = shard
         self.backlog = backlog
         self.shipper = shipper
+        self._counts = Counts(0, 0, 0, 0)
+        self._measured = bool(settings.metrics.listen)
         self.runner = Runner(
             shard,
             begin,
@@ -54,7 +64,7 @@ class ShardWork:
             clock=clock,
             rng=rng,
             gather=settings.bounce.gather,
-            append=backlog.append,
+            append=self.append,
             settled=self._settled,
             sources=partial(source_addresses, settings),
         )
@@ -66,7 +76,7 @@ class ShardWork:
             changed=self.accepted,
             retry=self.runner.retry_sites,
             frozen=frozen.freeze,
-            append=backlog.append,
+            append=self.append,
         )
 
     async def run(self) -> None:
@@ -84,6 +94,8 @@ class ShardWork:
             nursery.start_soon(self.shipper.run)
             nursery.start_soon(self.backlog.watch, self.shard.sql)
             nursery.start_soon(self.upkeep.run)
+            if self._measured:
+                nursery.start_soon(self._count)
             nursery.start_soon(partial(unlatch, self.shard, mended=self.runner.poke))
             if self.shard.keep is not None:
                 nursery.start_soon(self.shard.keep)
@@ -112,6 +124,34 @@ class ShardWork:
         """There may be mail to deliver, and events to tell."""
         self.runner.poke()
         self.shipper.poke()
+
+    def gauges(self) -> Snapshot:
+        """What holds of this shard now."""
+        waiting = self._counts
+        return merged(
+            [
+                gauge("outrider_attempts_running", self.runner.running),
+                gauge("outrider_queue_standstill", float(self.shard.latch.fault is not None)),
+                gauge("outrider_events_waiting", self.backlog.waiting),
+                gauge("outrider_events_dropped", self.backlog.dropped),
+                gauge("outrider_queue_messages", waiting.messages),
+                gauge("outrider_queue_recipients", waiting.queued, state="queued"),
+                gauge("outrider_queue_recipients", waiting.leased, state="leased"),
+                gauge("outrider_queue_recipients", waiting.held, state="held"),
+            ]
+        )
+
+    async def prove_progress(self) -> None:
+        """Return when the database has answered, be it with an error."""
+        with suppress(StorageError):
+            await self.shard.sql.read(lambda conn: conn.execute(select(1)).scalar_one())
+
+    async def _count(self) -> None:
+        """How much waits, now and then."""
+        while True:
+            with suppress(StorageError):
+                self._counts = await self.shard.sql.read(counts)
+            await trio.sleep(COUNT_EVERY)
 
     def _settled(self) -> None:
         self.upkeep.poke()

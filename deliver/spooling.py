@@ -175,8 +175,9 @@ async def _feed(settings: Settings, signals: Signals, watch: bool) -> SpoolDoor:
             hostname=settings.relay.hostname or host_name(settings.delivery.helo),
             max_size=max_size,
             max_hops=settings.relay.max_hops,
+            skip_domains=settings.spool.skip_domains,
         )
-        found = door(settings, intake, once=not watch)
+        found = door(settings, intake, once=not watch, directories=settings.spool.directories)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_at, signals, found)
             nursery.start_soon(_stop_when_drained, found)

@@ -142,6 +142,12 @@ class Database:
             for write in batch:
                 write.error = write.error or failure
 
+    def run_write(self, fn: Callable[[sqlalchemy.Connection], T]) -> T:
+        """Run `fn` in a durable transaction of its own. Raises StorageError, and what `fn` raises."""
+        write = Write(fn, True)
+        self.run_batch([write])
+        return write.result()
+
     def _run_in_savepoint(self, connection: sqlalchemy.Connection, write: Write[Any]) -> None:
         connection.exec_driver_sql("SAVEPOINT one_write")
         try:

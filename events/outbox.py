@@ -47,6 +47,7 @@ DEAD_FOR = 90 * 86400.0  # seconds after which a dead event is forgotten
 MAX_ERROR = 500  # characters kept of a database's complaint
 DEFAULT_ACTION = "event_log"  # the ready-made table, see `events.actions`
 
+_SHIPPING = 0x6F757473  # the space of PostgreSQL's advisory locks, one for each action
 _CHUNK = 500  # bound parameters in one statement; SQLite's old limit is 999
 # SQLite counts only INTEGER PRIMARY KEY by itself.
 _SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")
@@ -221,6 +222,31 @@ def pending(conn: Connection, action: str, limit: int, *, now: float) -> tuple[P
         Pending(row.seq, row.id, row.message_id, _decoded(row.name, row.at, row.body), row.tries)
         for row in conn.execute(query)
     )
+
+
+def claim(conn: Connection, action: str, limit: int, *, now: float, lease: float) -> tuple[Pending, ...]:
+    """As `pending`, for one of several shippers: for `lease` seconds the others leave them alone.
+
+    They take turns per action, so that events of one message stay in order. PostgreSQL only.
+    """
+    conn.execute(select(func.pg_advisory_xact_lock(_SHIPPING, func.hashtext(action))))
+    batch = pending(conn, action, limit, now=now)
+    _put_off(conn, action, [one.seq for one in batch], now + lease)
+    return batch
+
+
+def unclaim(conn: Connection, action: str, seqs: Sequence[int]) -> None:
+    """Leave to others what was claimed and not shipped."""
+    _put_off(conn, action, seqs, 0.0)
+
+
+def _put_off(conn: Connection, action: str, seqs: Sequence[int], until: float) -> None:
+    for chunk in _chunks(seqs):
+        conn.execute(
+            update(event_pending)
+            .where(event_pending.c.action == action, event_pending.c.seq.in_(chunk))
+            .values(not_before=until)
+        )
 
 
 def acknowledge(conn: Connection, action: str, seqs: Sequence[int]) -> None:

@@ -27,6 +27,8 @@ from events.sql import Databases, Shipment, Unavailable
 
 BATCH = 400  # events in one transaction of the other database
 POLL = 60.0  # seconds
+LEASE = 60.0  # seconds that a batch belongs to one of several shippers
+SHARED_POLL = 5.0  # seconds, where there are several
 LINGER = 0.5  # seconds after a poke, so that a busy time makes few large transactions
 PRUNE_EVERY = 3600.0  # seconds
 
@@ -47,7 +49,8 @@ class Drained:
 class Shipper:
     """Takes events to the databases of `actions`.
 
-    `clock` gives seconds since the epoch. `runner` reaches the database that holds the outbox.
+    `clock` gives seconds since the epoch. `runner` reaches the database that holds the outbox; `shared`: it has
+    other shippers too, and each batch belongs to one of them.
     """
 
     def __init__(
@@ -57,11 +60,12 @@ class Shipper:
         *,
         clock: Callable[[], float],
         databases: Databases | None = None,
+        shared: bool = False,
     ) -> None:
         self._runner = runner
         self._clock = clock
         self._databases = databases or Databases()
-        self._pumps = tuple(_Pump(runner, action, self._databases, clock) for action in told(actions))
+        self._pumps = tuple(_Pump(runner, action, self._databases, clock, shared) for action in told(actions))
 
     def poke(self) -> None:
         """Something was appended: look now. Cheap; call it after the commit."""
@@ -114,13 +118,19 @@ class _Pump:
     """Ships for one action."""
 
     def __init__(
-        self, runner: SqlRunner, action: Action, databases: Databases, clock: Callable[[], float]
+        self,
+        runner: SqlRunner,
+        action: Action,
+        databases: Databases,
+        clock: Callable[[], float],
+        shared: bool,
     ) -> None:
         self.action = action
         self.poked = trio.Event()
         self._runner = runner
         self._databases = databases
         self._clock = clock
+        self._shared = shared
         self._limiter = trio.CapacityLimiter(1)
         self._troubles = 0  # in a row
         self._put_off = True  # events may wait for their next try; those of before the start too
@@ -149,10 +159,14 @@ class _Pump:
         name = self.action.name
         if self._troubles:  # nothing is read and decoded for a database that is still down
             await self._off_loop(self._databases.reach, self.action)
-        batch = await self._runner.read(partial(_pending, action=name, now=self._clock()))
+        batch = await self._next_batch()
         if not batch:
             return None
-        shipment = await self._off_loop(self._databases.ship, self.action, batch)
+        try:
+            shipment = await self._off_loop(self._databases.ship, self.action, batch)
+        except Unavailable:
+            await self._leave(batch)
+            raise
         self._put_off = self._put_off or bool(shipment.refused)
         settle = partial(_settle, action=name, shipment=shipment, now=self._clock())
         dead = await self._runner.write(settle, durable=False)  # lost in a crash: told again, the id tells
@@ -164,6 +178,22 @@ class _Pump:
                     *(" for good" if refusal.pending.seq in dead else "", refusal.error),
                 )
         return shipment
+
+    async def _next_batch(self) -> tuple[outbox.Pending, ...]:
+        name, now = self.action.name, self._clock()
+        if not self._shared:
+            return await self._runner.read(partial(_pending, action=name, now=now))
+        if not await self._runner.read(partial(_pending, action=name, now=now, limit=1)):
+            return ()  # no transaction for nothing
+        return await self._runner.write(
+            partial(outbox.claim, action=name, limit=BATCH, now=now, lease=LEASE), durable=False
+        )
+
+    async def _leave(self, batch: Sequence[outbox.Pending]) -> None:
+        if self._shared:
+            seqs = [one.seq for one in batch]
+            unclaim = partial(outbox.unclaim, action=self.action.name, seqs=seqs)
+            await self._runner.write(unclaim, durable=False)
 
     async def _off_loop(self, fn: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(fn, *args, limiter=self._limiter, abandon_on_cancel=True)
@@ -189,11 +219,12 @@ class _Pump:
             return POLL
         due = await self._runner.read(partial(outbox.next_due, action=self.action.name, now=self._clock()))
         self._put_off = due is not None
-        return POLL if due is None else min(POLL, max(0.1, due - self._clock()))
+        poll = SHARED_POLL if self._shared else POLL
+        return poll if due is None else min(poll, max(0.1, due - self._clock()))
 
 
-def _pending(conn: Connection, *, action: str, now: float) -> tuple[outbox.Pending, ...]:
-    return outbox.pending(conn, action, BATCH, now=now)
+def _pending(conn: Connection, *, action: str, now: float, limit: int = BATCH) -> tuple[outbox.Pending, ...]:
+    return outbox.pending(conn, action, limit, now=now)
 
 
 def _settle(conn: Connection, *, action: str, shipment: Shipment, now: float) -> frozenset[int]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from deliver.cli.frame import Application
+    from deliver.pgrun import PostgresDatabase
     from deliver.sqlrun import Database
     from events.show import Line
 
@@ -181,7 +182,6 @@ def dead(app: Application, action: str | None, as_json: bool) -> None:
 def replay(app: Application, action: str) -> None:
     """Try the given-up events of ACTION again; a running relay takes them within a minute."""
     from deliver.outbox import event_actions
-    from deliver.sqlrun import Write
     from events import outbox
     from events.catalogue import nearest
 
@@ -190,9 +190,7 @@ def replay(app: Application, action: str) -> None:
         raise UsageError("reading ACTION", f"there is no action {action!r}{nearest(action, names)}")
     revived = 0
     for box in _outboxes(app):
-        write = Write(lambda conn: outbox.revive(conn, action), True)
-        box.run_batch([write])
-        revived += write.result()
+        revived += box.run_write(lambda conn: outbox.revive(conn, action))
     output.note(f"{revived} events will be tried again")
 
 
@@ -247,16 +245,16 @@ def rehearsal(app: Application, action: str, event_name: str | None, commit: boo
     output.note("committed" if commit else "rolled back; --commit keeps it")
 
 
-def _outboxes(app: Application) -> Iterator[Database]:
+def _outboxes(app: Application) -> Iterator[Database | PostgresDatabase]:
     """The databases with outboxes, one after the other. Raises StorageError."""
     from sqlalchemy import inspect
 
+    from deliver.cli.queue_shards import storage
     from deliver.outbox import outboxes
-    from deliver.sqlrun import Database
     from events.outbox import event_pending
 
-    for path in outboxes(app.settings):
-        box = Database(path)
+    for place in outboxes(app.settings):
+        box = storage(place)
         try:
             if box.run_read(lambda conn: inspect(conn).has_table(event_pending.name)):
                 yield box

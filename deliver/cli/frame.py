@@ -42,6 +42,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "relay": ("deliver.cli.relay:relay", "Accept mail over SMTP, queue it and deliver it."),
     "lmtp": ("deliver.cli.lmtp:lmtp", "Deliver over LMTP for an MTA that keeps the queue."),
     "send": ("deliver.cli.send:send", "Deliver one message now, from standard input or a file."),
+    "sendmail": ("deliver.cli.sendmail:sendmail", "Submit a message to the relay as sendmail does."),
     "spool": ("deliver.cli.spool:spool", "Deliver what Exim's queuefile transport left in a directory."),
     "explain": ("deliver.cli.explain:explain", "Say why mail to a domain would go the way it goes."),
     "tlsa": ("deliver.cli.tlsa:tlsa", "Make TLSA records, or compare a host's with what it presents."),

@@ -34,7 +34,8 @@ def password(scheme: str, name: str) -> None:
     Without a terminal the password is the first line of standard input.
     """
     from deliver.errors import UsageError
-    from deliver.relay.passwords import MAX_PASSWORD, line_for
+    from deliver.relay.passwords import line_for
+    from deliver.smtp.saslserver import MAX_PASSWORD
 
     if sys.stdin.isatty():
         secret = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)

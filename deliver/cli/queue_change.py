@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deliver.cli.output import json_document, json_lines, note, table
-from deliver.cli.queue_filters import directory_of, duration_of, filters, selection_of
+from deliver.cli.queue_filters import duration_of, filters, places_of, selection_of
 from deliver.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sqlalchemy import Connection
 
     from deliver.cli.frame import Application
+    from deliver.queue.browse import Place
     from deliver.queue.changes import Changed
     from deliver.queue.hold import Key
     from deliver.queue.selection import Selection
@@ -168,7 +167,7 @@ def _obey(
             f"outrider queue {verb}", "nobody is named", "give ids, filters, or --all for everything"
         )
     now = _now()
-    meant = _meant(directory_of(application), order.selection, now)
+    meant = _meant(places_of(application), order.selection, now)
     _check_ids(ids, meant)
     if order.dry_run:
         return _say_who(order, meant)
@@ -180,17 +179,17 @@ def _obey(
     return _say_what(order, _carry_out(order, meant, total, now))
 
 
-def _meant(directory: Path, selection: Selection, now: float) -> dict[Path, list[Key]]:
+def _meant(places: tuple[Place, ...], selection: Selection, now: float) -> dict[Place, list[Key]]:
     from deliver.queue import browse, changes
 
     found = {}
-    for path in browse.shard_files(directory):
-        with browse.reading(path) as connection:
-            found[path] = changes.matching(connection, selection, now)
+    for place in places:
+        with browse.reading(place) as connection:
+            found[place] = changes.matching(connection, selection, now)
     return found
 
 
-def _check_ids(ids: tuple[str, ...], meant: dict[Path, list[Key]]) -> None:
+def _check_ids(ids: tuple[str, ...], meant: dict[Place, list[Key]]) -> None:
     """A mistyped id is an error before anything is changed."""
     known = {key.message_id for keys in meant.values() for key in keys}
     unknown = [each for each in ids if each not in known]
@@ -202,7 +201,7 @@ def _check_ids(ids: tuple[str, ...], meant: dict[Path, list[Key]]) -> None:
         )
 
 
-def _confirm(order: Order, meant: dict[Path, list[Key]], total: int) -> None:
+def _confirm(order: Order, meant: dict[Place, list[Key]], total: int) -> None:
     if order.yes or order.selection.ids or total == 1:
         return
     messages = len({key.message_id for keys in meant.values() for key in keys})
@@ -214,7 +213,7 @@ def _confirm(order: Order, meant: dict[Path, list[Key]], total: int) -> None:
     click.confirm(f"{asked[0].upper()}{asked[1:]}?", abort=True, err=True)
 
 
-def _carry_out(order: Order, meant: dict[Path, list[Key]], total: int, now: float) -> Changed:
+def _carry_out(order: Order, meant: dict[Place, list[Key]], total: int, now: float) -> Changed:
     from deliver.cli.queue_shards import spool_of, writing
     from deliver.queue.changes import Changed
     from deliver.queue.content import remove as remove_files
@@ -222,14 +221,15 @@ def _carry_out(order: Order, meant: dict[Path, list[Key]], total: int, now: floa
     done = Changed()
     hidden = total < SHOW_PROGRESS or not sys.stderr.isatty()
     with click.progressbar(length=total, label=order.verb, file=sys.stderr, hidden=hidden) as bar:
-        for path, keys in meant.items():
+        for place, keys in meant.items():
             if not keys:
                 continue
-            with writing(path) as shard:
+            with writing(place) as shard:
                 for start in range(0, len(keys), CHUNK):
                     part = keys[start : start + CHUNK]
                     one = shard.write(partial(_change, order.change, part, now))
-                    remove_files(spool_of(path), one.removable)
+                    if one.removable:
+                        remove_files(spool_of(place), one.removable)
                     done += one
                     bar.update(len(part))
     return done
@@ -239,12 +239,12 @@ def _change(change: Change, keys: Sequence[Key], now: float, conn: Connection) -
     return change(conn, keys, now)
 
 
-def _say_who(order: Order, meant: dict[Path, list[Key]]) -> int:
+def _say_who(order: Order, meant: dict[Place, list[Key]]) -> int:
     from deliver.queue import browse
 
     rows = []
-    for path, keys in meant.items():
-        with browse.reading(path) as connection:
+    for place, keys in meant.items():
+        with browse.reading(place) as connection:
             rows += browse.named(connection, keys[:MAX_SHOWN])
     total = sum(len(keys) for keys in meant.values())
     if order.as_json:

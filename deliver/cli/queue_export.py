@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from deliver.cli.output import note
-from deliver.cli.queue_filters import directory_of, filters, selection_of
+from deliver.cli.queue_filters import filters, places_of, selection_of
 from deliver.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from deliver.cli.frame import Application
+    from deliver.queue.browse import Place
     from deliver.queue.export import Exported
 
 BLOCK = 48 * 1024  # octets; a multiple of 3, so that base64 can be written piece by piece
@@ -35,9 +36,9 @@ Examples:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A message and the shard that it is in."""
+    """A message and the part of the queue that it is in."""
 
-    path: Path
+    place: Place
     message: Exported
 
 
@@ -89,13 +90,13 @@ def _found(application: Application, /, selection: Any) -> Iterator[Found]:
     from deliver.queue import export as exporting
 
     now = datetime.now(UTC).timestamp()
-    for path in browse.shard_files(directory_of(application)):
-        with browse.reading(path) as connection:
+    for place in places_of(application):
+        with browse.reading(place) as connection:
             keys = changes.matching(connection, selection, now)
             for message_id in dict.fromkeys(key.message_id for key in keys):
                 message = exporting.exported(connection, message_id)
                 if message is not None:
-                    yield Found(path, message)
+                    yield Found(place, message)
 
 
 def _write_file(directory: Path, found: Found, bare: bool, as_json: bool) -> None:
@@ -133,16 +134,18 @@ def _blocks(found: Found) -> Iterator[bytes]:
     from deliver.queue import export as exporting
 
     name = found.message.spool_name
-    if name is None:
-        with browse.reading(found.path) as connection:
-            content = exporting.content(connection, found.message.id)
-        if content is None:
-            raise StorageError(
-                f"exporting {found.message.id}", "its content is gone", "it was delivered meanwhile"
-            )
-        yield from (content[start : start + BLOCK] for start in range(0, len(content), BLOCK))
+    if name is None or not isinstance(found.place, Path):
+        with browse.reading(found.place) as connection:
+            blocks = exporting.blocks(connection, found.message.envelope, BLOCK)
+            first = next(blocks, None)
+            if first is None:
+                raise StorageError(
+                    f"exporting {found.message.id}", "its content is gone", "it was delivered meanwhile"
+                )
+            yield first
+            yield from blocks
         return
-    path = spool_of(found.path) / name
+    path = spool_of(found.place) / name
     try:
         with path.open("rb") as file:
             while block := file.read(BLOCK):

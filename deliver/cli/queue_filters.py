@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,6 +12,7 @@ from deliver.quantity import Duration, Size
 
 if TYPE_CHECKING:
     from deliver.cli.frame import Application
+    from deliver.queue.browse import Place
     from deliver.queue.selection import Selection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -87,7 +87,11 @@ def _size_of(option: str, text: str | None) -> int | None:
         raise UsageError(f"reading {option}", str(error), "write a size such as 100kB or 10MB") from None
 
 
-def directory_of(application: Application) -> Path:
-    """Where the shards are."""
+def places_of(application: Application) -> tuple[Place, ...]:
+    """Where the parts of the queue are. Raises ConfigurationError."""
+    from deliver.queue.browse import shard_files
+    from deliver.queueing import queue_url
+
     settings = application.settings
-    return settings.path(settings.queue.directory)
+    shared = queue_url(settings)
+    return (shared,) if shared is not None else shard_files(settings.path(settings.queue.directory))

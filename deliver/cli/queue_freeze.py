@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deliver.cli.output import age, json_lines, moment, note, table
-from deliver.cli.queue_filters import directory_of
+from deliver.cli.queue_filters import places_of
 from deliver.errors import StorageError, UsageError
 from deliver.quantity import Duration
 
@@ -62,8 +62,8 @@ def list_(application: Application, as_json: bool) -> None:
 
     now = datetime.now(UTC).timestamp()
     found: dict[int, Rule] = {}
-    for path in browse.shard_files(directory_of(application)):
-        with browse.reading(path) as connection:
+    for place in places_of(application):
+        with browse.reading(place) as connection:
             found |= {rule.id: rule for rule in rules.rules(connection)}
     if as_json:
         json_lines(asdict(rule) for rule in found.values())
@@ -91,15 +91,15 @@ def list_(application: Application, as_json: bool) -> None:
 def thaw(application: Application, rules: tuple[int, ...]) -> None:
     """Take freeze rules back and release what they hold."""
     from deliver.cli.queue_shards import event_append, writing
-    from deliver.queue import browse, changes
+    from deliver.queue import changes
     from deliver.queue import freeze as freezing
 
     now = datetime.now(UTC).timestamp()
     append = event_append(application.settings)
     known: set[int] = set()
     released = 0
-    for path in browse.shard_files(directory_of(application)):
-        with writing(path) as shard:
+    for place in places_of(application):
+        with writing(place) as shard:
             ours = [rule.id for rule in shard.read(freezing.rules) if rule.id in rules]
             known |= set(ours)
             if ours:
@@ -114,7 +114,7 @@ def thaw(application: Application, rules: tuple[int, ...]) -> None:
 
 def _add(application: Application, kind: str, pattern: str, reason: str, end: str) -> None:
     from deliver.cli.queue_shards import event_append, writing
-    from deliver.queue import browse, changes
+    from deliver.queue import changes
     from deliver.queue import freeze as freezing
 
     now = datetime.now(UTC).timestamp()
@@ -122,12 +122,12 @@ def _add(application: Application, kind: str, pattern: str, reason: str, end: st
     wanted = freezing.Kind(kind)
     freezing.checked_pattern(wanted, pattern)
     append = event_append(application.settings)
-    paths = browse.shard_files(directory_of(application))
-    if not paths:
+    places = places_of(application)
+    if not places:
         raise StorageError("freezing", "there is no queue yet", "start outrider relay once")
     held = 0
-    for path in paths:
-        with writing(path) as shard:
+    for place in places:
+        with writing(place) as shard:
             make = partial(freezing.add, kind=wanted, pattern=pattern, reason=reason, until=until, now=now)
             rule = shard.write(make)
             hold_some = partial(changes.freeze_now, rule=rule, now=now, append=append)

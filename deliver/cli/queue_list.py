@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deliver.cli.output import age, duration, json_lines, note, size, table
-from deliver.cli.queue_filters import directory_of, filters, selection_of
+from deliver.cli.queue_filters import filters, places_of, selection_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from deliver.cli.frame import Application
-    from deliver.queue.browse import Waiting
+    from deliver.queue.browse import Place, Waiting
     from deliver.queue.selection import Selection
 
 SORTS = ("next", "age", "size", "tries", "domain")
@@ -46,7 +44,7 @@ def list_(application: Application, /, sort: str, limit: int, as_json: bool, **o
     """List the recipients that are not done, the one due first at the top."""
     selection = selection_of(options)
     now = _now()
-    rows = _waiting(directory_of(application), selection, limit + 1, sort, now)
+    rows = _waiting(places_of(application), selection, limit + 1, sort, now)
     more, rows = len(rows) > limit, rows[:limit]
     if as_json:
         json_lines(asdict(row) for row in rows)
@@ -87,8 +85,8 @@ def summary(application: Application, /, by: Any, limit: int, as_json: bool, **o
     selection = selection_of(options)
     now = _now()
     found: list[Row] = []
-    for path in browse.shard_files(directory_of(application)):
-        with browse.reading(path) as connection:
+    for place in places_of(application):
+        with browse.reading(place) as connection:
             found += summary_of(connection, selection, by, now)
     rows = ordered(found)
     if as_json:
@@ -121,12 +119,14 @@ def why_text(state: str, held_reason: str | None, last: str | None) -> str:
     return last or "not tried yet"
 
 
-def _waiting(directory: Path, selection: Selection, limit: int, sort: str, now: float) -> list[Waiting]:
+def _waiting(
+    places: tuple[Place, ...], selection: Selection, limit: int, sort: str, now: float
+) -> list[Waiting]:
     from deliver.queue import browse  # loads SQLAlchemy
 
     rows: list[Waiting] = []
-    for path in browse.shard_files(directory):
-        with browse.reading(path) as connection:
+    for place in places:
+        with browse.reading(place) as connection:
             rows += browse.waiting(connection, selection, now=now, limit=limit, sort=sort)
     return browse.merged(rows, sort)[:limit]
 

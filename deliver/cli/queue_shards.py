@@ -12,38 +12,40 @@ from deliver.errors import StorageError
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from deliver.pgrun import PostgresDatabase
+    from deliver.queue.browse import Place
     from deliver.queue.hold import Append
     from deliver.settings import Settings
+    from deliver.sqlrun import Database
 
 T = TypeVar("T")
 
 
 class ShardWriter:
-    """Runs functions on one shard's database, each in a durable transaction of its own."""
+    """Runs functions on one part of the queue, each in a durable transaction of its own."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises StorageError, also for a shard that the relay has not brought to this version yet."""
-        from deliver.queue.schema import VERSION
-        from deliver.sqlrun import Database
+    def __init__(self, place: Place) -> None:
+        """Raises StorageError, also for tables that the relay has not brought to this version yet."""
+        from deliver.queue.browse import named_place
+        from deliver.queue.schema import VERSION, version_of
 
-        self._database = Database(path)
-        version = self._database.run_read(
-            lambda conn: int(conn.exec_driver_sql("PRAGMA user_version").scalar_one())
-        )
-        if version != VERSION:
+        self._database = storage(place)
+        try:
+            version = self._database.run_read(version_of)
+            if version != VERSION:
+                older = "start the relay of this version once" if version < VERSION else "use that version"
+                raise StorageError(
+                    f"changing {named_place(place)}",
+                    f"it was written by another version (schema {version})",
+                    older,
+                )
+        except BaseException:
             self._database.close()
-            older = "start the relay of this version once" if version < VERSION else "use that version"
-            raise StorageError(
-                f"changing {path}", f"it was written by another version (schema {version})", older
-            )
+            raise
 
     def write(self, fn: Callable[[Connection], T]) -> T:
-        """Run and commit, after the relay's own transactions. Raises StorageError, and what `fn` raises."""
-        from deliver.sqlrun import Write
-
-        write = Write(fn, True)
-        self._database.run_batch([write])
-        return write.result()
+        """Run and commit, beside the relay's own transactions. Raises StorageError, and what `fn` raises."""
+        return self._database.run_write(fn)
 
     def read(self, fn: Callable[[Connection], T]) -> T:
         """Run in a read transaction."""
@@ -54,18 +56,30 @@ class ShardWriter:
         self._database.close()
 
 
+def storage(place: Place) -> Database | PostgresDatabase:
+    """The database there, to be closed by the caller. Raises StorageError."""
+    if isinstance(place, Path):
+        from deliver.sqlrun import Database
+
+        return Database(place)
+    from deliver.pgrun import PostgresDatabase
+
+    return PostgresDatabase(place, connections=1)
+
+
 @contextmanager
-def writing(path: Path) -> Iterator[ShardWriter]:
-    """A shard to change."""
-    shard = ShardWriter(path)
+def writing(place: Place) -> Iterator[ShardWriter]:
+    """A part of the queue to change."""
+    shard = ShardWriter(place)
     try:
         yield shard
     finally:
         shard.close()
 
 
-def spool_of(path: Path) -> Path:
+def spool_of(path: Place) -> Path:
     """The spool directory that belongs to a shard's database file."""
+    assert isinstance(path, Path), "a shared queue has no spool files"
     return path.with_name(path.stem.replace("shard-", "spool-", 1))
 
 

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deliver.cli.output import age, duration, fields, json_document, moment, size, table
-from deliver.cli.queue_filters import directory_of
+from deliver.cli.queue_filters import places_of
 from deliver.cli.queue_list import next_text, why_text
 from deliver.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from deliver.cli.frame import Application
-    from deliver.queue.browse import Shown, ShownRecipient, TriedAttempt
+    from deliver.queue.browse import Place, Shown, ShownRecipient, TriedAttempt
 
 EPILOG = """The id is the one that `queue list`, the log and the 250 reply give.
 
@@ -35,7 +33,7 @@ Examples:
 @click.pass_obj
 def show(application: Application, message_id: str, as_json: bool) -> None:
     """Show one message: envelope, recipients, why each waits, every attempt with its findings."""
-    found = _find(directory_of(application), message_id)
+    found = _find(places_of(application), message_id)
     if found is None:
         raise UsageError(
             f"looking for message {message_id}",
@@ -48,11 +46,11 @@ def show(application: Application, message_id: str, as_json: bool) -> None:
     _print(found, datetime.now(UTC).timestamp())
 
 
-def _find(directory: Path, message_id: str) -> Shown | None:
+def _find(places: tuple[Place, ...], message_id: str) -> Shown | None:
     from deliver.queue import browse  # loads SQLAlchemy
 
-    for path in browse.shard_files(directory):
-        with browse.reading(path) as connection:
+    for place in places:
+        with browse.reading(place) as connection:
             found = browse.show(connection, message_id)
         if found is not None:
             return found

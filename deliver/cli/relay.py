@@ -29,12 +29,10 @@ finish with the old ones; listeners that did not change stay open.
 
 @click.command("relay", epilog=EPILOG)
 @click.pass_obj
-def relay(application: Application) -> None:
+def relay(application: Application) -> int:
     """Accept mail over SMTP, keep it in the queue and deliver it. Runs in the foreground."""
-    import trio
-
     from deliver.report.log import configure
-    from deliver.service import run_relay
+    from deliver.startup import start
 
     def reread() -> Settings:
         """The settings as they are now, with the log set up by them. Raises ConfigurationError."""
@@ -46,4 +44,4 @@ def relay(application: Application) -> None:
     configure(settings.log.level, settings.log.format)
     for warning in application.configuration.warnings:
         logging.getLogger("outrider.service").warning("%s", warning)
-    trio.run(run_relay, settings, application.digest, reread)
+    return start(settings, application.digest, reread)

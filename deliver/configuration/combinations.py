@@ -6,7 +6,7 @@ trust-ad, a resolver that is not on loopback           refused  the AD bit can b
                                                                 (RFC 4035 4.9.3), unless trust_remote_ad
 tls.level = dane-only, dnssec off                      refused  nothing could ever be delivered
 tls.level = dane, dnssec off                           warned   DANE is never used
-relay.listen not on loopback, networks = everybody     refused  an open relay
+relay.listen, relay.listener, relay.proxy              refused  see `deliver.configuration.relaylisteners`
 relay.tls and relay.auth                               refused  see `deliver.configuration.relaysecurity`
 client_certificate without client_key_file, or the     refused  one without the other says nothing
   other way round
@@ -28,12 +28,11 @@ two event actions of one name, an action without       refused  acknowledgements
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterator
 
 from deliver import endpoint
-from deliver.configuration import actions, relaysecurity
+from deliver.configuration import actions, relaylisteners, relaysecurity
 from deliver.configuration.problem import KeyPath, Problem
 from deliver.queue import retry
 from deliver.settings import EventAction, EventFile, Route, Settings, Tls, overridden
@@ -46,7 +45,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
         yield Problem(("state_dir",), "it is not an absolute path", 'write "/var/lib/outrider"')
     yield from _dnssec(settings)
     yield from _tls(settings)
-    yield from _relay(settings)
+    yield from relaylisteners.problems(settings)
     yield from relaysecurity.problems(settings)
     yield from _routes(settings)
     yield from _rules(settings)
@@ -120,37 +119,18 @@ def _tls(settings: Settings) -> Iterator[Problem]:
             )
 
 
-def _relay(settings: Settings) -> Iterator[Problem]:
-    everybody = _covers_everybody(settings.relay.networks)
-    if everybody:
-        for index, listen in enumerate(settings.relay.listen):
-            if not endpoint.is_loopback(endpoint.split(listen)[0]):
-                yield Problem(
-                    ("relay", "listen", index),
-                    f"{listen} with {everybody} in relay.networks would be an open relay",
-                    "list only your own networks in relay.networks, or listen on loopback",
-                )
-
-
-def _covers_everybody(networks: tuple[str, ...]) -> str | None:
-    """`0.0.0.0/0` or `::/0` when the networks add up to it (also in halves)."""
-    parsed = [ipaddress.ip_network(network) for network in networks]
-    v4 = [network for network in parsed if isinstance(network, ipaddress.IPv4Network)]
-    v6 = [network for network in parsed if isinstance(network, ipaddress.IPv6Network)]
-    whole = [str(network) for network in ipaddress.collapse_addresses(v4)]
-    whole += [str(network) for network in ipaddress.collapse_addresses(v6)]
-    return next((network for network in whole if network.endswith("/0")), None)
-
-
 def _routes(settings: Settings) -> Iterator[Problem]:
     for index, route in enumerate(settings.route):
         path: KeyPath = ("route", index)
         if not route.domains:
             yield Problem((*path, "domains"), "it is empty", 'write ["*"] for every domain')
+        if route.fallback and not route.fallback_on:
+            yield Problem((*path, "fallback_on"), "it is empty: nothing would go there", "remove it")
         if route.via == "smarthost":
             yield from _smarthost(route, path)
             continue
-        for key in ("hosts", "mx", "port", *_LOGIN):
+        useless = ("fallback", "level") if route.via == "reject" else ()
+        for key in ("hosts", "mx", "port", *_LOGIN, *useless):
             if getattr(route, key):
                 remedy = f'remove it, or write via = "smarthost" instead of "{route.via}"'
                 yield Problem((*path, key), f"a route via {route.via} has no {key}", remedy)

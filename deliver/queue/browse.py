@@ -1,6 +1,7 @@
 """Reading a queue for people: what waits, what was tried, and why it waits. Read-only, bounded pages.
 
-Works on the files of a running relay: WAL readers neither wait nor make the writer wait.
+A queue is in one place or several: the files of SQLite's shards, or the database that several nodes share.
+Readers neither wait for the relay nor make it wait.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ from sqlalchemy.exc import DBAPIError
 from deliver.errors import StorageError
 from deliver.queue import codec
 from deliver.queue.hold import Key, is_one_of
-from deliver.queue.schema import OPEN_STATES, VERSION, attempt, message, recipient, report
+from deliver.queue.schema import OPEN_STATES, VERSION, attempt, message, recipient, report, version_of
 from deliver.queue.selection import Selection, conditions
 
+Place = Path | sqlalchemy.URL
+
+CONNECT: Final = 5  # seconds
 MAX_PAGE: Final = 10_000  # rows of one listing
 MAX_ATTEMPTS: Final = 100  # of one message, the latest
 NAMED_AT_ONCE: Final = 500  # recipients in one statement
@@ -152,14 +156,49 @@ class Counts:
     held: int = 0
 
 
+def named_place(place: Place) -> str:
+    """The place for people, without a password."""
+    return str(place) if isinstance(place, Path) else place.render_as_string(hide_password=True)
+
+
 def shard_files(directory: Path) -> tuple[Path, ...]:
     """The database files of all shards in order; none where there is no queue yet."""
     return tuple(sorted(directory.glob("shard-*.db"), key=lambda path: (len(path.name), path.name)))
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Connection]:
-    """A read-only connection to a shard in one consistent snapshot. Raises StorageError."""
+def reading(place: Place) -> Iterator[Connection]:
+    """A read-only connection to a part of the queue in one consistent snapshot. Raises StorageError."""
+    with _reading_file(place) if isinstance(place, Path) else _reading_shared(place) as connection:
+        yield connection
+
+
+@contextmanager
+def _reading_shared(url: sqlalchemy.URL) -> Iterator[Connection]:
+    engine = sqlalchemy.create_engine(
+        url, poolclass=sqlalchemy.NullPool, hide_parameters=True, connect_args={"connect_timeout": CONNECT}
+    )
+    name = named_place(url)
+    try:
+        with engine.connect() as fresh:
+            connection = fresh.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            version = version_of(connection)
+            if version == 0:
+                raise StorageError(f"reading {name}", "there is no queue yet", "start outrider relay once")
+            if version > VERSION:
+                raise StorageError(
+                    f"reading {name}", "it was written by a newer version", "use that version of outrider"
+                )
+            yield connection
+    except DBAPIError as error:
+        happened = " ".join(str(error.orig).split())
+        raise StorageError(f"reading {name}", happened, "see queue.url and queue.password_file") from error
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _reading_file(path: Path) -> Iterator[Connection]:
     url = sqlalchemy.URL.create(
         "sqlite", database=path.absolute().as_uri(), query={"mode": "ro", "uri": "true"}
     )

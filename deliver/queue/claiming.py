@@ -16,13 +16,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from deliver.message import Envelope, Recipient
+from deliver.outcome import Place
 from deliver.queue import codec, due, freeze, schedule
 from deliver.queue.hold import Append
 from deliver.queue.locking import free_destinations
 from deliver.queue.schema import State, attempt, message, recipient
+from deliver.queue.statement import Statement
 from events import outbox
 
 MAX_RECIPIENTS: Final = 100  # of one claim; every server takes as many (RFC 5321 4.5.3.1.8)
@@ -39,7 +41,7 @@ class Claim:
 
     `envelope.recipients` are the recipients of this claim only. `number` counts the attempts from 1.
     The content is in the row unless `spool_name` is given. `waited`: the wait that was decided last, by
-    recipient. `tried`: the address that the attempt before failed at, if any. `sender`: see `sender_key`.
+    recipient. `tried`: where the attempt before failed, if at a server. `sender`: see `sender_key`.
     """
 
     attempt_id: int
@@ -50,7 +52,7 @@ class Claim:
     lease_until: float
     spool_name: str | None
     waited: tuple[float, ...] = ()
-    tried: str | None = None
+    tried: Place | None = None
     sender: str = ""
 
 
@@ -147,16 +149,10 @@ def _claim_one(
     chosen = _next_message(conn, domain, last_sender, now, admission)
     if chosen is None:
         return None
-    rows = conn.execute(
-        select(recipient)
-        .where(*_due(domain, now), recipient.c.message_id == chosen.message_id)
-        .order_by(recipient.c.ordinal)
-        .limit(MAX_RECIPIENTS)
-        .with_for_update(skip_locked=True)
-    ).all()
+    rows = _DUE_OF_MESSAGE.all(conn, domain=domain, now=now, of=chosen.message_id)
     if not rows:
         return None
-    mail = conn.execute(select(message).where(message.c.id == chosen.message_id)).one()
+    mail = _MESSAGE.first(conn, of=chosen.message_id)
     admission.took(domain, chosen.sender)
     return _lease(conn, mail, rows, domain, now, lease, retry, node)
 
@@ -177,11 +173,11 @@ def _next_message(
         if opens > now:
             opening = min(opening, opens)
             continue
-        found = conn.execute(_oldest(domain, now).where(recipient.c.sender == sender)).one_or_none()
+        found = _OLDEST_OF_SENDER.first(conn, domain=domain, now=now, sender=sender)
         if found is not None:
             return found
     else:  # many senders wait for their time: the oldest message of any that may go
-        for found in conn.execute(_oldest(domain, now, MAX_HOPS)).all():
+        for found in _OLDEST.all(conn, domain=domain, now=now):
             if admission.sender_opens_at(domain, found.sender) <= now:
                 return found
             opening = min(opening, now + CROWDED)
@@ -194,27 +190,8 @@ def _next_message(
 
 def _sender_behind(conn: Connection, domain: str, sender: str) -> str | None:
     """The next sender by name with something queued for the domain; behind the last one the first."""
-    queued = (recipient.c.state == State.QUEUED.value, recipient.c.domain == domain)
-    names = select(recipient.c.sender).where(*queued).order_by(recipient.c.sender).limit(1)
-    found = conn.execute(names.where(recipient.c.sender > sender)).scalar_one_or_none()
-    return conn.execute(names).scalar_one_or_none() if found is None else str(found)
-
-
-def _due(domain: str, now: float) -> tuple[ColumnElement[bool], ...]:
-    return (
-        recipient.c.state == State.QUEUED.value,
-        recipient.c.domain == domain,
-        recipient.c.next_attempt <= now,
-    )
-
-
-def _oldest(domain: str, now: float, limit: int = 1) -> Any:
-    return (
-        select(recipient.c.message_id, recipient.c.sender)
-        .where(*_due(domain, now))
-        .order_by(recipient.c.next_attempt)
-        .limit(limit)
-    )
+    found = _SENDER_BEHIND.scalar(conn, domain=domain, behind=sender)
+    return _FIRST_SENDER.scalar(conn, domain=domain) if found is None else str(found)
 
 
 def _lease(
@@ -229,32 +206,24 @@ def _lease(
 ) -> Claim:
     leased = tuple(rows)
     number = 1 + max(row.attempts for row in leased)
-    key = conn.execute(
-        insert(attempt).values(
-            message_id=mail.id,
-            domain=domain,
-            number=number,
-            started_at=now,
-            lease_until=now + lease,
-            node=node,
-        )
-    ).inserted_primary_key
-    assert key is not None
-    attempt_id = int(key[0])
-    conn.execute(
-        update(recipient)
-        .where(
-            recipient.c.message_id == mail.id,
-            recipient.c.ordinal.in_([row.ordinal for row in leased]),
-            recipient.c.state == State.QUEUED.value,
-        )
-        .values(
-            state=State.LEASED.value,
-            attempt_id=attempt_id,
-            attempts=number,
-            next_attempt=schedule.pessimistic(now, number, retry),
-        )
+    attempt_id = _BEGIN_ATTEMPT.insert(
+        conn,
+        message_id=mail.id,
+        domain=domain,
+        number=number,
+        started_at=now,
+        lease_until=now + lease,
+        node=node,
     )
+    for row in leased:
+        _LEASE.change(
+            conn,
+            of=mail.id,
+            ordinal_=row.ordinal,
+            attempt=attempt_id,
+            number=number,
+            next=schedule.pessimistic(now, number, retry),
+        )
     recipients = tuple(codec.recipient_of(row) for row in leased)
     return Claim(
         attempt_id,
@@ -265,16 +234,17 @@ def _lease(
         now + lease,
         mail.spool_name,
         waited=tuple(row.waited for row in leased),
-        tried=_address(leased[0].last_outcome),
+        tried=_place(leased[0].last_outcome),
         sender=leased[0].sender,
     )
 
 
-def _address(outcome: str | None) -> str | None:
-    """The address that failed the recipient. One that answered about the mail is not to be avoided: a server
+def _place(outcome: str | None) -> Place | None:
+    """The server that failed the recipient. One that answered about the mail is not to be avoided: a server
     that greylists wants to see the same client again.
     """
     plain = json.loads(outcome) if outcome else {}
     if plain.get("reply") and plain.get("phase") in _ABOUT_MAIL:
         return None
-    return (plain.get("contact") or {}).get("address") or None
+    contact = plain.get("contact") or {}
+    return Place(contact.get("host", ""), contact["address"]) if contact.get("address") else None

@@ -1,8 +1,8 @@
 """One of several nodes that share a queue on PostgreSQL.
 
     in the database           rows, content, the outbox
-    cluster.journal           in `queue.directory` of this machine: replies read and not yet committed
-    cluster.lock              held with flock while the process lives
+    cluster-0.journal         in `queue.directory` of this machine: replies read and not yet committed
+    cluster-0.lock            held with flock while the process lives
     an advisory lock          of the database, by the node's name: two processes of one name would end each
                               other's attempts
 
@@ -51,13 +51,15 @@ log = logging.getLogger("outrider.queue")
 class Membership:
     """How this process takes part.
 
-    `directory` is of this machine; `max_skew` in seconds; `now` gives seconds since the epoch.
+    `directory` is of this machine, `number` tells its processes apart; `max_skew` in seconds; `now` gives
+    seconds since the epoch.
     """
 
     url: sqlalchemy.URL
     node: str
     directory: Path
     now: Callable[[], float]
+    number: int = 0
     connections: int = 8
     max_skew: float = 150.0
 
@@ -133,14 +135,16 @@ class Cluster:
 async def open_cluster(membership: Membership, *, append: Append = outbox.append) -> AsyncIterator[Shard]:
     """Be that node for the duration of the block. Raises StorageError."""
     directory = membership.directory
-    descriptor = await trio.to_thread.run_sync(own, directory / "cluster.lock")
+    descriptor = await trio.to_thread.run_sync(own, directory / f"cluster-{membership.number}.lock")
     try:
         await trio.to_thread.run_sync(_demand_empty, directory)
         sql = await PostgresRunner.open(membership.url, schema.migrate, connections=membership.connections)
         lock = NodeLock(sql.database, membership.node)
         try:
             await _become(lock, membership.node)
-            journal = await trio.to_thread.run_sync(Journal, directory / "cluster.journal")
+            journal = await trio.to_thread.run_sync(
+                Journal, directory / f"cluster-{membership.number}.journal"
+            )
             try:
                 latch = Latch()
                 latched = LatchedSql(sql, latch)

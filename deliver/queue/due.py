@@ -10,11 +10,23 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from sqlalchemy import Connection, ScalarSelect, case, delete, func, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Integer,
+    ScalarSelect,
+    bindparam,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from deliver.queue.locking import lock_destination
 from deliver.queue.schema import State, destination, recipient
+from deliver.queue.statement import Statement
 
 PAGE: Final = 200  # destinations that are looked at in one query
 
@@ -29,7 +41,7 @@ def always(domain: str) -> float:
 def next_due(conn: Connection, opens_at: Opening = always) -> float | None:
     """When the next recipient is due and its domain open; None when none is queued, or none will open."""
     earliest = math.inf
-    for row in _pages(conn, select(destination).where(destination.c.due.is_not(None)), destination.c.due):
+    for row in _pages(conn, _BY_DUE):
         if row.due >= earliest:
             break
         earliest = min(earliest, max(float(row.due), opens_at(row.domain)))
@@ -38,23 +50,16 @@ def next_due(conn: Connection, opens_at: Opening = always) -> float | None:
 
 def note_due(conn: Connection, domain: str, due: float) -> None:
     """A recipient of the domain was queued for `due`: lower the bound that `claim` goes by."""
-    insert = sqlite.insert if conn.dialect.name == "sqlite" else postgresql.insert
-    row = insert(destination).values(domain=domain, due=due, served_at=0.0)
-    later = or_(destination.c.due.is_(None), destination.c.due > row.excluded.due)
-    conn.execute(
-        row.on_conflict_do_update(
-            index_elements=[destination.c.domain],
-            set_={"due": case((later, row.excluded.due), else_=destination.c.due)},
-        )
+    (_NOTE_DUE if conn.dialect.name == "sqlite" else _NOTE_DUE_POSTGRESQL).change(
+        conn, domain=domain, due=due, served_at=0.0
     )
 
 
 def note_due_again(conn: Connection, domain: str) -> None:
     """Set the bound of the domain to the earliest next attempt of its queued recipients, exactly."""
     lock_destination(conn, domain)
-    row = update(destination).where(destination.c.domain == domain).values(due=_earliest(domain))
-    if conn.execute(row).rowcount == 0:  # forgotten while its last recipient was under way
-        earliest = conn.execute(select(_earliest(domain))).scalar_one()
+    if _DUE_AGAIN.change(conn, of=domain) == 0:  # forgotten while its last recipient was under way
+        earliest = _EARLIEST.scalar(conn, of=domain)
         if earliest is not None:
             note_due(conn, domain, earliest)
 
@@ -65,12 +70,10 @@ def due_domains(conn: Connection, now: float, opens_at: Opening, limit: int) -> 
     The one that was served longest ago is first.
     """
     found: list[tuple[str, str]] = []
-    earliest = conn.execute(select(func.min(destination.c.due))).scalar_one_or_none()
+    earliest = _FIRST_DUE.scalar(conn)
     if earliest is None or earliest > now:
         return found
-    # the function keeps databases from choosing the index on `due`, which would make them sort what it finds
-    query = select(destination).where(func.coalesce(destination.c.due, math.inf) <= now)
-    for row in _pages(conn, query, destination.c.served_at, destination.c.due):
+    for row in _pages(conn, _IN_TURN, now=now):
         if opens_at(row.domain) <= now:
             found.append((row.domain, row.last_sender))
             if len(found) >= limit:
@@ -82,9 +85,11 @@ def due_among(
     conn: Connection, now: float, domains: tuple[str, ...], opens_at: Opening, limit: int
 ) -> list[tuple[str, str]]:
     """The same of the given domains, in their order."""
-    rows = conn.execute(
-        select(destination).where(destination.c.due <= now, destination.c.domain.in_(domains))
-    ).all()
+    if len(domains) == 1:
+        rows = _DUE_ONE.all(conn, of=domains[0], now=now)
+    else:
+        of_them = (destination.c.due <= now, destination.c.domain.in_(domains))
+        rows = list(conn.execute(select(destination).where(*of_them)))
     due = {row.domain: row.last_sender for row in rows}
     return [(each, due[each]) for each in domains if each in due and opens_at(each) <= now][:limit]
 
@@ -94,11 +99,7 @@ def note_served(conn: Connection, domain: str, now: float, sender: str) -> None:
 
     The claim that calls this has locked the destination, see `deliver.queue.locking`.
     """
-    conn.execute(
-        update(destination)
-        .where(destination.c.domain == domain)
-        .values(due=_earliest(domain), served_at=now, last_sender=sender)
-    )
+    _SERVED.change(conn, of=domain, at=now, by=sender)
 
 
 def forget_idle(conn: Connection, before: float) -> int:
@@ -107,20 +108,59 @@ def forget_idle(conn: Connection, before: float) -> int:
     return conn.execute(delete(destination).where(idle)).rowcount
 
 
-def _pages(conn: Connection, query: Any, *order: Any) -> Iterator[Any]:
+def _pages(conn: Connection, query: Statement, **values: object) -> Iterator[Any]:
     """The rows of an ordered query, fetched as they are looked at."""
     offset = 0
     while True:
-        rows = conn.execute(query.order_by(*order, destination.c.domain).limit(PAGE).offset(offset)).all()
+        rows = query.all(conn, page=PAGE, offset=offset, **values)
         yield from rows
         if len(rows) < PAGE:
             return
         offset += PAGE
 
 
-def _earliest(domain: str) -> ScalarSelect[float | None]:
+def _earliest() -> ScalarSelect[float | None]:
     return (
         select(func.min(recipient.c.next_attempt))
-        .where(recipient.c.state == State.QUEUED.value, recipient.c.domain == domain)
+        .where(recipient.c.state == State.QUEUED.value, recipient.c.domain == bindparam("of"))
         .scalar_subquery()
     )
+
+
+def _paged(query: Any, *order: Any) -> Statement:
+    ordered = query.order_by(*order, destination.c.domain)
+    page = ordered.limit(bindparam("page", type_=Integer))
+    return Statement(page.offset(bindparam("offset", type_=Integer)))
+
+
+def _note_due(insert: Any) -> Statement:
+    row = insert(destination)
+    later = or_(destination.c.due.is_(None), destination.c.due > row.excluded.due)
+    return Statement(
+        row.on_conflict_do_update(
+            index_elements=[destination.c.domain],
+            set_={"due": case((later, row.excluded.due), else_=destination.c.due)},
+        ),
+        ("domain", "due", "served_at"),
+    )
+
+
+_ONE: Final = destination.c.domain == bindparam("of")
+_NOTE_DUE: Final = _note_due(sqlite.insert)
+_NOTE_DUE_POSTGRESQL: Final = _note_due(postgresql.insert)
+_EARLIEST: Final = Statement(select(_earliest()))
+_DUE_AGAIN: Final = Statement(update(destination).where(_ONE).values(due=_earliest()))
+_SERVED: Final = Statement(
+    update(destination)
+    .where(_ONE)
+    .values(due=_earliest(), served_at=bindparam("at"), last_sender=bindparam("by"))
+)
+_FIRST_DUE: Final = Statement(select(func.min(destination.c.due)))
+_DUE_ONE: Final = Statement(select(destination).where(_ONE, destination.c.due <= bindparam("now")))
+_BY_DUE: Final = _paged(select(destination).where(destination.c.due.is_not(None)), destination.c.due)
+# the function keeps databases from choosing the index on `due`, which would make them sort what it finds
+_IN_TURN: Final = _paged(
+    select(destination).where(func.coalesce(destination.c.due, math.inf) <= bindparam("now")),
+    destination.c.served_at,
+    destination.c.due,
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from sqlalchemy import Connection, select
 
 from deliver.dsn import notify_text
 from deliver.message import Envelope
-from deliver.queue import codec
+from deliver.queue import chunks, codec
 from deliver.queue.schema import message, recipient
 
 
@@ -75,7 +76,14 @@ def exported(conn: Connection, message_id: str) -> Exported | None:
     return Exported(envelope, tuple(each.state for each in rows), row.spool_name)
 
 
-def content(conn: Connection, message_id: str) -> bytes | None:
-    """The content in the row, None when it is not there."""
-    data = conn.execute(select(message.c.content).where(message.c.id == message_id)).scalar_one_or_none()
-    return None if data is None else bytes(data)
+def blocks(conn: Connection, envelope: Envelope, length: int) -> Iterator[bytes]:
+    """The content in the database, `length` octets at a time; nothing when it is not there."""
+    data = conn.execute(select(message.c.content).where(message.c.id == envelope.id)).scalar_one_or_none()
+    if data is not None:
+        yield from (bytes(data[start : start + length]) for start in range(0, max(1, len(data)), length))
+    elif conn.dialect.name == "postgresql":
+        for start in range(0, envelope.size, length):
+            block = chunks.read(conn, envelope.id, start, min(length, envelope.size - start))
+            if not block:
+                return
+            yield block

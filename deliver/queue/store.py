@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import Connection, case, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, case, delete, exists, insert, or_, select, update
 
 from deliver.dsn import notify_text
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
@@ -30,6 +31,7 @@ from deliver.queue.locking import lock_messages
 from deliver.queue.owed import owed
 from deliver.queue.schedule import Settlement
 from deliver.queue.schema import OPEN_STATES, State, attempt, message, recipient
+from deliver.queue.statement import Statement
 from events import outbox
 from events.catalogue import Event
 
@@ -63,25 +65,24 @@ def accept(
         raise ValueError(f"message {envelope.id} has no recipients")
     if isinstance(content, ChunkedContent):
         chunks.demand(conn, envelope.id, content.size)
-    conn.execute(
-        insert(message).values(
-            id=envelope.id,
-            sender_local_part=envelope.sender.local_part if envelope.sender else None,
-            sender_domain=envelope.sender.domain if envelope.sender else None,
-            size=envelope.size,
-            eight_bit=envelope.eight_bit,
-            received_at=envelope.received_at,
-            smtputf8=envelope.smtputf8,
-            ret=envelope.ret,
-            envid=envelope.envid,
-            authenticated=envelope.authenticated,
-            content=content.data if isinstance(content, InlineContent) else None,
-            spool_name=content.name if isinstance(content, SpoolContent) else None,
-        )
+    _ACCEPT_MESSAGE.change(
+        conn,
+        id=envelope.id,
+        sender_local_part=envelope.sender.local_part if envelope.sender else None,
+        sender_domain=envelope.sender.domain if envelope.sender else None,
+        size=envelope.size,
+        eight_bit=envelope.eight_bit,
+        received_at=envelope.received_at,
+        smtputf8=envelope.smtputf8,
+        ret=envelope.ret,
+        envid=envelope.envid,
+        authenticated=envelope.authenticated,
+        content=content.data if isinstance(content, InlineContent) else None,
+        spool_name=content.name if isinstance(content, SpoolContent) else None,
     )
     turn = sender_key(envelope)
-    conn.execute(
-        insert(recipient),
+    _ACCEPT_RECIPIENT.change_each(
+        conn,
         [
             {
                 "message_id": envelope.id,
@@ -94,6 +95,8 @@ def accept(
                 "original_address": each.original.address if each.original else None,
                 "state": State.QUEUED.value,
                 "next_attempt": now,
+                "attempts": 0,
+                "in_doubt": 0,
             }
             for each in envelope.recipients
         ],
@@ -105,7 +108,7 @@ def accept(
 
 def content_of(conn: Connection, message_id: MessageId) -> bytes | None:
     """The content in the row, None when it is not there."""
-    data = conn.execute(select(message.c.content).where(message.c.id == message_id)).scalar_one_or_none()
+    data = _CONTENT.scalar(conn, of=message_id)
     return None if data is None else bytes(data)
 
 
@@ -128,8 +131,12 @@ def settle(
     recorded = [each for each in settlements if _record(conn, claim, each, now)]
     outcomes = tuple((each.recipient.ordinal, each.outcome) for each in settlements)
     _end_attempt(conn, claim.attempt_id, outcomes, now, trace)
-    _release(conn, claim)
-    due.note_due_again(conn, claim.domain)
+    if len(recorded) < len(claim.recipients):
+        _RELEASE.change(conn, of=claim.envelope.id, by=claim.attempt_id)
+    if len(recorded) < len(claim.recipients) or any(
+        isinstance(each.outcome, Deferred) for each in recorded
+    ):  # else nobody is queued whom the bound does not know
+        due.note_due_again(conn, claim.domain)
     append(conn, claim.envelope.id, events)
     if any(_may_owe(each, claim.envelope.sender) for each in recorded):
         note_owed(conn, claim.envelope.id, now + gather)
@@ -164,23 +171,7 @@ def complete_all(
 ) -> dict[str, tuple[str, ...]]:
     """`complete` for many: the spool files to remove, by the id of each message that has ended."""
     lock_messages(conn, message_ids)
-    is_open = recipient.c.state.in_([state.value for state in OPEN_STATES])
-    ended = conn.execute(
-        select(
-            message.c.id,
-            message.c.spool_name,
-            message.c.size,
-            message.c.sender_local_part,
-            message.c.sender_domain,
-            exists()
-            .where(recipient.c.message_id == message.c.id, recipient.c.owed.is_not(None))
-            .label("owes"),
-        ).where(
-            message.c.id.in_(message_ids),
-            message.c.completed_at.is_(None),
-            ~exists().where(recipient.c.message_id == message.c.id, is_open),
-        )
-    ).all()
+    ended = [row for each in message_ids for row in _ENDED.all(conn, of=each)]
     for row in ended:
         if row.owes:
             note_owed(conn, row.id, now)
@@ -188,11 +179,8 @@ def complete_all(
     if not over:
         return {}
     chunks.drop(conn, [row.id for row in over])
-    conn.execute(
-        update(message)
-        .where(message.c.id.in_([row.id for row in over]))
-        .values(completed_at=now, content=None, spool_name=None, report_due=None)
-    )
+    for row in over:
+        _COMPLETE.change(conn, of=row.id, now=now)
     for row in over:
         sender = codec.sender_of(row)
         fields = {
@@ -219,9 +207,9 @@ def forget(conn: Connection, *, before: float, limit: int = 500) -> int:
 def _record(conn: Connection, claim: Claim, settlement: Settlement, now: float) -> bool:
     """Write one recipient's outcome; whether it was still this attempt's to write."""
     outcome = settlement.outcome
-    allowed = [recipient.c.state == State.LEASED.value, recipient.c.attempt_id == claim.attempt_id]
     if isinstance(outcome, Delivered):
-        allowed = [recipient.c.state.in_([state.value for state in OPEN_STATES])]
+        return _record_delivery(conn, claim, settlement, outcome, now)
+    allowed = [recipient.c.state == State.LEASED.value, recipient.c.attempt_id == claim.attempt_id]
     changed = conn.execute(
         update(recipient)
         .where(
@@ -234,6 +222,21 @@ def _record(conn: Connection, claim: Claim, settlement: Settlement, now: float) 
     return changed.rowcount == 1
 
 
+def _record_delivery(
+    conn: Connection, claim: Claim, settlement: Settlement, outcome: Delivered, now: float
+) -> bool:
+    """A fact, whoever has the lease."""
+    changed = _DELIVERED.change(
+        conn,
+        of=claim.envelope.id,
+        number=settlement.recipient.ordinal,
+        said=codec.outcome_json(outcome),
+        now=now,
+        tell=owed(outcome, settlement.recipient, claim.envelope.sender),
+    )
+    return changed == 1
+
+
 def _may_owe(settlement: Settlement, sender: Mailbox | None) -> bool:
     if isinstance(settlement.outcome, Deferred) and not settlement.warnings:
         return False
@@ -241,12 +244,11 @@ def _may_owe(settlement: Settlement, sender: Mailbox | None) -> bool:
 
 
 def _new_state(settlement: Settlement, sender: Mailbox | None, now: float) -> dict[str, object]:
+    """Of a recipient who did not get it."""
     outcome: Outcome = settlement.outcome
     values: dict[str, object] = {"attempt_id": None, "last_outcome": codec.outcome_json(outcome)}
     tell = owed(outcome, settlement.recipient, sender)
     match outcome:
-        case Delivered():
-            values |= {"state": State.DELIVERED.value, "finished_at": now, "owed": tell}
         case Failed():
             values |= {"state": State.FAILED.value, "finished_at": now, "owed": tell}
         case Deferred():
@@ -265,26 +267,77 @@ def _new_state(settlement: Settlement, sender: Mailbox | None, now: float) -> di
 def _end_attempt(
     conn: Connection, attempt_id: int, outcomes: tuple[tuple[int, Outcome], ...], now: float, trace: str
 ) -> None:
-    conn.execute(
-        update(attempt)
-        .where(attempt.c.id == attempt_id)
-        .values(
-            ended_at=now,
-            result=codec.result_word(outcomes),
-            outcomes=codec.outcomes_json(outcomes),
-            trace=trace,
-        )
+    _END_ATTEMPT.change(
+        conn,
+        of=attempt_id,
+        now=now,
+        word=codec.result_word(outcomes),
+        said=codec.outcomes_json(outcomes),
+        found=trace,
     )
 
 
-def _release(conn: Connection, claim: Claim) -> None:
-    """Queue again whom the settlement left out: nobody may stay leased to an attempt that has ended."""
-    conn.execute(
-        update(recipient)
-        .where(
-            recipient.c.message_id == claim.envelope.id,
-            recipient.c.state == State.LEASED.value,
-            recipient.c.attempt_id == claim.attempt_id,
-        )
-        .values(state=State.QUEUED.value, attempt_id=None)
+_OPEN: Final = or_(*(recipient.c.state == state.value for state in OPEN_STATES))
+_OF_MESSAGE: Final = message.c.id == bindparam("of")
+_ACCEPT_MESSAGE: Final = Statement(
+    insert(message),
+    tuple(each.name for each in message.c if each.name not in ("completed_at", "report_due")),
+)
+_ACCEPT_RECIPIENT: Final = Statement(
+    insert(recipient),
+    (
+        *("message_id", "ordinal", "local_part", "domain", "sender", "notify", "original_type"),
+        *("original_address", "state", "next_attempt", "attempts", "in_doubt"),
+    ),
+)
+_CONTENT: Final = Statement(select(message.c.content).where(_OF_MESSAGE))
+_ENDED: Final = Statement(
+    select(
+        message.c.id,
+        message.c.spool_name,
+        message.c.size,
+        message.c.sender_local_part,
+        message.c.sender_domain,
+        exists().where(recipient.c.message_id == message.c.id, recipient.c.owed.is_not(None)).label("owes"),
+    ).where(
+        _OF_MESSAGE,
+        message.c.completed_at.is_(None),
+        ~exists().where(recipient.c.message_id == message.c.id, _OPEN),
     )
+)
+_COMPLETE: Final = Statement(
+    update(message)
+    .where(_OF_MESSAGE)
+    .values(completed_at=bindparam("now"), content=None, spool_name=None, report_due=None)
+)
+_DELIVERED: Final = Statement(
+    update(recipient)
+    .where(recipient.c.message_id == bindparam("of"), recipient.c.ordinal == bindparam("number"), _OPEN)
+    .values(
+        attempt_id=None,
+        last_outcome=bindparam("said"),
+        state=State.DELIVERED.value,
+        finished_at=bindparam("now"),
+        owed=bindparam("tell"),
+    )
+)
+_END_ATTEMPT: Final = Statement(
+    update(attempt)
+    .where(attempt.c.id == bindparam("of"))
+    .values(
+        ended_at=bindparam("now"),
+        result=bindparam("word"),
+        outcomes=bindparam("said"),
+        trace=bindparam("found"),
+    )
+)
+# Whom the settlement left out is queued again: nobody may stay leased to an attempt that has ended.
+_RELEASE: Final = Statement(
+    update(recipient)
+    .where(
+        recipient.c.message_id == bindparam("of"),
+        recipient.c.state == State.LEASED.value,
+        recipient.c.attempt_id == bindparam("by"),
+    )
+    .values(state=State.QUEUED.value, attempt_id=None)
+)

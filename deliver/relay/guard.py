@@ -53,14 +53,14 @@ class Guard:
         Raises ConfigurationError. Inside a trio run.
         """
         self._tls = settings.relay.tls
-        self._auth = settings.relay.auth
+        self.auth = settings.relay.auth
         self._clock = clock
         self._tell = tell
         self._certificates = Certificates(settings, clock) if self._tls.certificate else None
         self._login = login_service(settings, clock)
-        self.failures = failures or Failures()
-        self.failures.limit = self._auth.client_failures
-        self.failures.memory = float(self._auth.client_memory)
+        if failures is None:
+            failures = Failures(self.auth.client_failures, float(self.auth.client_memory))
+        self.failures = failures
         self._in_connection: WeakKeyDictionary[trio.abc.Stream, int] = WeakKeyDictionary()
 
     async def run(self) -> None:
@@ -120,12 +120,12 @@ class Guard:
         )  # fmt: skip
         self.failures.add(client.address, trio.current_time())
         await self._tell(self._event(client, mechanism, denied))
-        await trio.sleep(float(self._auth.failure_delay))
+        await trio.sleep(float(self.auth.failure_delay))
         so_far = 1
         if client.secured is not None:
             so_far += self._in_connection.get(client.secured.stream, 0)
             self._in_connection[client.secured.stream] = so_far
-        if so_far >= self._auth.max_failures or self.failures.too_many(client.address, trio.current_time()):
+        if so_far >= self.auth.max_failures or self.failures.too_many(client.address, trio.current_time()):
             return LoginRefused(TOO_OFTEN)
         return LoginRefused(WRONG)
 
@@ -155,6 +155,37 @@ class Guard:
         if why:
             say(log, logging.INFO, "client certificate without effect", client=client.address, why=why)
         return names
+
+
+class Post:
+    """Where one guard after the other stands: the settings may change."""
+
+    def __init__(self, settings: Settings, clock: Clock, tell: Tell) -> None:
+        """As a guard."""
+        self._clock = clock
+        self._tell = tell
+        self._changed = trio.Event()
+        self.guard = Guard(settings, clock, tell)
+
+    def relief(self, settings: Settings) -> Guard:
+        """A guard for other settings, to take its place by `relieve`. Raises ConfigurationError."""
+        return Guard(settings, self._clock, self._tell, self.guard.failures)
+
+    def relieve(self, guard: Guard) -> None:
+        """From now on this one; connections that are open keep theirs."""
+        self.guard = guard
+        guard.failures.limit = guard.auth.client_failures
+        guard.failures.memory = float(guard.auth.client_memory)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """What the guard of the moment needs, until cancelled."""
+        while True:
+            self._changed = trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.guard.run)
+                await self._changed.wait()
+                nursery.cancel_scope.cancel()
 
 
 class _Guarded:

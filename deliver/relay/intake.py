@@ -12,7 +12,8 @@ from deliver.message import Envelope, MessageId
 class Origin:
     """Where a message comes from; `received_at` in seconds since the epoch, `helo` as the client gave it.
 
-    `authenticated`: as whom it had logged in, or "". `proxy`: the load balancer's address, or "". `helo` is hostile: printable ASCII of at most 255 octets, nothing more is known of it.
+    `authenticated`: as whom it had logged in, or "". `proxy`: the load balancer's address, or "". `helo`
+    is hostile: printable ASCII of at most 255 octets, nothing more is known of it.
     """
 
     message_id: MessageId

@@ -1,7 +1,7 @@
 """How much one client may have of the relay: connections at a time, messages and recipients a minute. Pure.
 
 A client is an IPv4 address or the /64 of an IPv6 address, since its user has all of it. A rate is a bucket
-that holds one minute's worth and fills evenly. What is known of clients is bounded: the full buckets go first.
+that holds one minute's worth and fills evenly. What is known of clients is bounded: full buckets go first.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class ProxyFault(PeerError):
 class Proxied:
     """Whom the balancer speaks for: both ends of the connection that it has with the client.
 
-    `authority`: the host name that the client asked for, "" if not told. `tls`: it came to the balancer by TLS.
+    `authority`: the host name that the client asked for, "" if not told. `tls`: it came by TLS.
     """
 
     source: str

@@ -54,8 +54,9 @@ def protocol_name(*, lmtp: bool, extended: bool, utf8: bool, secured: bool, auth
     """What follows `with` (RFC 3848, RFC 6531 4.3): ESMTPSA, UTF8SMTPS, LMTPA …"""
     if not extended:
         return "SMTP"
-    base = "LMTP" if lmtp else "SMTP"
-    return f"{'UTF8' if utf8 else '' if lmtp else 'E'}{base}{'S' if secured else ''}{'A' if authenticated else ''}"
+    plain = "LMTP" if lmtp else "ESMTP"
+    name = f"UTF8{plain.removeprefix('E')}" if utf8 else plain
+    return name + "S" * secured + "A" * authenticated
 
 
 class HopCounter:

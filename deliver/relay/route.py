@@ -7,6 +7,7 @@
     via = "smarthost"               ViaSmarthost(hosts, mx, port)
     via = "reject"                  Reject(why)
 
+A route with `senders` is for their mail only. The first two kinds may have a `fallback`.
 An address literal is a domain like any other here; the lookup turns it into its address (RFC 5321 4.1.3).
 A smarthost that cannot be read is a ConfigurationError: a typing error never makes mail fall back to MX.
 """
@@ -20,17 +21,24 @@ from fnmatch import fnmatchcase
 
 from deliver.endpoint import is_address, split
 from deliver.errors import ConfigurationError, UsageError
+from deliver.level import Level
 from deliver.message import domain_name
 from deliver.pattern import matches
 from deliver.report.trace import Finding, Stage, Verdict
+from deliver.settings import FallbackOn
 from deliver.settings import Route as RouteSettings
 
 
 @dataclass(frozen=True, slots=True)
 class ViaMx:
-    """The hosts that DNS names for `domain`. `matched` is the pattern that decided, None without one."""
+    """The hosts that DNS names for `domain`. `matched` is the pattern that decided, None without one.
+
+    `level` counts in place of `tls.level`.
+    """
 
     domain: str
+    level: Level | None = None
+    fallback: Fallback | None = None
     matched: str | None = field(default=None, compare=False)
 
 
@@ -59,7 +67,21 @@ class ViaSmarthost:
     mx: str | None = None
     port: int | None = None
     login: Login | None = None
+    level: Level | None = None
+    fallback: Fallback | None = None
     matched: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """The hosts of last resort, without the login of the others; see `deliver.fallback` for `on`.
+
+    `after`: so many attempts go without them.
+    """
+
+    to: ViaSmarthost
+    on: tuple[FallbackOn, ...]
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +117,24 @@ def _from_one_of(patterns: Iterable[str], sender: str | None) -> bool:
 
 
 def _route(chosen: RouteSettings, domain: str, matched: str) -> Route:
-    if chosen.via == "mx":
-        return ViaMx(domain, matched)
     if chosen.via == "reject":
         return Reject(chosen.reason, matched)
+    level, fallback = chosen.level, _fallback(chosen, matched)
+    if chosen.via == "mx":
+        return ViaMx(domain, level, fallback, matched)
     hosts = tuple(endpoint(text) for text in chosen.hosts)
     if not hosts and not chosen.mx:
         raise _unusable(f"the smarthost route for {matched}", "it names neither hosts nor mx")
     mx = _name(chosen.mx) if chosen.mx else None
-    return ViaSmarthost(hosts, mx, chosen.port, _login(chosen), matched)
+    return ViaSmarthost(hosts, mx, chosen.port, _login(chosen), level, fallback, matched)
+
+
+def _fallback(chosen: RouteSettings, matched: str) -> Fallback | None:
+    if not chosen.fallback:
+        return None
+    hosts = tuple(endpoint(text) for text in chosen.fallback)
+    to = ViaSmarthost(hosts, None, chosen.port, None, chosen.level, None, matched)
+    return Fallback(to, chosen.fallback_on, chosen.fallback_after)
 
 
 def login_of(route: Route) -> Login | None:

@@ -1,4 +1,4 @@
-"""What a submission server adds to a message: Date and Message-ID where they are missing (RFC 6409 8). Pure."""
+"""What a submission server adds to a message: a missing Date and Message-ID (RFC 6409 8). Pure."""
 
 from __future__ import annotations
 

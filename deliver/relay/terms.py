@@ -1,10 +1,10 @@
 """What holds for the clients of one listening address, from the settings: pure.
 
-    key                 smtp                    submission
-    ------------------  ----------------------  --------------------------------------------
-    networks            relay.networks          none: who logged in, or has a certificate
-    require_auth        no                      yes, unless networks are given
-    Date, Message-ID    as they come            added where they are missing (RFC 6409 8)
+key                 smtp                    submission
+------------------  ----------------------  --------------------------------------------
+networks            relay.networks          none: who logged in, or has a certificate
+require_auth        no                      yes, unless networks are given
+Date, Message-ID    as they come            added where they are missing (RFC 6409 8)
 """
 
 from __future__ import annotations

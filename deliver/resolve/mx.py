@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from random import Random
 
+from deliver.level import Level
 from deliver.resolve.tlsa import TlsaStatus
 
 
@@ -29,6 +30,7 @@ class MxPlan:
     `implicit`: there is no MX record, the domain itself is the host.
     `next_hop_names`: names that a DANE-TA certificate may carry besides the TLSA base domain
     (RFC 7672 3.2.2), the domain first and the end of its CNAME chain after it.
+    `level`: what the route says in place of `tls.level`.
     """
 
     domain: str
@@ -36,6 +38,7 @@ class MxPlan:
     secure: bool
     implicit: bool = False
     next_hop_names: tuple[str, ...] = ()
+    level: Level | None = None
 
 
 @dataclass(frozen=True, slots=True)

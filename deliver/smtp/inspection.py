@@ -1,12 +1,12 @@
 """Whether incoming content may be taken (RFC 5321 2.3.8, 4.5.3.1.6), however it was framed on its way.
 
-    defect      why
-    ----------  ----------------------------------------------------------------------------------
-    BARE        a CR or LF that is not part of a CRLF: servers disagree on what it means
-    NUL         RFC 5322 4 forbids to generate it, and some servers cut the line there
-    LONG_LINE   more than 998 octets before the CRLF: RFC 5321 4.5.3.1.6 lets the next server refuse it
-    TOO_LARGE   over the limit announced with SIZE (RFC 1870 6.3)
-    ENDLESS     so far over that limit that reading on serves nobody
+defect      why
+----------  ----------------------------------------------------------------------------------
+BARE        a CR or LF that is not part of a CRLF: servers disagree on what it means
+NUL         RFC 5322 4 forbids to generate it, and some servers cut the line there
+LONG_LINE   more than 998 octets before the CRLF: RFC 5321 4.5.3.1.6 lets the next server refuse it
+TOO_LARGE   over the limit announced with SIZE (RFC 1870 6.3)
+ENDLESS     so far over that limit that reading on serves nobody
 """
 
 from __future__ import annotations

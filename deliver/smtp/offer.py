@@ -1,19 +1,19 @@
 """What a server offers its clients with EHLO, what it demands of them, and their limits. Pure.
 
-    keyword               RFC                        parameters
-    --------------------  -------------------------  ------------------
-    PIPELINING            2920
-    SIZE                  1870                       MAIL SIZE
-    8BITMIME              6152                       MAIL BODY
-    ENHANCEDSTATUSCODES   2034
-    DSN                   3461                       MAIL RET ENVID, RCPT NOTIFY ORCPT
-    SMTPUTF8              6531                       MAIL SMTPUTF8
-    CHUNKING              3030
-    LIMITS                9422
-    PRDR                  draft-hall-prdr-00         MAIL PRDR
-    PIPECONNECT           draft-harris-early-pipe
-    STARTTLS              3207
-    AUTH                  4954                       MAIL AUTH
+keyword               RFC                        parameters
+--------------------  -------------------------  ------------------
+PIPELINING            2920
+SIZE                  1870                       MAIL SIZE
+8BITMIME              6152                       MAIL BODY
+ENHANCEDSTATUSCODES   2034
+DSN                   3461                       MAIL RET ENVID, RCPT NOTIFY ORCPT
+SMTPUTF8              6531                       MAIL SMTPUTF8
+CHUNKING              3030
+LIMITS                9422
+PRDR                  draft-hall-prdr-00         MAIL PRDR
+PIPECONNECT           draft-harris-early-pipe
+STARTTLS              3207
+AUTH                  4954                       MAIL AUTH
 """
 
 from __future__ import annotations
@@ -92,5 +92,11 @@ class Offer:
             "STARTTLS": self.starttls and not secured,
             f"AUTH {' '.join(self.mechanisms)}": self.may_auth(secured=secured),
         }
-        always = ("PIPELINING", size, "8BITMIME", "ENHANCEDSTATUSCODES", f"LIMITS RCPTMAX={limits.recipients}")
+        always = (
+            "PIPELINING",
+            size,
+            "8BITMIME",
+            "ENHANCEDSTATUSCODES",
+            f"LIMITS RCPTMAX={limits.recipients}",
+        )
         return (*always, *(keyword for keyword, offered in optional.items() if offered))

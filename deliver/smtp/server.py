@@ -199,9 +199,9 @@ class ServerMachine:
         self._send(Reply(235, ("2.7.0 Logged in",)))
 
     def tls_started(self, offer: Offer | None = None) -> None:
-        """TLS is there: nothing that was said before counts any more (RFC 3207 4.2), the offer may be another.
+        """TLS is there: nothing that was said before counts any more (RFC 3207 4.2).
 
-        Also at once after the beginning, where TLS comes before the greeting.
+        The offer may be another. Also at once after the beginning, where TLS comes before the greeting.
         """
         assert not self._buffer, "octets from outside TLS"
         assert self.state in (State.HANDSHAKE, State.FRESH), "not now"

@@ -1,12 +1,16 @@
 """The states of the SMTP server machine, and which command leads where.
 
-    state       EHLO HELO   STARTTLS   AUTH   MAIL      RCPT        DATA     BDAT     RSET     NOOP VRFY HELP   QUIT
-    ----------  ----------  ---------  -----  --------  ----------  -------  -------  -------  ---------------  ------
-    FRESH       READY       HANDSHAKE  503    503       503         503      503      FRESH    FRESH            CLOSED
-    READY       READY       HANDSHAKE  READY  SENDER    503         503      503      READY    READY            CLOSED
-    SENDER      READY       503        503    503       RECIPIENTS  554      554      READY    SENDER           CLOSED
-    RECIPIENTS  READY       503        503    503       RECIPIENTS  CONTENT  CONTENT  READY    RECIPIENTS       CLOSED
-    CHUNKS      READY       503        503    503       503         503      CONTENT  READY    CHUNKS           CLOSED
+    state       STARTTLS   AUTH   MAIL    RCPT        DATA     BDAT     RSET
+    ----------  ---------  -----  ------  ----------  -------  -------  -----
+    FRESH       HANDSHAKE  503    503     503         503      503      FRESH
+    READY       HANDSHAKE  READY  SENDER  503         503      503      READY
+    SENDER      503        503    503     RECIPIENTS  554      554      READY
+    RECIPIENTS  503        503    503     RECIPIENTS  CONTENT  CONTENT  READY
+    CHUNKS      503        503    503     503         503      CONTENT  READY
+
+In these states EHLO and HELO lead to READY, QUIT to CLOSED; NOOP, VRFY and HELP lead nowhere. In the others
+no commands are read:
+
     CONTENT     everything is content, up to CRLF.CRLF or the end of the chunk; then READY, or CHUNKS
     EXCHANGE    everything is a response to our challenge (RFC 4954 4), until it was judged; then READY
     HANDSHAKE   nothing is read until TLS is there; then FRESH

@@ -1,7 +1,7 @@
 """The content of an incoming message: where it ends (RFC 5321 4.5.2, RFC 3030 2).
 
-After DATA only CRLF.CRLF ends the content, and only octets before it are content: a dot between bare line feeds
-or carriage returns ends nothing, so no second message can be smuggled past us or on to our peers
+After DATA only CRLF.CRLF ends the content, and only octets before it are content: a dot between bare line
+feeds or carriage returns ends nothing, so no second message can be smuggled past us or on to our peers
 (CVE-2023-51764, -51765, -51766). After BDAT the client counts the octets. Content that holds a defect, see
 `deliver.smtp.inspection`, is read to its end and then refused.
 

@@ -55,6 +55,11 @@ class SpoolDoor:
         self.aside = 0
         self.waiting: dict[tuple[Path, str], str] = {}
 
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Where it looks."""
+        return tuple(each.path for each in self._directories)
+
     def stop(self) -> None:
         """Take nothing more; what is being taken will be."""
         self._stopped.set()
@@ -65,7 +70,7 @@ class SpoolDoor:
         if not self._directories:
             return
         for directory in self._directories:
-            say(log, logging.INFO, "taking messages from", directory=directory.path)
+            say(log, logging.INFO, "taking messages from", on=directory.path)
         while not self._stopped.is_set():
             taken = await self.look()
             if self._once and not taken:

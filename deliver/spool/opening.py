@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from deliver.message import MessageId
 from deliver.net.clock import Clock
@@ -22,8 +22,12 @@ def open_spool(
     hostname: str,
     *,
     once: bool = False,
+    part: int = 0,
 ) -> SpoolDoor:
-    """The door of `spool.directories` in the process that owns the shard."""
+    """The door of `spool.directories` in the process that owns the shard; of several only the first has one.
+
+    What was taken is on record in one shard: another one's owner could take it again.
+    """
     intake = Intake(
         sql=shard.sql,
         writer=lambda message_id: shard.writer(
@@ -39,14 +43,15 @@ def open_spool(
         hostname=hostname,
         max_size=settings.relay.max_message_size,
         max_hops=settings.relay.max_hops,
+        skip_domains=settings.spool.skip_domains,
     )
-    return door(settings, intake, once=once)
+    return door(settings, intake, once=once, directories=settings.spool.directories if part == 0 else ())
 
 
-def door(settings: Settings, intake: Intake, *, once: bool) -> SpoolDoor:
-    """The door with an intake of the caller's."""
+def door(settings: Settings, intake: Intake, *, once: bool, directories: Sequence[str]) -> SpoolDoor:
+    """The door to these directories with an intake of the caller's."""
     return SpoolDoor(
-        [settings.path(each) for each in settings.spool.directories],
+        [settings.path(each) for each in directories],
         intake,
         interval=settings.spool.interval,
         remember=settings.send.remember,

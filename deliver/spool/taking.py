@@ -29,6 +29,7 @@ from deliver.dsn import Notify, OriginalRecipient, Ret, from_xtext, parse_orcpt
 from deliver.errors import MessageError, UsageError
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import Clock
+from deliver.pattern import any_matches
 from deliver.queue import changes, store
 from deliver.queue.content import StoredContent, Writer
 from deliver.queue.intake import accept_event
@@ -91,6 +92,7 @@ class Intake:
     hostname: str
     max_size: int
     max_hops: int
+    skip_domains: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ async def take(directory: SpoolDirectory, spool_id: str, intake: Intake) -> Taki
 
 
 async def _take(directory: SpoolDirectory, pair: Pair, intake: Intake, now: float) -> Taking:
-    groups = envelopes(pair.header, intake.max_hops)
+    groups = envelopes(pair.header, intake.max_hops, intake.skip_domains)
     found = await trio.to_thread.run_sync(examine, pair, now)
     if found.size > intake.max_size:
         raise Unusable(f"it has more than {intake.max_size} octets (relay.max_message_size)")
@@ -161,8 +163,10 @@ async def _take(directory: SpoolDirectory, pair: Pair, intake: Intake, now: floa
     )
 
 
-def envelopes(header: SpoolHeader, max_hops: int) -> list[tuple[Mailbox | None, tuple[SpoolRecipient, ...]]]:
-    """Senders with their recipients; nobody waits: none. Raises Unusable."""
+def envelopes(
+    header: SpoolHeader, max_hops: int, skip_domains: tuple[str, ...] = ()
+) -> list[tuple[Mailbox | None, tuple[SpoolRecipient, ...]]]:
+    """Senders with their recipients; none if nobody waits for us. Raises Unusable."""
     if "N" in header.variables:
         raise Unusable("it was submitted with -N: it is not meant to be delivered")
     if "frozen" in header.variables:
@@ -173,7 +177,8 @@ def envelopes(header: SpoolHeader, max_hops: int) -> list[tuple[Mailbox | None, 
         raise Unusable(f"it has more than {max_hops} Received headers: mail is looping")
     groups: dict[str, list[SpoolRecipient]] = {}
     for one in header.waiting:
-        _mailbox(one.address, "the recipient")
+        if any_matches(skip_domains, _mailbox(one.address, "the recipient").domain):
+            continue
         groups.setdefault(one.errors_to or header.sender, []).append(one)
     return [
         (_mailbox(sender, "the sender") if sender else None, tuple(members))

@@ -17,6 +17,11 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+_WHOLE = re.compile(
+    r"""(?: "(?:[^"\\]|\\.)*" | [^@"\[\]]+ ) (?: @ (?: \[[^\]]*\] | [^@"\[\]]+ ) )? \Z""",
+    re.VERBOSE | re.DOTALL,
+)
+
 
 class BadAddress(Exception):
     """A list that cannot be read; the text shows where."""
@@ -96,9 +101,7 @@ def _address(part: list[tuple[str, str]]) -> str:
     address = "".join(text for _, text in words)
     if any(_touch(words[at], words[at + 1]) for at in range(len(words) - 1)):
         raise BadAddress(f"no comma or brackets in {' '.join(text for _, text in words)[:80]!r}")
-    if words and not re.fullmatch(
-        r'(?:"(?:[^"\\]|\\.)*"|[^@"\[\]]+)(?:@(?:\[[^\]]*\]|[^@"\[\]]+))?', address, re.DOTALL
-    ):
+    if words and not _WHOLE.match(address):
         raise BadAddress(f"{address[:80]!r} is no address")
     return address
 

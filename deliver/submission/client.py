@@ -1,11 +1,12 @@
 """The relay's SMTP for one message: every recipient is taken, or nothing is sent. The standard library only.
 
-A program that gets an exit status other than 0 may try again without anybody having got a copy; except where the
-relay went away between the end of the text and its answer, which no client can know.
+A program that gets an exit status other than 0 may try again without anybody having got a copy; except where
+the relay went away between the end of the text and its answer, which no client can know.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 from typing import NamedTuple
@@ -77,10 +78,8 @@ class _Dialogue:
         self._command("DATA", 3)
         self._connection.sendall(_stuffed(message.content) + b".\r\n")
         said = self._expect(2, "text", EX_DATAERR)
-        try:
+        with contextlib.suppress(OSError):  # the message is the relay's
             self._connection.sendall(b"QUIT\r\n")
-        except OSError:
-            pass  # the message is the relay's
         return said
 
     def _hello(self, helo: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ exit status   meaning
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -22,6 +23,8 @@ from deliver.submission import local
 from deliver.submission.options import BadOption, Options, parse
 
 if TYPE_CHECKING:
+    from socket import socket as Socket  # noqa: N812  # loaded only for -bs
+
     from deliver.submission.client import Message
     from deliver.submission.local import Local
 
@@ -31,10 +34,16 @@ NAMES = ("sendmail", "mailq", "newaliases")
 # Delivers a message in this process and returns the exit status.
 Direct = Callable[["Message"], int]
 
-_ADDRESS = re.compile(r'(?:"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"|[^\x00-\x20\x7f"<>()\[\]\\,;:@]+)@[^\x00-\x20\x7f"<>(),;@\\]+\Z')
+_ADDRESS = re.compile(
+    r"""(?:"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*" | [^\x00-\x20\x7f"<>()\[\]\\,;:@]+)
+    @[^\x00-\x20\x7f"<>(),;@\\]+\Z""",
+    re.VERBOSE,
+)
 
 
-def run(words: list[str], config: str | None = None, known: Local | None = None, direct: Direct | None = None) -> int | None:
+def run(
+    words: list[str], config: str | None = None, known: Local | None = None, direct: Direct | None = None
+) -> int | None:
     """Do what the words after the program's name ask for; the exit status.
 
     None: this takes the whole program, `outrider queue list` or a delivery without the relay, and nothing was
@@ -124,35 +133,24 @@ def _speak_smtp(here: Local) -> int:
     except Refused as error:
         _write(f"421 4.3.0 {error}\r\n".encode())
         return EX_TEMPFAIL
+    import threading
+
     with connection:
-        return _pump(connection.fileno())
+        connection.settimeout(None)
+        # a thread, since standard input may be a file, which cannot be waited for
+        threading.Thread(target=_forward_input, args=(connection,), daemon=True).start()
+        while data := connection.recv(65536):
+            _write(data)
+    return 0
 
 
-def _pump(relay: int) -> int:
-    import selectors
+def _forward_input(connection: Socket) -> None:
     import socket
 
-    with selectors.DefaultSelector() as selector, socket.socket(fileno=os.dup(relay)) as there:
-        there.settimeout(None)
-        watched = {there.fileno()}
-        selector.register(there, selectors.EVENT_READ)
-        try:
-            selector.register(0, selectors.EVENT_READ)
-            watched.add(0)
-        except PermissionError:  # a regular file, which is always ready
-            _copy_file(there)
-        while True:
-            for key, _ in selector.select():
-                data = os.read(key.fd, 65536)
-                if key.fd != 0:
-                    if not data:
-                        return 0
-                    _write(data)
-                elif data:
-                    there.sendall(data)
-                else:
-                    selector.unregister(0)
-                    there.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(OSError):  # the relay has gone: the other direction says so
+        while data := os.read(0, 65536):
+            connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
 
 
 def _user() -> str:

@@ -1,11 +1,11 @@
 """The text of a message as a program hands it over, made fit to be sent. Pure.
 
-    line ends            CRLF
-    `From ` line         of a mailbox file, first: left out
-    Date, Message-ID,    added if they are missing; Resent- ones instead if the message is resent
-    From
-    Bcc, Resent-Bcc      left out with -t
-    the empty line       added where the text begins without one
+line ends            CRLF
+`From ` line         of a mailbox file, first: left out
+Date, Message-ID,    added if they are missing; Resent- ones instead if the message is resent
+From
+Bcc, Resent-Bcc      left out with -t
+the empty line       added where the text begins without one
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the relay is and who we are, from the settings file: only what is needed, without reading all of it."""
+"""Where the relay is and who we are: what is needed of the settings file, the rest unread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class BadSettings(Exception):
 
 
 class Local(NamedTuple):
-    """`relay` is a host and a port; `domain` completes addresses without one; `direct`: deliver here and now."""
+    """`relay`: host and port; `domain` completes addresses without one; `direct`: deliver here and now."""
 
     relay: tuple[str, int]
     helo: str

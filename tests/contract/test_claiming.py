@@ -163,11 +163,11 @@ def test_a_claim_carries_the_wait_before(conn):
     assert rows(conn)[0].waited == 240.0
 
 
-def test_a_claim_says_which_address_failed_but_not_which_answered(conn):
+def test_a_claim_says_which_server_failed_but_not_which_answered(conn):
     there = Contact("mx.example.org", "192.0.2.7", 25)
     accept(conn, "m1")
     settle(conn, claim(conn)[0], Deferred("lost", Blame.HOST, Phase.DATA, contact=there))
-    assert claim(conn, NOW + 60)[0].tried == "192.0.2.7"
+    assert claim(conn, NOW + 60)[0].tried == Place("mx.example.org", "192.0.2.7")
     greylisted = Deferred("grey", Blame.RECIPIENT, Phase.RCPT, Reply(450, ("later",)), contact=there)
     accept(conn, "m2", "x@other.example")
     settle(conn, claim(conn, NOW + 1)[0], greylisted)

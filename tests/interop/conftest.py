@@ -1,4 +1,4 @@
-"""Real servers as fixtures: `exim`, `postfix`, `nsd`, `unbound`, `postgres` and `mariadb` are factories.
+"""Real servers as fixtures: `exim`, `postfix`, `dovecot`, `nsd`, `unbound`, `postgres` and `mariadb` are factories.
 
 Each takes the fields of its configuration (EximConfig and so on, in peers/) as keywords and returns a running server, which
 is started at the first request and shared by all who ask for the same configuration. A test that wants a server to itself
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.interop.peers import dovecot as dovecot_server
 from tests.interop.peers import exim as exim_server
 from tests.interop.peers import mariadb as mariadb_server
 from tests.interop.peers import nsd as nsd_server
@@ -23,6 +24,7 @@ from tests.interop.peers import postfix as postfix_server
 from tests.interop.peers import postgres as postgres_server
 from tests.interop.peers import unbound as unbound_server
 from tests.interop.peers.database import Database
+from tests.interop.peers.dovecot import Dovecot, DovecotConfig
 from tests.interop.peers.exim import Exim, EximConfig
 from tests.interop.peers.factory import Factory
 from tests.interop.peers.mariadb import MariadbConfig
@@ -59,6 +61,13 @@ def exim(programs: Programs, scratch: Path) -> Iterator[Factory[EximConfig, Exim
 def postfix(programs: Programs, scratch: Path) -> Iterator[Factory[PostfixConfig, Postfix]]:
     """`postfix(certificate=..., key=..., ...)`: a running Postfix, see PostfixConfig."""
     with closing(Factory(programs, scratch, PostfixConfig, postfix_server.start)) as factory:
+        yield factory
+
+
+@pytest.fixture(scope="session")
+def dovecot(programs: Programs, scratch: Path) -> Iterator[Factory[DovecotConfig, Dovecot]]:
+    """`dovecot(entries=("name:{SCHEME}value", ...))`: a running authentication service, see DovecotConfig."""
+    with closing(Factory(programs, scratch, DovecotConfig, dovecot_server.start)) as factory:
         yield factory
 
 

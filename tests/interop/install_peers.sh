@@ -37,6 +37,9 @@ want postfix /usr/lib/postfix/sbin/master
 want nsd /usr/sbin/nsd
 want unbound /usr/sbin/unbound
 want openssl /usr/bin/openssl
+want dovecot-core /usr/sbin/dovecot
+want haproxy /usr/sbin/haproxy
+want swaks /usr/bin/swaks
 want mariadb-server-core /usr/sbin/mariadbd
 postgresql=$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null | tail -n 1)
 [ -n "$postgresql" ] || want "$(apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: \(postgresql-[0-9]*\)$/\1/p' | head -n 1)" /nonexistent

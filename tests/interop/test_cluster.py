@@ -5,6 +5,8 @@ A message arrives twice only where an attempt was in doubt.
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
 import smtplib
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import sqlalchemy
@@ -48,6 +51,21 @@ class Node(Quiet):
             "delivery.deadline=3s",
             "queue.delay_warning=[]",
         ]
+
+    def start(self) -> None:
+        """Start it and wait until it takes mail: the queue is open only behind the listening socket."""
+        super().start()
+        with smtplib.SMTP("127.0.0.1", self.port, "client.test", timeout=START):
+            pass
+
+    def document(self, *verb: str) -> Any:
+        """The one JSON document that a verb prints."""
+        return json.loads(self.tool(*verb, "--json", check=False).stdout)
+
+    def tool(self, *verb: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+        """Run a verb with this node's settings, to its end."""
+        command = self._command(*verb)
+        return subprocess.run(command, capture_output=True, timeout=2 * START, check=check, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +175,9 @@ def waiting(database: sqlalchemy.Engine) -> list[tuple[object, ...]]:
     """What is not over yet: messages, and what they still have."""
     with database.connect() as conn:
         rows = conn.execute(
-            text("SELECT message_id, local_part, domain, state, next_attempt FROM recipient WHERE state IN ('queued', 'leased')")
+            text(
+                "SELECT message_id, local_part, domain, state, next_attempt FROM recipient WHERE state IN ('queued', 'leased')"
+            )
         )
         found = [tuple(row) for row in rows]
         rows = conn.execute(text("SELECT id FROM message WHERE completed_at IS NULL OR content IS NOT NULL"))
@@ -231,3 +251,92 @@ def test_the_database_is_killed_under_load_and_nothing_is_lost(
     check(live, database, ours.accepted | theirs.accepted)
     for node in nodes:
         assert node.end(signal.SIGTERM) == 0, node.said()
+
+
+def test_a_large_message_goes_through_the_database_unchanged_and_leaves_nothing(
+    live: LiveInternet, nodes: tuple[Node, Node], database: sqlalchemy.Engine
+) -> None:
+    first, second = nodes
+    first.start()
+    content = b"Subject: large\r\n\r\n" + Random(1).randbytes(700_000).hex().encode()
+    content = b"\r\n".join(content[start : start + 900] for start in range(0, len(content), 900)) + b"\r\n"
+    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": "451 4.3.0 later"}))
+    with smtplib.SMTP("127.0.0.1", first.port, "client.test", timeout=START) as client:
+        assert client.sendmail("me@sender.test", ["a@plain.test"], content) == {}
+    with database.connect() as conn:
+        assert conn.execute(
+            text("SELECT max(octet_length(data)), count(*) > 4 FROM content_chunk")
+        ).one() == (
+            256 * 1024,
+            True,
+        )
+        assert conn.execute(text("SELECT content, spool_name FROM message")).one() == (None, None)
+    assert first.end(signal.SIGTERM) == 0, first.said()
+    (exported,) = second.ask("queue", "export", "--recipient", "a@plain.test")
+    assert base64.b64decode(exported["content"]).endswith(content[20:])
+    behave(live, "mx.plain.test", Behaviour())
+    second.start()
+    live.wait_for_messages(1, START)
+    assert live.world.messages[0].content.endswith(content[20:])
+    check(live, database, set())
+    with database.connect() as conn:
+        assert conn.execute(text("SELECT count(*) FROM content_chunk")).scalar_one() == 0
+    assert second.end(signal.SIGTERM) == 0, second.said()
+
+
+def test_the_tools_work_on_the_shared_queue(
+    live: LiveInternet, nodes: tuple[Node, Node], database: sqlalchemy.Engine
+) -> None:
+    first, second = nodes
+    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": "451 4.3.0 later"}))
+    for node in nodes:
+        node.options.append('queue.retry=["1h"]')
+    first.start()
+    first.submit("a@plain.test")
+    first.submit("b@plain.test")
+    deadline = time.monotonic() + START
+    while {row["attempts"] for row in second.ask("queue", "list")} != {1} and time.monotonic() < deadline:
+        time.sleep(0.1)
+    rows = second.ask("queue", "list")
+    assert sorted(row["recipient"] for row in rows) == ["a@plain.test", "b@plain.test"]
+    held = next(row["id"] for row in rows if row["recipient"] == "a@plain.test")
+    assert second.document("queue", "hold", held)["changed"] == 1
+    assert second.document("queue", "show", held)["recipients"][0]["state"] == "held"
+    (by_state,) = [row for row in second.ask("queue", "summary", "--by", "state") if row["name"] == "held"]
+    assert by_state["total"] == 1
+    behave(live, "mx.plain.test", Behaviour())
+    assert second.document("queue", "retry", "--all", "--yes")["held"] == 1
+    live.wait_for_messages(1, START)
+    assert second.document("queue", "release", held)["changed"] == 1
+    live.wait_for_messages(2, START)
+    second.tool("queue", "freeze", "domain", "plain.test", "--reason", "test")
+    first.submit("c@plain.test")
+    assert second.ask("queue", "freeze", "list")[0]["pattern"] == "plain.test"
+    second.tool("queue", "thaw", "1")
+    live.wait_for_messages(3, START)
+    assert second.ask("events", "dead") == []
+    assert first.end(signal.SIGTERM) == 0, first.said()
+
+
+def test_two_processes_are_not_one_node(nodes: tuple[Node, Node], database: sqlalchemy.Engine) -> None:
+    first, second = nodes
+    first.start()
+    second.options.append("queue.node=node-a")
+    ran = second.tool("relay", check=False)
+    assert ran.returncode == 75
+    assert "being node node-a: another process is that node" in ran.stderr.decode()
+    assert first.end(signal.SIGTERM) == 0, first.said()
+
+
+def test_mail_that_waits_in_sqlite_is_not_forgotten(live: LiveInternet, nodes: tuple[Node, Node]) -> None:
+    first, _ = nodes
+    shared = first.options
+    first.options = [each for each in shared if not each.startswith("queue.url")]
+    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": "451 4.3.0 later"}))
+    first.start()
+    first.submit("a@plain.test")
+    assert first.end(signal.SIGTERM) == 0, first.said()
+    first.options = shared
+    ran = first.tool("relay", check=False)
+    assert ran.returncode == 75
+    assert "1 messages still wait" in ran.stderr.decode()

@@ -24,6 +24,7 @@ WITHOUT = {word: tuple(one for one in EARLY if one != word) for word in ("CHUNKI
 BDAT = type(SMTP)(
     **{**{name: getattr(SMTP, name) for name in SMTP.__struct_fields__}, "early_bdat_clear": True}
 )
+FAST = type(SMTP)(**{**{name: getattr(SMTP, name) for name in SMTP.__struct_fields__}, "tcp_fast_open": True})
 
 # What the servers are like on the first connection that is disturbed; the second is as it was remembered.
 SERVERS: dict[str, Script] = {
@@ -92,6 +93,20 @@ def test_cut_inside_tls(name: str) -> None:
         check(run(SMALL, *scripts, out=at), SMALL, SECURE)
     for at in places(first.received, 40, 61):
         check(run(SMALL, *scripts, into=at), SMALL, SECURE)
+
+
+@pytest.mark.parametrize("name", ["as remembered", "another", "refusing"])
+def test_cut_where_the_first_commands_left_with_the_syn(name: str) -> None:
+    scripts = (SERVERS[name], script())
+    whole = run(SMALL, *scripts, smtp=FAST)
+    check(whole, SMALL, SECURE)
+    first = whole.streams[0]
+    for at in {*range(1, 40), *places(first.sent, 5, 97)}:
+        check(run(SMALL, *scripts, smtp=FAST, out=at), SMALL, SECURE)
+    for at in {*range(40), *places(first.received, 5, 97)}:
+        check(run(SMALL, *scripts, smtp=FAST, into=at), SMALL, SECURE)
+    for step in range(1, whole.steps + 1, 3):
+        check(run(SMALL, *scripts, smtp=FAST, cancel=step), SMALL, SECURE)
 
 
 @pytest.mark.parametrize("policy", [SECURE, CLEAR], ids=["tls", "clear"])

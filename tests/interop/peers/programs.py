@@ -20,6 +20,9 @@ PROGRAMS: Mapping[str, str] = {
     "postfix": "usr/lib/postfix/sbin/master",
     "nsd": "usr/sbin/nsd",
     "unbound": "usr/sbin/unbound",
+    "dovecot": "usr/sbin/dovecot",
+    "haproxy": "usr/sbin/haproxy",
+    "swaks": "usr/bin/swaks",
     "mariadb": "usr/sbin/mariadbd",
     "postgres": "usr/lib/postgresql/*/bin/postgres",
 }

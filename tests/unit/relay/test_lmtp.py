@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from deliver.errors import Blame
 from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome
 from deliver.relay.lmtp import is_callers_own, reply_to
+from deliver.smtp.answer import MAX_REPLY_TEXT, encode
 from deliver.smtp.reply import EnhancedCode, Reply
-from deliver.smtp.server import MAX_REPLY_TEXT, encode
 
 CONTACT = Contact("mx.example.org", "192.0.2.1", 25)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +19,12 @@ from deliver.net.clock import WallClock
 from deliver.queue import schema
 from deliver.queue.content import ContentWriter
 from deliver.relay.identity import MessageIds
+from deliver.settings import Settings, Spool
 from deliver.spool import directory as spool_directory
 from deliver.spool import ledger
 from deliver.spool.directory import OVERDUE, SET_ASIDE, SpoolDirectory
 from deliver.spool.door import SpoolDoor
+from deliver.spool.opening import open_spool
 from deliver.spool.taking import Aside, Intake, Later, Taken, client_of, take
 from deliver.sqlrun import InlineRunner
 from events import outbox
@@ -140,6 +144,13 @@ async def test_only_who_has_not_got_it_gets_it(spool: SpoolDirectory, intake: In
     put(spool.path, NEW_ID, header=header_file(NEW_ID, tree=tree))
     assert await take(spool, NEW_ID, intake) == Taken((), 0)
     assert list(spool.path.iterdir()) == []
+
+
+async def test_recipients_that_are_exims_own_are_left_out(spool: SpoolDirectory, intake: Intake) -> None:
+    put(spool.path, header=header_file(recipients=("a@plain.test", "b@Local.test", "c@sub.local.test")))
+    ours = replace(intake, skip_domains=("local.test", "*.local.test"))
+    assert isinstance(await take(spool, OLD_ID, ours), Taken)
+    assert await queued(intake) == ["a@plain.test"]
 
 
 async def test_a_pair_that_could_not_be_removed_is_not_queued_twice(
@@ -310,3 +321,16 @@ async def test_the_ledger_forgets_what_was_taken_long_ago(spool: SpoolDirectory,
 )
 def test_the_clients_address_in_every_form(text: str, address: str) -> None:
     assert client_of(text) == address
+
+
+def test_of_several_processes_on_one_queue_only_the_first_looks_into_directories(tmp_path: Path) -> None:
+    settings = Settings(state_dir=str(tmp_path), spool=Spool(directories=("in",)))
+    queue: Any = SimpleNamespace(
+        inline_limit=1, check_space=None, append=outbox.append, accepted=lambda: None
+    )
+    shard: Any = SimpleNamespace(sql=None, writer=None)
+    new_id = MessageIds(WallClock().now, Random(1))
+    doors = [
+        open_spool(settings, queue, shard, new_id, WallClock(), "relay.test", part=part) for part in (0, 1)
+    ]
+    assert [each.directories for each in doors] == [(tmp_path / "in",), ()]

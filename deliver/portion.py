@@ -1,0 +1,69 @@
+"""What one of several worker processes gets of the settings. Pure.
+
+What counts at a time or in memory is divided, so that the settings mean the whole service; limits towards
+sites are shared out by `deliver.queue.share`. The doors that cannot be shared are worker 0's: LMTP, the
+hand-over from `outrider send`, spool directories.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from deliver.quantity import Duration, Size
+from deliver.settings import Queue, Settings
+
+
+def portion(settings: Settings, worker: int, workers: int) -> Settings:
+    """The settings of worker number `worker` of so many."""
+
+    def part(amount: int) -> int:
+        return max(1, -(-amount // workers))
+
+    changed: dict[str, Any] = {
+        "queue": replace(
+            settings.queue,
+            workers=part(settings.queue.workers),
+            slow_workers=part(settings.queue.slow_workers),
+            connections=part(settings.queue.connections),
+        ),
+        "relay": replace(settings.relay, max_connections=part(settings.relay.max_connections)),
+        "pool": replace(settings.pool, max_sessions=part(settings.pool.max_sessions)),
+        "events": replace(settings.events, backlog=part(settings.events.backlog)),
+    }
+    if settings.bounce.per_sender:
+        changed["bounce"] = replace(settings.bounce, per_sender=part(settings.bounce.per_sender))
+    if worker:
+        changed["lmtp"] = replace(settings.lmtp, listen=())
+        changed["send"] = replace(settings.send, handover=False)
+        changed["spool"] = replace(settings.spool, directories=())
+    return replace(settings, **changed)
+
+
+def take_turns(settings: Queue, shards: int) -> bool:
+    """Whether a limit is too small for each of so many shards to have a part of it."""
+    limits = [settings.per_domain, settings.per_site]
+    limits += [limit.at_a_time for limit in settings.limit if limit.at_a_time is not None]
+    return min(limits) < shards
+
+
+def packed(settings: Settings) -> bytes:
+    """The settings on their way to another process of the same program."""
+
+    def plain(value: object) -> object:
+        return int(value) if isinstance(value, Size) else float(value)  # type: ignore[arg-type]
+
+    return msgspec.json.encode(settings, enc_hook=plain)
+
+
+def unpacked(data: bytes) -> Settings:
+    """What was packed, without the checks of files by people. Raises msgspec.ValidationError."""
+    return msgspec.json.decode(data, type=Settings, dec_hook=_exact)
+
+
+def _exact(kind: type, value: Any) -> object:
+    if kind in (Duration, Size):
+        return kind(value)
+    raise NotImplementedError(kind)

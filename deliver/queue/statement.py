@@ -1,0 +1,122 @@
+"""Statements that are made once: building and compiling them anew costs SQLite's users far more than SQLite.
+
+A Statement has `bindparam`s where its values come in. On SQLite its text is compiled at first use and goes
+straight to the driver; other databases get the statement itself. Rows come as named tuples, as SQLite has
+them: booleans are 0 and 1. Synchronous, within the caller's transaction. Raises what SQLAlchemy raises.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from sqlalchemy import Connection, Select
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
+
+_DIALECT: Final = sqlite.dialect()
+
+
+class Statement:
+    """One statement; `columns` are those that an INSERT without values of its own gets."""
+
+    __slots__ = ("_clause", "_columns", "_made")
+
+    def __init__(self, clause: Any, columns: Iterable[str] | None = None) -> None:
+        self._clause = clause
+        self._columns = None if columns is None else list(columns)
+        self._made: _Made | None = None
+
+    def all(self, conn: Connection, **values: object) -> list[Any]:
+        """The rows of a SELECT."""
+        driver = _sqlite(conn)
+        if driver is None:
+            return list(conn.execute(self._clause, values))
+        made = self._made or self._make()
+        return [made.row(*each) for each in made.run(driver, values)]
+
+    def first(self, conn: Connection, **values: object) -> Any:
+        """The first row, None where there is none."""
+        driver = _sqlite(conn)
+        if driver is None:
+            return conn.execute(self._clause, values).first()
+        made = self._made or self._make()
+        found = made.run(driver, values).fetchall()  # all, so that the statement is over
+        return made.row(*found[0]) if found else None
+
+    def scalar(self, conn: Connection, **values: object) -> Any:
+        """The first column of the first row, None where there is none."""
+        driver = _sqlite(conn)
+        if driver is None:
+            return conn.execute(self._clause, values).scalar()
+        found = (self._made or self._make()).run(driver, values).fetchall()
+        return found[0][0] if found else None
+
+    def change(self, conn: Connection, **values: object) -> int:
+        """Run an UPDATE, INSERT or DELETE; returns how many rows it changed."""
+        driver = _sqlite(conn)
+        if driver is None:
+            return conn.execute(self._clause, values).rowcount
+        return (self._made or self._make()).run(driver, values).rowcount
+
+    def change_each(self, conn: Connection, rows: list[dict[str, object]]) -> None:
+        """Run it for the values of each row."""
+        driver = _sqlite(conn)
+        if driver is None:
+            conn.execute(self._clause, rows)
+            return
+        made = self._made or self._make()
+        for values in rows:
+            made.run(driver, values)
+
+    def insert(self, conn: Connection, **values: object) -> int:
+        """Run an INSERT of one row; returns the number that it got."""
+        driver = _sqlite(conn)
+        if driver is None:
+            key = conn.execute(self._clause, values).inserted_primary_key
+            assert key is not None
+            return int(key[0])
+        number = (self._made or self._make()).run(driver, values).lastrowid
+        assert number is not None
+        return number
+
+    def _make(self) -> _Made:
+        self._made = _Made(self._clause, self._columns)
+        return self._made
+
+
+class _Made:
+    """The text for SQLite and the order of its values; constants of the statement are among them."""
+
+    __slots__ = ("_constants", "_names", "_text", "row")
+
+    def __init__(self, clause: Any, columns: list[str] | None) -> None:
+        compiled = clause.compile(dialect=_DIALECT, column_keys=columns)
+        assert not getattr(compiled, "insert_prefetch", ()), "give defaults of columns explicitly"
+        self._text = str(compiled)
+        self._names = tuple(compiled.positiontup or ())
+        known = compiled.construct_params(escape_names=False, _check=False)
+        inputs = {each.key for each in compiled.binds.values() if each.required}
+        self._constants = {name: known.get(name) for name in self._names if name not in inputs}
+        self.row: Callable[..., Any] = tuple
+        if isinstance(clause, Select):
+            self.row = namedtuple("Row", clause.selected_columns.keys(), rename=True)  # type: ignore[misc]
+
+    def run(self, driver: sqlite3.Connection, values: Mapping[str, Any]) -> sqlite3.Cursor:
+        constants = self._constants
+        try:
+            return driver.execute(
+                self._text, [constants[name] if name in constants else values[name] for name in self._names]
+            )
+        except sqlite3.Error as error:
+            raise DBAPIError.instance(self._text, None, error, sqlite3.Error) from error  # type: ignore[call-overload]
+
+
+def _sqlite(conn: Connection) -> sqlite3.Connection | None:
+    if conn.dialect.name != "sqlite":
+        return None
+    driver = conn.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver

@@ -1,0 +1,49 @@
+"""The start of `outrider relay`: sockets, then root's rights are given up, then one process or more."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from deliver.notify import Notifier
+from deliver.privileges import give_up
+from deliver.relay.binding import bind, passed_by_systemd
+from deliver.relay.terms import places
+from deliver.reload import Reread
+from deliver.service import run_relay
+from deliver.settings import Settings
+from deliver.supervisor import Child, Supervisor
+from deliver.worker import run_worker
+
+
+def start(settings: Settings, digest: str | None, reread: Reread) -> int:
+    """Run the relay to its end; the exit status. Raises ConfigurationError or StorageError.
+
+    With several workers this is the supervisor; it returns in each of the processes.
+    """
+    sockets = bind(places(settings.relay), passed_by_systemd(os.environ))
+    metrics = bind([settings.metrics.listen] if settings.metrics.listen else [], key="metrics.listen")
+    give_up(settings.relay.user, Path(settings.state_dir))
+    systemd = Notifier.of(os.environ)
+    workers = worker_count(settings)
+    if workers == 1:
+        relay = partial(run_relay, settings, digest, reread, bound=sockets, metrics=metrics, systemd=systemd)
+        trio.run(relay)
+        return 0
+    try:
+        supervisor = Supervisor(
+            settings, workers, sockets, metrics, reread=reread, notifier=systemd, digest=digest
+        )
+        return supervisor.run()
+    except Child as child:
+        station, settings, digest = child.station, child.settings, child.digest
+    run_worker(settings, digest, station)
+    return 0
+
+
+def worker_count(settings: Settings) -> int:
+    """`relay.workers`, 0 being one for each core that we may use."""
+    return settings.relay.workers or max(1, len(os.sched_getaffinity(0)))

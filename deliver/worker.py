@@ -1,0 +1,269 @@
+"""One worker process of the relay: what the supervisor tells it, and what it tells the supervisor.
+
+    it is told                          it answers
+    ----------------------------------  --------------------------------------------------------------
+    open SHARD with a share of limits   opened SHARD, or refused SHARD; its own shard first: then ready
+    close SHARD                         closed SHARD, when what was under way there is settled
+    give up, turn                       gave up, see `deliver.queue.share`
+    reload, with settings and sockets   reloaded
+    stop, at once or not                by ending
+    -                                   alive, every BEAT seconds while there is progress; with its counts
+
+When the supervisor is gone the worker stops at once: its shards are needed by the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import trio
+
+from deliver import channel
+from deliver.channel import Closed, Frame
+from deliver.doors import open_doors
+from deliver.errors import OutriderError, StorageError
+from deliver.net.clock import WallClock
+from deliver.outbox import event_actions
+from deliver.portion import portion, unpacked
+from deliver.queue.shard import Shard
+from deliver.queue.share import Share
+from deliver.queueing import open_queue
+from deliver.relay.binding import Bound
+from deliver.report.exporter import serve_metrics
+from deliver.report.log import configure, say
+from deliver.report.metrics import Snapshot
+from deliver.service import Relay, listeners_on
+from deliver.settings import Settings
+from events.actions import matcher
+from events.backlog import Backlog
+from events.shipper import Shipper
+
+BEAT = 5.0  # seconds
+AGAIN = 0.2  # seconds
+OWNED_FOR = 15.0  # seconds for which a worker of before may still own a shard
+MAX_MARKS = 2000  # in one frame
+SCRAPE = 5.0  # seconds for the supervisor to answer with the counts of all
+
+_log = logging.getLogger("outrider.service")
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """Where a worker stands: its number among so many, its line to the supervisor, and the sockets."""
+
+    number: int
+    workers: int
+    line: socket.socket
+    sockets: Bound
+    metrics: Bound = field(default_factory=dict)
+
+
+def run_worker(settings: Settings, digest: str | None, station: Station) -> None:
+    """Work until the supervisor says stop. Raises ConfigurationError or StorageError."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the supervisor has it too
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    trio.run(Worker(settings, digest, station).run)
+
+
+class Worker:
+    """The tasks around one `Relay`."""
+
+    def __init__(self, settings: Settings, digest: str | None, station: Station) -> None:
+        self._settings = portion(settings, station.number, station.workers)
+        self._digest = digest
+        self._station = station
+        self._orders, self._ordered = trio.open_memory_channel[int](10)
+        self._scrapes: list[trio.Event] = []
+        self._merged: Snapshot = {}
+        self._relay: Relay | None = None
+        self._shares: dict[int, Share] = {}
+        self._nursery: trio.Nursery
+
+    async def run(self) -> None:
+        """Until the end of the relay."""
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._pass_on, signals)
+                first = await self._home()
+                if first is not None:
+                    await self._serve(first)
+                self._nursery.cancel_scope.cancel()
+
+    async def _home(self) -> Share | None:
+        """The share of our own shard, when it is given to us; None: we are to stop before that."""
+        while True:
+            frame = await self._next()
+            if frame is None or frame.word == "stop":
+                return None
+            if frame.word == "open" and frame.about["shard"] == self._station.number:
+                return share_of(frame.about)
+
+    async def _serve(self, share: Share) -> None:
+        settings, clock = self._settings, WallClock()
+        actions = event_actions(settings)
+        backlog = Backlog(settings.events.backlog, matcher(actions))
+        number = self._station.number
+        sockets = listeners_on(self._station.sockets)
+        async with (
+            owned_queue(settings, clock, backlog, number) as shard,
+            open_doors(settings, self._digest, clock) as doors,
+        ):
+            shipper = Shipper(shard.sql, actions, clock=clock.now, shared=shard.node is not None)
+            relay = Relay(settings, clock, shard, backlog, shipper, sockets, doors, share=share)
+            self._relay = relay
+            self._shares[number] = share
+            self._nursery.start_soon(self._obey)
+            self._nursery.start_soon(self._beat)
+            for listener in listeners_on(self._station.metrics):
+                self._nursery.start_soon(serve_metrics, listener, self._everybodys)
+            await relay.run(self._ordered, ready=partial(self._tell, "ready", {"shard": number}))
+
+    # From the supervisor
+
+    async def _obey(self) -> None:
+        while (frame := await self._next()) is not None:
+            match frame.word:
+                case "open":
+                    self._nursery.start_soon(self._open, frame.about["shard"], share_of(frame.about))
+                case "close":
+                    self._working.release(frame.about["shard"])
+                case "give up":
+                    self._nursery.start_soon(self._give_up, frame.about["turn"])
+                case "turn":
+                    self._take_turn(frame.about["turn"], frozenset(frame.about["without"]))
+                case "reload":
+                    await self._reload(frame)
+                case "metrics":
+                    self._merged = frame.about
+                    scrapes, self._scrapes = self._scrapes, []
+                    for scrape in scrapes:
+                        scrape.set()
+                case "stop":
+                    await self._orders.send(signal.SIGTERM)
+        say(_log, logging.ERROR, "the supervisor is gone, worker stops", worker=self._station.number)
+        await self._orders.send(signal.SIGTERM)
+        await self._orders.send(signal.SIGTERM)
+
+    async def _next(self) -> Frame | None:
+        """What comes next; None when the supervisor is gone."""
+        while True:
+            try:
+                return channel.receive(self._station.line)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._station.line)
+            except Closed:
+                return None
+
+    async def _pass_on(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            await self._orders.send(number)
+
+    @property
+    def _working(self) -> Relay:
+        assert self._relay is not None, "the relay has not been made"
+        return self._relay
+
+    async def _open(self, shard: int, share: Share) -> None:
+        """Work off another worker's shard until it is closed again."""
+        try:
+            self._shares[shard] = share
+            opened = partial(self._tell, "opened", {"shard": shard})
+            clock = WallClock()
+            backlog = Backlog(self._settings.events.backlog, matcher(event_actions(self._settings)))
+            async with owned_queue(self._settings, clock, backlog, shard) as found:
+                await self._working.adopt(shard, found, backlog, share, opened)
+        except OutriderError as error:
+            _log.error("%s", error)
+            await self._tell("refused", {"shard": shard})
+        else:
+            await self._tell("closed", {"shard": shard})
+        finally:
+            self._shares.pop(shard, None)
+
+    async def _give_up(self, turn: int) -> None:
+        marks: list[str] = []
+        for shard, share in tuple(self._shares.items()):
+            self._shares[shard] = share.between()
+            marks += await self._working.give_up(self._key(shard), share.at(turn))
+        await self._tell("gave up", {"turn": turn, "marks": marks[:MAX_MARKS]})
+
+    def _key(self, shard: int) -> int | None:
+        return None if shard == self._station.number else shard
+
+    def _take_turn(self, turn: int, without: frozenset[str]) -> None:
+        for shard, share in tuple(self._shares.items()):
+            self._shares[shard] = share.at(turn, without)
+            self._working.share_out(self._key(shard), self._shares[shard])
+
+    async def _reload(self, frame: Frame) -> None:
+        settings, *descriptors = frame.files
+        places: Sequence[str] = frame.about["opened"]
+        bound = {
+            place: socket.socket(fileno=descriptor)
+            for place, descriptor in zip(places, descriptors, strict=True)
+        }
+        data = await trio.to_thread.run_sync(channel.content_of, settings)
+        new = portion(unpacked(data), self._station.number, self._station.workers)
+        configure(new.log.level, new.log.format)
+        refused = await self._working.take(new, bound)
+        await self._tell("reloaded", {"refused": refused})
+
+    # To the supervisor
+
+    async def _tell(self, word: str, about: dict[str, Any]) -> None:
+        while True:
+            try:
+                channel.send(self._station.line, word, about)
+                return
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._station.line)
+            except Closed:
+                return  # `_obey` notices
+
+    async def _beat(self) -> None:
+        """Say that we are alive as long as the event loop turns and the queue answers."""
+        while True:
+            await self._working.prove_progress()
+            await self._tell("alive", {"counts": self._working.meter.snapshot()})
+            await trio.sleep(BEAT)
+
+    async def _everybodys(self) -> Snapshot:
+        """The counts of all workers, by the supervisor; our own if it does not answer."""
+        came = trio.Event()
+        self._scrapes.append(came)
+        await self._tell("scrape", {"counts": self._working.meter.snapshot()})
+        with trio.move_on_after(SCRAPE):
+            await came.wait()
+            return self._merged
+        return self._working.meter.snapshot()
+
+
+@asynccontextmanager
+async def owned_queue(
+    settings: Settings, clock: WallClock, backlog: Backlog, number: int
+) -> AsyncIterator[Shard]:
+    """The shard, when the worker that had it before has ended. Raises StorageError, ConfigurationError."""
+    until = trio.current_time() + OWNED_FOR
+    async with AsyncExitStack() as stack:
+        while True:
+            opening = open_queue(settings, clock.now, append=backlog.append, number=number)
+            try:
+                shard = await stack.enter_async_context(opening)
+                break
+            except StorageError as error:
+                if "another process owns it" not in error.happened or trio.current_time() > until:
+                    raise
+            await trio.sleep(AGAIN)
+        yield shard
+
+
+def share_of(about: dict[str, Any]) -> Share:
+    """The share that a frame gives."""
+    return Share(about["part"], about["parts"], about["turn"])
