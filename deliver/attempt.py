@@ -65,7 +65,7 @@ class Attempt:
         *,
         number: int = 1,
         tried: Place | None = None,
-        journal: Journal = lambda recipients, reply: None,
+        journal: Journal = lambda recipients, delivered: None,
     ) -> None:
         self._agent = agent
         self._envelope = envelope

@@ -29,7 +29,7 @@ from deliver.records import Records
 from deliver.report.result import log_outcome
 from deliver.report.trace import Finding, Stage, Trace
 from deliver.settled import Job
-from deliver.smtp.reply import EnhancedCode, Reply
+from deliver.smtp.reply import EnhancedCode
 
 DOMAINS_AT_A_TIME = 20  # of one message
 LEASE_MARGIN = 900.0  # seconds; a server may take 10 minutes to answer the final dot (RFC 5321 4.5.3.2.6)
@@ -214,12 +214,12 @@ class _Errand:
 
     async def _go(self, leg: _Leg, own: trio.CapacityLimiter, attempts: trio.CapacityLimiter) -> None:
         """One domain; never raises an Exception."""
-        replies: dict[int, Reply] = {}
+        journalled: dict[int, Delivered] = {}
 
-        def journal(recipients: tuple[Recipient, ...], reply: Reply) -> None:
-            replies.update({recipient.ordinal: reply for recipient in recipients})
+        def journal(recipients: tuple[Recipient, ...], outcome: Delivered) -> None:
+            journalled.update({recipient.ordinal: outcome for recipient in recipients})
             if self._job is not None and self._records is not None:
-                self._records.note(leg.number, self._envelope, recipients, reply)
+                self._records.note(leg.number, self._envelope, recipients, outcome)
 
         try:
             with leg.scope:
@@ -232,10 +232,10 @@ class _Errand:
             _log.exception("%s: an attempt failed unexpectedly", self._envelope.id)
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_PATIENCE):
-                await self._settle(leg, replies)
+                await self._settle(leg, journalled)
 
-    async def _settle(self, leg: _Leg, replies: dict[int, Reply]) -> None:
-        result = conclusion.conclude(leg.recipients, leg.result(), replies)
+    async def _settle(self, leg: _Leg, journalled: dict[int, Delivered]) -> None:
+        result = conclusion.conclude(leg.recipients, leg.result(), journalled)
         if self._records is not None:
             await self._records.settle(
                 self._job, leg.number, self._envelope, result.outcomes, result.trace.events

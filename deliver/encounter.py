@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 
 from deliver.agent import Agent
-from deliver.errors import Blame, PeerError
+from deliver.errors import Blame, Fault, PeerError
 from deliver.net.tlsstream import TlsStream
 from deliver.net.wire import Wire
 from deliver.outcome import Contact, Deferred, Phase
@@ -125,7 +125,7 @@ class Encounter:
             # A server that rejects the handshake is first heard of here (RFC 8446 4.4.2.4).
             tls_failed = self.contact.tls is not None
             again = self._if_lost
-            raise self._unusable(why, phase, tls_failed=tls_failed, again=again) from error
+            raise self._unusable(why, phase, tls_failed=tls_failed, again=again, fault=error.fault) from error
 
     async def _ask_gate(self, event: Event, phase: Phase, stream: TlsStream | None = None) -> None:
         """Let an event action refuse what it announces. Raises Unusable; `stream`: not to be used then."""
@@ -150,11 +150,12 @@ class Encounter:
         *,
         tls_failed: bool = False,
         again: Hello | None = None,
+        fault: Fault | None = None,
     ) -> Unusable:
         if reply is not None:
             self._add("refused", why, Verdict.REFUSED)
             enhanced = replace(reply.enhanced, klass=4) if reply.enhanced else enhanced
-        outcome = Deferred(why, blame, phase, reply, enhanced, self.contact)
+        outcome = Deferred(why, blame, phase, reply, enhanced, self.contact, fault=fault)
         return Unusable(outcome, self._target, tls_failed=tls_failed, again=again)
 
     def _add(self, code: str, text: str, verdict: Verdict = Verdict.NOTE, rfc: str | None = None) -> None:

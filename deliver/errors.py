@@ -27,6 +27,13 @@ class Blame(StrEnum):
     LOCAL = "local"
 
 
+class Fault(StrEnum):
+    """How a connection failed, where that is known; retry rules choose by it."""
+
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+
+
 class OutriderError(Exception):
     """Root of the tree. `attempted`, `happened` and `remedy` are phrases without a final full stop."""
 
@@ -82,6 +89,7 @@ class StorageFault(StorageError):
 class PeerError(OutriderError):
     """The other side, or the path to it, misbehaved."""
 
+    fault: Fault | None = None
     blame = Blame.HOST
     temporary = True
     exit_status = 75

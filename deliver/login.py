@@ -141,7 +141,7 @@ class LoggingIn(Encounter):
         except PeerError as error:
             why = self._scrubbed(f"{self._target}: {error.happened}")
             self._add("connection-lost", why, Verdict.REFUSED)
-            raise self._unusable(why, Phase.AUTH) from error
+            raise self._unusable(why, Phase.AUTH, fault=error.fault) from error
         if reply.positive:
             rfc = "RFC 4954 4"
             text = f"{self._target.host} accepted the login by {mechanism.name}"

@@ -195,7 +195,8 @@ class Opening(Reusing, LoggingIn):
             if self._said is None:
                 await wire.talk_early(presumed, *self._first_commands(starttls))
         except PeerError as error:
-            raise self._unusable(f"{self._target}: {error.happened}", Phase.EHLO) from error
+            why = f"{self._target}: {error.happened}"
+            raise self._unusable(why, Phase.EHLO, fault=error.fault) from error
         await self._greet()
         await self._ehlo(EhloPhase.CLEAR)
         if not promises(wire.capabilities):  # such a server may take it amiss later in the session
@@ -295,7 +296,7 @@ class Opening(Reusing, LoggingIn):
             why = f"no connection to {self._target}: {failed.happened}"
             self._add("connect-failed", why, Verdict.REFUSED)
             self._note(Reachability(*self._target.place, failed.happened), "connect failed")
-            raise self._unusable(why, Phase.CONNECT, NO_ANSWER) from failed
+            raise self._unusable(why, Phase.CONNECT, NO_ANSWER, fault=failed.fault) from failed
         self._wire = Wire(connection.stream, smtp.timeouts, machine, min_rate=smtp.min_rate)
         ledger = self._wire.ledger
         ledger.flight()  # the TCP handshake

@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntFlag
 
-from deliver.errors import Blame
+from deliver.errors import Blame, Fault
 from deliver.message import Recipient
 from deliver.report.trace import Trace
 from deliver.smtp.reply import EnhancedCode, Reply
@@ -114,7 +114,10 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Not delivered yet. `in_doubt`: the server may hold the message although no reply was read."""
+    """Not delivered yet. `in_doubt`: the server may hold the message although no reply was read.
+
+    `fault`: how the connection failed.
+    """
 
     why: str
     blame: Blame
@@ -123,6 +126,7 @@ class Deferred:
     enhanced: EnhancedCode = EnhancedCode(4, 0, 0)
     contact: Contact | None = None
     in_doubt: bool = False
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,11 @@ _STATUS: Final = text(
     "SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_xact_status(CAST(:xid AS xid8))"
 )
 
+_DURABLE: Final = (
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') = 'off'"
+)
+
 log = logging.getLogger("outrider.queue")
 
 
@@ -303,10 +308,13 @@ class _Undecided(Exception):
 
 def _demand_durability(connection: Any, _record: object) -> None:
     """A server that answers COMMIT before anything is written is told otherwise for our sessions."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('synchronous_commit', 'on', false) WHERE "
-                       "current_setting('synchronous_commit') = 'off'")  # fmt: skip
-    connection.commit()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(_DURABLE)
+        connection.commit()
+    except BaseException:
+        connection.close()  # the pool does not know it yet
+        raise
 
 
 def _state(error: DBAPIError) -> str:

@@ -112,12 +112,13 @@ class SessionPool:
         self._limits = limits
         self._told = told
         self._resting: dict[Hashable, list[_Resting]] = {}
+        self._count = 0
         self._nursery: trio.Nursery | None = None
 
     @property
     def count(self) -> int:
         """How many sessions wait."""
-        return sum(len(resting) for resting in self._resting.values())
+        return self._count
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[SessionPool]:
@@ -143,6 +144,7 @@ class SessionPool:
             oldest.listening.cancel()
         resting = _Resting(session)
         self._resting.setdefault(session.terms, []).append(resting)
+        self._count += 1
         self._nursery.start_soon(self._listen, resting)
         return True
 
@@ -201,6 +203,7 @@ class SessionPool:
         found = self._resting.get(terms, [])
         if resting in found:
             found.remove(resting)
+            self._count -= 1
         if not found:
             self._resting.pop(terms, None)
 

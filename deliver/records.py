@@ -19,13 +19,12 @@ from deliver.errors import OutriderError, StorageError
 from deliver.message import Envelope, Recipient
 from deliver.net.clock import Clock
 from deliver.outbox import OUTBOX
-from deliver.outcome import Outcome
+from deliver.outcome import Delivered, Outcome
 from deliver.owner import is_alive, own_name
 from deliver.queue.journal import Journal, Proof
 from deliver.queue.journal import read as read_journal
 from deliver.settings import Settings
 from deliver.settled import Job, Opened
-from deliver.smtp.reply import Reply
 from deliver.sqlrun import Sql, SqlRunner
 from events import outbox
 from events.catalogue import Event
@@ -78,13 +77,15 @@ class Records:
             durable=False,
         )
 
-    def note(self, attempt: int, envelope: Envelope, recipients: Sequence[Recipient], reply: Reply) -> None:
+    def note(
+        self, attempt: int, envelope: Envelope, recipients: Sequence[Recipient], outcome: Delivered
+    ) -> None:
         """A final 2yz was read: put it down at once. Never raises."""
         try:
             if self._journal is None:
                 self._journal = Journal(self._journal_of(self.owner))
             ordinals = tuple(recipient.ordinal for recipient in recipients)
-            self._journal.note(Proof(attempt, envelope.id, ordinals, reply))
+            self._journal.note(Proof.of(attempt, envelope.id, ordinals, outcome))
         except OutriderError as error:
             _log.error("%s", error)
 

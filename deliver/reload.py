@@ -18,7 +18,7 @@ import msgspec
 from deliver.relay.terms import places
 from deliver.settings import Settings
 
-SECTIONS: Final = ("state_dir", "hints", "events", "pool", "lmtp", "send", "spool")
+SECTIONS: Final = ("state_dir", "hints", "events", "pool", "lmtp", "send", "spool", "metrics")
 PLACE: Final = ("directory", "url", "password_file", "node", "connections")  # of the queue
 
 
@@ -42,6 +42,12 @@ def change(old: Settings, new: Settings) -> Change:
     if fixed:
         waiting += [f"queue.{key}" for key in fixed]
         kept["queue"] = msgspec.structs.replace(new.queue, **fixed)
+    for key in ("workers", "user"):
+        if getattr(old.relay, key) != getattr(new.relay, key):
+            waiting.append(f"relay.{key}")
+            kept["relay"] = msgspec.structs.replace(
+                kept.get("relay", new.relay), **{key: getattr(old.relay, key)}
+            )
     if _actions(old) != _actions(new):
         waiting.append("rule.event_action")
     return Change(

@@ -47,7 +47,7 @@ from deliver.relay.terms import places, terms_of
 from deliver.reload import Change, Reread, change
 from deliver.report.exporter import serve_metrics
 from deliver.report.log import say
-from deliver.report.metrics import Meter, Snapshot, gauge, merged
+from deliver.report.metrics import Meter, Snapshot, Timed, gauge, merged
 from deliver.settings import Settings
 from deliver.shardwork import ShardWork, report_terms
 from deliver.spool.opening import open_spool
@@ -125,6 +125,7 @@ class Relay:
         """`once`: the spool door drains its directories and takes nothing more. `share`: see `ShardWork`."""
         self.meter = Meter()
         self._systemd = Systemd()
+        self._chatter = logging.INFO
         self._ending = trio.Event()
         self._adopted: dict[int, ShardWork] = {}
         self._adopting: trio.Nursery | None = None
@@ -219,6 +220,7 @@ class Relay:
         `ready` is called when everything runs; it tells that we listen, else we do.
         """
         self._systemd = systemd or self._systemd
+        self._chatter = logging.INFO if ready is None else logging.DEBUG
         async with trio.open_nursery() as testimony:
             testimony.start_soon(self._work.background)
             testimony.start_soon(self._see_the_doctor)
@@ -249,7 +251,7 @@ class Relay:
         await self._gate.aclose()
         await self._work.shipper.aclose()
         await self._hints.aclose()
-        say(_log, logging.INFO if ready is None else logging.DEBUG, "stopped")
+        say(_log, self._chatter, "stopped")
 
     # Shards of other workers
 
@@ -348,8 +350,8 @@ class Relay:
                 why=None if fit else "; ".join(found.notes),
             )
 
-    def _begin(self, claim: Claim, content: Content, journal: JournalReply) -> Attempt:
-        return Attempt(
+    def _begin(self, claim: Claim, content: Content, journal: JournalReply) -> Timed:
+        attempt = Attempt(
             self._agent,
             claim.envelope,
             claim.recipients,
@@ -358,6 +360,7 @@ class Relay:
             tried=claim.tried,
             journal=journal,
         )
+        return Timed(attempt, self.meter, trio.current_time)
 
     async def _tell(self, events: Sequence[Event]) -> None:
         """Commit what belongs to no attempt: a session that has waited in vain is closed."""
@@ -379,7 +382,7 @@ class Relay:
         while await anext(signals) == signal.SIGHUP:
             await self._reload()
         grace = self._settings.queue.shutdown_grace
-        say(_log, logging.INFO, "stopping", grace=f"{grace:g}")
+        say(_log, self._chatter, "stopping", grace=f"{grace:g}")
         self._systemd.stopping()
         self._ending.set()
         self._listener.stop(grace)

@@ -199,7 +199,7 @@ def _answer(row: Any, now: float, alive: Alive, proofs: Proofs) -> Outcome | Non
         return Deferred(why, Blame.LOCAL, enhanced=EnhancedCode(4, 3, 0))
     for proof in proofs(row.owner):
         if proof.message_id == row.message_id and row.ordinal in proof.ordinals:
-            return Delivered(proof.reply, Contact(proof.host, proof.address, 0))
+            return proof.outcome
     return None
 
 

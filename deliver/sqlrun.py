@@ -20,6 +20,7 @@ thread counts as idle time.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sqlite3
@@ -108,6 +109,8 @@ class Database:
     def __init__(self, path: Path | None) -> None:
         """Create the file with mode 0600, its directory with 0700. Raises StorageError."""
         self.name = str(path) if path else "the database in memory"
+        self._writing: sqlalchemy.Connection | None = None  # kept: to take one costs as much as a write
+        self._level = ""
         if path is None:
             self._writer = _engine("sqlite://", "BEGIN IMMEDIATE", sqlalchemy.StaticPool)
             self._reader = self._writer
@@ -128,19 +131,33 @@ class Database:
     def run_batch(self, batch: list[Write[Any]]) -> None:
         """Run every write in its savepoint and commit once; results and errors go into the writes."""
         try:
-            with self._writer.connect() as connection:
-                level = "FULL" if any(write.durable for write in batch) else "NORMAL"
-                _driver(connection).execute(f"PRAGMA synchronous={level}")
-                with connection.begin():
-                    for write in batch:
-                        self._run_in_savepoint(connection, write)
+            connection = self._writing = self._writing or self._writer.connect()
+            self._choose_level(connection, durable=any(write.durable for write in batch))
+            with connection.begin():
+                for write in batch:
+                    self._run_in_savepoint(connection, write)
             for write in batch:
                 write.committed = write.error is None
         except Exception as error:
             # COMMIT or the transaction as a whole failed: nothing of the batch happened
+            self._forget_connection()
             failure = self._translated("writing to", error)
             for write in batch:
                 write.error = write.error or failure
+
+    def _choose_level(self, connection: sqlalchemy.Connection, *, durable: bool) -> None:
+        level = "FULL" if durable else "NORMAL"
+        if level != self._level:
+            self._level = ""
+            _driver(connection).execute(f"PRAGMA synchronous={level}")
+            self._level = level
+
+    def _forget_connection(self) -> None:
+        """The next batch takes a fresh one: nobody knows what state this one is in."""
+        connection, self._writing, self._level = self._writing, None, ""
+        if connection is not None:
+            with contextlib.suppress(DBAPIError, sqlite3.Error):
+                connection.close()
 
     def run_write(self, fn: Callable[[sqlalchemy.Connection], T]) -> T:
         """Run `fn` in a durable transaction of its own. Raises StorageError, and what `fn` raises."""
@@ -149,16 +166,17 @@ class Database:
         return write.result()
 
     def _run_in_savepoint(self, connection: sqlalchemy.Connection, write: Write[Any]) -> None:
-        connection.exec_driver_sql("SAVEPOINT one_write")
+        driver = _driver(connection)
+        driver.execute("SAVEPOINT one_write")
         try:
             write.value = write.fn(connection)
         except Exception as error:
             write.error = self._translated("writing to", error)
-            if not _driver(connection).in_transaction:
+            if not driver.in_transaction:
                 # a full disk or an I/O error makes SQLite roll back everything, neighbours included
                 raise
-            connection.exec_driver_sql("ROLLBACK TO one_write")
-        connection.exec_driver_sql("RELEASE one_write")
+            driver.execute("ROLLBACK TO one_write")
+        driver.execute("RELEASE one_write")
 
     def _translated(self, verb: str, error: Exception) -> Exception:
         if isinstance(error, IntegrityError | ProgrammingError) or not isinstance(
@@ -175,6 +193,7 @@ class Database:
 
     def close(self) -> None:
         """Close all connections; the last one folds the WAL into the file."""
+        self._forget_connection()
         self._reader.dispose()
         self._writer.dispose()
 

@@ -99,7 +99,7 @@ _TYPES: tuple[EventType, ...] = (
         "msg:accept",
         "A message was accepted and is durable; committed with it.",
         "the envelope recipients, comma separated, cut at 1000 characters",
-        *(_ENVELOPE, _CLIENT),
+        *(_ENVELOPE, _CLIENT, ("received_protocol", "authenticated_id", "proxy_local_address")),
         exim=False,
     ),
     _type(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Integer, delete, literal_column, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.sqlite import Insert, insert
 
 from hints.check import MAX_REASON, MAX_SEALED, MAX_SOURCE, clean, is_origin, is_session
 from hints.memory import MAX_TICKETS
@@ -61,15 +62,19 @@ def store(conn: Connection, changes: Changes) -> None:
                 *_of(key), other, *(() if row["ticket"] == "reusable" else (_REUSABLE,))
             )
         )
-        statement = insert(tls_session)
-        changed = {
-            column.name: statement.excluded[column.name] for column in tls_session.c if not column.primary_key
-        }
-        conn.execute(
-            statement.on_conflict_do_update(index_elements=list(tls_session.primary_key), set_=changed), row
-        )
+        conn.execute(_put(), row)
         newest = select(_rowid()).where(*_of(key)).order_by(tls_session.c.saved_at.desc(), _rowid().desc())
         conn.execute(delete(tls_session).where(_rowid().in_(newest.offset(MAX_TICKETS).limit(-1))))
+
+
+@cache
+def _put() -> Insert:
+    """Insert a row, or put it in the place of the one that is there."""
+    statement = insert(tls_session)
+    changed = {
+        column.name: statement.excluded[column.name] for column in tls_session.c if not column.primary_key
+    }
+    return statement.on_conflict_do_update(index_elements=list(tls_session.primary_key), set_=changed)
 
 
 def reusable(conn: Connection, key: SessionKey, now: float) -> Mapping[str, Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -185,6 +186,7 @@ def row_of(stamped: Stamped) -> dict[str, Any]:
     return row
 
 
+@cache
 def upsert(table: Table) -> Insert:
     """Insert a row of `row_of`, or update what is there; a row past its time starts anew."""
     statement = insert(table)

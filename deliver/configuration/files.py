@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from deliver.configuration import actions
+from deliver.configuration import actions, relaysecurity
 from deliver.configuration.problem import KeyPath, Problem
 from deliver.errors import ConfigurationError
 from deliver.settings import Settings, as_mapping
@@ -79,6 +79,11 @@ def _tls_file_faults(
 
 def _relay_faults(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:
     """The files of `relay.tls` and `relay.auth`."""
+    found = [*_absent_relay_files(settings, environ)]
+    yield from found or relaysecurity.misfits(settings)
+
+
+def _absent_relay_files(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:
     tls, auth = settings.relay.tls, settings.relay.auth
     for index, certificate in enumerate(tls.certificate):
         where: KeyPath = ("relay", "tls", "certificate", index)

@@ -17,9 +17,11 @@ client_failures below max_failures                     a connection would never 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from deliver import endpoint
 from deliver.configuration.problem import KeyPath, Problem
+from deliver.errors import ConfigurationError
 from deliver.settings import RelayAuth, Settings
 
 TLS: KeyPath = ("relay", "tls")
@@ -44,6 +46,47 @@ def problems(settings: Settings) -> Iterator[Problem]:
             yield Problem((*AUTH, key), "the relay has no certificate, and AUTH is inside TLS only", remedy)
     yield from _auth(auth)
     yield from _dovecot(auth)
+
+
+def misfits(settings: Settings) -> Iterator[Problem]:
+    """Files that are there and cannot serve, as far as this user can read them."""
+    for index, certificate in enumerate(settings.relay.tls.certificate):
+        if certificate.key_file.startswith("credential:"):
+            continue
+        fault = _misfit(settings.path(certificate.chain_file), settings.path(certificate.key_file))
+        if fault is not None:
+            where = (*TLS, "certificate", index, "key_file")
+            yield Problem(where, fault.happened, fault.remedy)
+    secret = settings.relay.auth.password_file
+    if secret is not None and not secret.startswith("credential:"):
+        fault = _unreadable_passwords(settings.path(secret))
+        if fault is not None:
+            yield Problem((*AUTH, "password_file"), f"{fault.attempted}: {fault.happened}", fault.remedy)
+
+
+def _misfit(chain: Path, key: Path) -> ConfigurationError | None:
+    from deliver.tls import serving  # loads OpenSSL
+
+    try:
+        identity = serving.Identity(serving.read_chain(chain.read_bytes(), str(chain)), key.read_bytes())
+        serving.server_context((identity,), (), serving.Offer(), lambda: 0.0)
+    except OSError:
+        return None
+    except ConfigurationError as error:
+        return error
+    return None
+
+
+def _unreadable_passwords(path: Path) -> ConfigurationError | None:
+    from deliver.relay.passwords import parse  # loads cryptography
+
+    try:
+        parse(path.read_text(errors="replace"), str(path))
+    except OSError:
+        return None
+    except ConfigurationError as error:
+        return error
+    return None
 
 
 def _auth(auth: RelayAuth) -> Iterator[Problem]:

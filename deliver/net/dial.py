@@ -13,11 +13,12 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from errno import ECONNREFUSED, ETIMEDOUT
 from typing import Protocol, runtime_checkable
 
 import trio
 
-from deliver.errors import PeerError
+from deliver.errors import Fault, PeerError
 
 # linux/tcp.h; Python's socket module has no names for them.
 TCP_FASTOPEN_CONNECT = 30
@@ -31,6 +32,10 @@ class ConnectFailed(PeerError):
     def __init__(self, target: str, happened: str, errno: int | None = None) -> None:
         super().__init__(f"connecting to {target}", happened, "the next address is tried, or a later attempt")
         self.errno = errno
+        if errno == ECONNREFUSED:
+            self.fault = Fault.REFUSED
+        elif errno in (None, ETIMEDOUT):
+            self.fault = Fault.TIMEOUT
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from deliver.net.chunks import LAST_WORDS, ChunkedUpload
 from deliver.net.ledger import EARLY, Ledger
 from deliver.net.maildata import MailData
 from deliver.net.pace import MIN_RATE, Pace
-from deliver.outcome import Outcome, Phase
+from deliver.outcome import Delivered, Outcome, Phase
 from deliver.settings import Timeouts
 from deliver.smtp.client import ClientMachine, Exchange, Lost, State, TimedOut
 from deliver.smtp.command import Command, Ehlo, Helo, LocalMisuse, Quit, Rset, StartTls
@@ -37,7 +37,7 @@ from deliver.smtp.transaction import AwaitReply, Done, SendChunks, SendCommands,
 CHUNK = 64 * 1024  # octets read at once
 CLOSING = 1.0  # seconds for an orderly end of the stream
 
-Journal = Callable[[tuple[Recipient, ...], Reply], None]
+Journal = Callable[[tuple[Recipient, ...], Delivered], None]
 Fold = Callable[[Exchange], None]
 
 _log = logging.getLogger("outrider.delivery")
@@ -135,12 +135,12 @@ class Wire:
         self,
         transaction: Transaction,
         content: Content,
-        on_dot_reply: Journal = lambda who, reply: None,
+        on_dot_reply: Journal = lambda who, outcome: None,
         early: EarlyHello | None = None,
     ) -> tuple[tuple[Recipient, Outcome], ...]:
         """Carry out a transaction and return its outcomes; nothing that the server does raises.
 
-        `on_dot_reply(recipients, reply)` is called as soon as the final 2yz was read, before anything is
+        `on_dot_reply(recipients, delivered)` is called as soon as the final 2yz was read, before anything is
         awaited. When cancelled, ask the transaction for its outcomes. With `early` EHLO leaves in front of
         the transaction, whose first commands do not wait for its answer.
         """
@@ -171,7 +171,7 @@ class Wire:
                         assert isinstance(action, AwaitReply)
                         fold(await self._await_exchange())
         except PeerError as error:
-            transaction.lost(error.happened)
+            transaction.lost(error.happened, fault=error.fault)
         return transaction.outcomes()
 
     async def overhear(self) -> None:
@@ -326,7 +326,9 @@ class _Fold:
         delivered = self._transaction.got(exchange)
         if delivered:
             try:
-                self._on_dot_reply(delivered, exchange.reply)
+                transaction = self._transaction
+                outcome = Delivered(exchange.reply, transaction.contact, transaction.dsn_passed)
+                self._on_dot_reply(delivered, outcome)
             except (
                 Exception
             ):  # the message is delivered whatever the journal says; the outcome is settled later

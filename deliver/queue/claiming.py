@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
@@ -40,7 +40,7 @@ class Claim:
     """One message and its due recipients of one domain, leased until `lease_until` (epoch seconds).
 
     `envelope.recipients` are the recipients of this claim only. `number` counts the attempts from 1.
-    The content is in the row unless `spool_name` is given. `waited`: the wait that was decided last, by
+    `content` is there if it is in the row of the message. `waited`: the wait that was decided last, by
     recipient. `tried`: where the attempt before failed, if at a server. `sender`: see `sender_key`.
     """
 
@@ -54,6 +54,7 @@ class Claim:
     waited: tuple[float, ...] = ()
     tried: Place | None = None
     sender: str = ""
+    content: bytes | None = field(default=None, repr=False, compare=False)
 
 
 class Admission(Protocol):
@@ -236,6 +237,7 @@ def _lease(
         waited=tuple(row.waited for row in leased),
         tried=_place(leased[0].last_outcome),
         sender=leased[0].sender,
+        content=None if mail.content is None else bytes(mail.content),
     )
 
 
@@ -248,3 +250,40 @@ def _place(outcome: str | None) -> Place | None:
         return None
     contact = plain.get("contact") or {}
     return Place(contact.get("host", ""), contact["address"]) if contact.get("address") else None
+
+
+_QUEUED: Final = (recipient.c.state == State.QUEUED.value, recipient.c.domain == bindparam("domain"))
+_DUE: Final = (*_QUEUED, recipient.c.next_attempt <= bindparam("now"))
+_SENDERS: Final = select(recipient.c.sender).where(*_QUEUED).order_by(recipient.c.sender).limit(1)
+_FIRST_SENDER: Final = Statement(_SENDERS)
+_SENDER_BEHIND: Final = Statement(_SENDERS.where(recipient.c.sender > bindparam("behind")))
+_BY_AGE: Final = (
+    select(recipient.c.message_id, recipient.c.sender).where(*_DUE).order_by(recipient.c.next_attempt)
+)
+_OLDEST: Final = Statement(_BY_AGE.limit(MAX_HOPS))
+_OLDEST_OF_SENDER: Final = Statement(_BY_AGE.where(recipient.c.sender == bindparam("sender")).limit(1))
+_DUE_OF_MESSAGE: Final = Statement(
+    select(recipient)
+    .where(*_DUE, recipient.c.message_id == bindparam("of"))
+    .order_by(recipient.c.ordinal)
+    .limit(MAX_RECIPIENTS)
+    .with_for_update(skip_locked=True)
+)
+_MESSAGE: Final = Statement(select(message).where(message.c.id == bindparam("of")))
+_BEGIN_ATTEMPT: Final = Statement(
+    insert(attempt), ("message_id", "domain", "number", "started_at", "lease_until", "node")
+)
+_LEASE: Final = Statement(
+    update(recipient)
+    .where(
+        recipient.c.message_id == bindparam("of"),
+        recipient.c.ordinal == bindparam("ordinal_"),
+        recipient.c.state == State.QUEUED.value,
+    )
+    .values(
+        state=State.LEASED.value,
+        attempt_id=bindparam("attempt"),
+        attempts=bindparam("number"),
+        next_attempt=bindparam("next"),
+    )
+)

@@ -17,9 +17,9 @@ from typing import Final
 
 from deliver.errors import Blame
 from deliver.message import Recipient
-from deliver.outcome import AttemptResult, Contact, Deferred, Delivered, Outcome
+from deliver.outcome import AttemptResult, Deferred, Delivered, Outcome
 from deliver.report.trace import Finding, Stage, Trace, Verdict
-from deliver.smtp.reply import EnhancedCode, Reply
+from deliver.smtp.reply import EnhancedCode
 
 SYSTEM: Final = EnhancedCode(4, 3, 0)  # other mail system status, RFC 3463 3.4
 NOT_STARTED: Final = "the attempt was not started because the relay is stopping"
@@ -29,17 +29,16 @@ NOT_REPORTED: Final = "the attempt ended without a result for this recipient"
 
 
 def conclude(
-    recipients: tuple[Recipient, ...], result: AttemptResult, journalled: Mapping[int, Reply]
+    recipients: tuple[Recipient, ...], result: AttemptResult, journalled: Mapping[int, Delivered]
 ) -> AttemptResult:
-    """One outcome for each of `recipients`, in their order; `journalled` are the replies by ordinal."""
+    """One outcome for each of `recipients`, in their order; `journalled` is by ordinal."""
     found = {recipient.ordinal: outcome for recipient, outcome in result.outcomes}
     missing = Deferred(NOT_REPORTED, Blame.LOCAL, enhanced=SYSTEM)
     outcomes: list[tuple[Recipient, Outcome]] = []
     for recipient in recipients:
         outcome = found.get(recipient.ordinal, missing)
-        reply = journalled.get(recipient.ordinal)
-        if reply is not None and not isinstance(outcome, Delivered):
-            outcome = Delivered(reply, outcome.contact or Contact("", "", 0))
+        if not isinstance(outcome, Delivered):
+            outcome = journalled.get(recipient.ordinal, outcome)
         outcomes.append((recipient, outcome))
     return replace(result, outcomes=tuple(outcomes))
 

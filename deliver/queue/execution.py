@@ -22,22 +22,21 @@ import trio
 from deliver.errors import StorageError
 from deliver.message import Content, Recipient
 from deliver.net.clock import Clock
-from deliver.outcome import AttemptResult
+from deliver.outcome import AttemptResult, Delivered
 from deliver.queue import codec, conclusion, schedule, store
 from deliver.queue.account import expiries, report
 from deliver.queue.claiming import Claim
-from deliver.queue.content import remove
+from deliver.queue.content import InlineContent, remove
 from deliver.queue.journal import Proof
 from deliver.queue.schedule import Plan, Settlement
 from deliver.queue.shard import Shard
 from deliver.queue.store import Append, Settled
-from deliver.smtp.reply import Reply
 
 SETTLE_PATIENCE: Final = 30.0  # seconds in which a settlement must succeed
 COMPANY: Final = 0.08  # seconds that a settlement waits for others to share its fsync; the journal has it
 RETRY_AFTER: Final = 1.0  # seconds between tries when the database refuses
 
-JournalReply = Callable[[tuple[Recipient, ...], Reply], None]
+JournalReply = Callable[[tuple[Recipient, ...], Delivered], None]
 
 
 class Attempt(Protocol):
@@ -115,7 +114,7 @@ class Execution:
 
     async def run(self, claim: Claim, scope: trio.CancelScope, over: Callable[[Ended], None]) -> None:
         """Attempt within `scope`, then tell `over`, who sees to `settle`. Raises no Exception."""
-        journalled: dict[int, Reply] = {}
+        journalled: dict[int, Delivered] = {}
         attempt: Attempt | None = None
         result = conclusion.interrupted(claim.recipients, started=False)
         try:
@@ -189,6 +188,8 @@ class Execution:
 
     async def _content(self, claim: Claim) -> Content | None:
         """The content; None, and an error in the log, when it cannot be read."""
+        if claim.content is not None:
+            return InlineContent(claim.content)
         try:
             found = await self.shard.content(claim.envelope.id, claim.spool_name, claim.envelope.size)
         except StorageError as error:
@@ -199,12 +200,16 @@ class Execution:
         return found
 
     def _note(
-        self, claim: Claim, journalled: dict[int, Reply], recipients: tuple[Recipient, ...], reply: Reply
+        self,
+        claim: Claim,
+        journalled: dict[int, Delivered],
+        recipients: tuple[Recipient, ...],
+        outcome: Delivered,
     ) -> None:
         """A final 2yz has been read for these recipients; synchronous, so that nothing comes in between."""
         ordinals = tuple(recipient.ordinal for recipient in recipients)
-        journalled.update(dict.fromkeys(ordinals, reply))
-        self.shard.journal.note(Proof(claim.attempt_id, claim.envelope.id, ordinals, reply))
+        journalled.update(dict.fromkeys(ordinals, outcome))
+        self.shard.journal.note(Proof.of(claim.attempt_id, claim.envelope.id, ordinals, outcome))
 
     def _settlements(self, claim: Claim, result: AttemptResult) -> tuple[Settlement, ...]:
         """What is to be recorded; nothing, so that all are queued again, if that cannot be said."""

@@ -141,5 +141,8 @@ def accept_event(envelope: Envelope, origin: Origin) -> Event:
             "recipients_count": len(envelope.recipients),
             "sender_host_address": origin.client,
             "sender_helo_name": origin.helo,
+            "received_protocol": origin.protocol,
+            "authenticated_id": origin.authenticated or None,
+            "proxy_local_address": origin.proxy or None,
         },
     )

@@ -21,6 +21,7 @@ from typing import Final
 
 from deliver.errors import StorageError
 from deliver.message import MessageId
+from deliver.outcome import Contact, Delivered
 from deliver.smtp.reply import Reply
 from deliver.sqlrun import create_private_file
 
@@ -32,7 +33,10 @@ log = logging.getLogger("outrider.queue")
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A positive reply to the content of `message_id` for the recipients `ordinals`, read in `attempt_id`."""
+    """A positive reply to the content of `message_id` for the recipients `ordinals`, read in `attempt_id`.
+
+    `dsn_passed`: see `deliver.outcome.Delivered`.
+    """
 
     attempt_id: int
     message_id: MessageId
@@ -40,6 +44,28 @@ class Proof:
     reply: Reply
     host: str = ""
     address: str = ""
+    dsn_passed: bool = False
+
+    @classmethod
+    def of(
+        cls, attempt_id: int, message_id: MessageId, ordinals: tuple[int, ...], outcome: Delivered
+    ) -> Proof:
+        """The proof of an outcome that a server has just given."""
+        contact = outcome.contact
+        return cls(
+            attempt_id,
+            message_id,
+            ordinals,
+            outcome.reply,
+            contact.host[:MAX_TEXT],
+            contact.address,
+            outcome.dsn_passed,
+        )
+
+    @property
+    def outcome(self) -> Delivered:
+        """What it proves."""
+        return Delivered(self.reply, Contact(self.host, self.address, 0), self.dsn_passed)
 
 
 class Journal:
@@ -146,6 +172,8 @@ def _record(proof: Proof) -> bytes:
         "host": proof.host,
         "address": proof.address,
     }
+    if proof.dsn_passed:
+        plain["dsn_passed"] = True
     body = json.dumps(plain, separators=(",", ":")).encode("ascii")
     return b"\n%08x %s\n" % (zlib.crc32(body), body)
 
@@ -163,6 +191,7 @@ def _parse(line: bytes) -> Proof | None:
             reply=Reply(int(plain["code"]), tuple(str(text) for text in plain["lines"])),
             host=str(plain["host"]),
             address=str(plain["address"]),
+            dsn_passed=bool(plain.get("dsn_passed")),
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -20,7 +20,7 @@ from sqlalchemy import delete as sql_delete
 
 from deliver.errors import Blame
 from deliver.message import MessageId, Recipient
-from deliver.outcome import Contact, Deferred, Delivered
+from deliver.outcome import Deferred
 from deliver.queue import codec
 from deliver.queue.due import note_due_again
 from deliver.queue.journal import Proof
@@ -152,7 +152,6 @@ def _record_proof(
             recipient.c.state.in_([state.value for state in OPEN_STATES]),
         )
     ).all()
-    outcome = Delivered(proof.reply, Contact(proof.host, proof.address, 0))
     for row in rows:
         domains[row.domain] = None
         conn.execute(
@@ -162,7 +161,7 @@ def _record_proof(
                 state=State.DELIVERED.value,
                 attempt_id=None,
                 finished_at=now,
-                last_outcome=codec.outcome_json(outcome),
+                last_outcome=codec.outcome_json(proof.outcome),
             )
         )
     append(conn, proof.message_id, [_delivery(proof, codec.recipient_of(row), now) for row in rows])

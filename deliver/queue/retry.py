@@ -14,13 +14,14 @@ Beyond the last step the mail has expired. A rule without steps allows no second
     error word       what happened
     ---------------  ---------------------------------------------------------------
     dns              the destination could not be looked up
-    connect          no connection
+    connect          no connection; apart: refused, and timeout for no answer in time
     greeting         a 4yz greeting or EHLO, or none
     tls              STARTTLS or the handshake failed, or was not good enough
     auth             logging in failed
     mail rcpt data   a 4yz reply to MAIL, to RCPT, to DATA or the content;
                      also with a code, whose digits may be x: rcpt-452, mail-4xx
     lost             the connection broke, or no reply came in time, later than that
+    timeout          no connection or no reply in time, whenever; beside greeting, auth or lost
     in-doubt         the server may hold the message
     local            something of our own
 """
@@ -40,10 +41,11 @@ from deliver.pattern import any_matches
 
 WORDS: Final = (
     "dns", "connect", "greeting", "tls", "auth", "mail", "rcpt", "data", "lost", "in-doubt", "local",
+    "refused", "timeout",
 )  # fmt: skip
 LONGEST_WAIT: Final = 86400.0  # seconds; what a geometric sequence grows to at most
 _WORD: Final = re.compile(
-    r"(?:dns|connect|greeting|tls|auth|lost|in-doubt|local|(?:mail|rcpt|data)(?:-4[0-9x][0-9x])?)\Z"
+    r"(?:dns|connect|refused|timeout|greeting|tls|auth|lost|in-doubt|local|(?:mail|rcpt|data)(?:-4[0-9x][0-9x])?)\Z"
 )
 _PHASES: Final = {
     Phase.CONNECT: "connect",
@@ -128,6 +130,8 @@ def error_words(outcome: Deferred) -> frozenset[str]:
     """The words of the second table that apply."""
     words = {"in-doubt"} if outcome.in_doubt else set()
     phase = outcome.phase
+    if outcome.fault is not None:
+        words.add(outcome.fault.value)
     if outcome.blame is Blame.LOCAL:
         words.add("local")
     elif phase in _COMMANDS:

@@ -43,6 +43,7 @@ from deliver.report.log import say
 from deliver.settings import Queue
 from events import outbox
 
+GATHER: Final = 0.02  # seconds between two looks for what is due
 LONGEST_SLEEP: Final = 60.0  # seconds; expired leases and old history are looked for that often
 NEWS: Final = 5.0  # seconds; where several nodes share the queue, that often each looks what others left
 BUSY: Final = 0.05  # seconds until a node looks again for what others are busy with
@@ -176,11 +177,14 @@ class Runner:
         async with trio.open_nursery() as attempts:
             while not self._stopping:
                 self._wake = trio.Event()
+                began = trio.current_time()
                 pause = await self._step(attempts)
                 if self._stopping:
                     break
                 with trio.move_on_after(pause):
                     await self._wake.wait()
+                # a busy time makes few large claims; what comes alone is claimed at once
+                await trio.sleep_until(began + GATHER)
             await self._grace()
 
     async def _grace(self) -> None:
@@ -199,13 +203,13 @@ class Runner:
         try:
             await self._take_back(now)
             await self._tidy(now)
-            begun = await self._claim()
+            begun, moment = await self._claim_and_look()
             for running in begun:
                 # registered before anything is awaited: what is claimed is settled
                 attempts.start_soon(self._work, running, attempts)
             if self._occupancy.free(now) == 0:
                 return min(LONGEST_SLEEP, max(0.0, self._occupancy.next_change() - now))
-            pause = await self._pause(now)
+            pause = self._until(moment, now)
             if self._shard.node is None:
                 return pause
             return max(BUSY, min(pause, NEWS)) if not begun else pause  # others may be busy with what is due
@@ -213,16 +217,19 @@ class Runner:
             log.error("%s", error)
             return RETRY_AFTER
 
-    async def _claim(
+    async def _claim_and_look(
         self, domains: tuple[str, ...] | None = None, most: int | None = None
-    ) -> tuple[Running, ...]:
-        """Claim for every free worker, or `most`, of these domains if any; they run from here on."""
+    ) -> tuple[tuple[Running, ...], float | None]:
+        """Claim for every free worker, or `most`, of these domains if any; they run from here on.
+
+        Also when there is more to claim, None for never.
+        """
         async with self._claiming:
             now = self._clock.now()
             free = self._occupancy.free(now)
             limit = free if most is None else min(most, free)
             if limit <= 0 or self._stopping:
-                return ()
+                return (), now
             self._holds = {domain: until for domain, until in self._holds.items() if until > now}
             take = partial(
                 claiming.claim,
@@ -235,14 +242,16 @@ class Runner:
                 node=self._shard.node,
             )
 
-            def take_permitted(conn: Connection) -> tuple[tuple[Claim, ...], Permits]:
+            def take_permitted(conn: Connection) -> tuple[tuple[Claim, ...], Permits, float | None]:
                 permits = Permits(self.lanes, self.throttle, now, self._holds)  # one for each run of this
-                return take(conn, admission=permits), permits
+                claims = take(conn, admission=permits)
+                return claims, permits, due.next_due(conn, permits.opens_at) if domains is None else now
 
-            claims, permits = await self._shard.sql.write(take_permitted, durable=False)
-            return tuple(
+            claims, permits, moment = await self._shard.sql.write(take_permitted, durable=False)
+            begun = tuple(
                 self._began(claim, held, now) for claim, held in zip(claims, permits.held, strict=False)
             )
+            return begun, moment
 
     def _began(self, claim: Claim, held: tuple[Key, ...], now: float) -> Running:
         slow = self.lanes.slow(claim.domain)
@@ -311,7 +320,7 @@ class Runner:
     async def _next(self, domain: str) -> tuple[Running, ...]:
         """The next message for the same site, if it may have one."""
         try:
-            return await self._claim(self.lanes.domains(domain), most=1)
+            return (await self._claim_and_look(self.lanes.domains(domain), most=1))[0]
         except StorageError as error:
             log.error("%s", error)
             return ()
@@ -323,6 +332,10 @@ class Runner:
     async def _pause(self, now: float) -> float:
         permits = Permits(self.lanes, self.throttle, now, self._holds)
         moment = await self._shard.sql.read(lambda conn: due.next_due(conn, permits.opens_at))
+        return self._until(moment, now)
+
+    @staticmethod
+    def _until(moment: float | None, now: float) -> float:
         return LONGEST_SLEEP if moment is None else min(LONGEST_SLEEP, max(0.0, moment - now))
 
     async def _take_back(self, now: float) -> None:

@@ -28,6 +28,7 @@ from deliver.queue.store import Append
 from deliver.report.log import say
 from events import outbox
 
+GATHER: Final = 0.1  # seconds between two looks
 LOOK: Final = 1.0  # seconds; the longest that a change by a tool waits
 AT_A_TIME: Final = 20  # reports that are written side by side, so that they share an fsync
 RETRY_AFTER: Final = 5.0  # seconds after an error of the database
@@ -96,6 +97,7 @@ class Upkeep:
         """Work until cancelled."""
         while True:
             self._wake = trio.Event()
+            began = trio.current_time()
             pause = LOOK
             try:
                 await self.step()
@@ -107,6 +109,7 @@ class Upkeep:
                 pause = RETRY_AFTER
             with trio.move_on_after(pause):
                 await self._wake.wait()
+            await trio.sleep_until(began + GATHER)  # one look for many settlements
 
     async def step(self) -> None:
         """Look once, and do what is due. Raises StorageError."""

@@ -23,10 +23,13 @@ from deliver.relay.watched import Watched
 from deliver.report.log import say
 from deliver.settings import RelayCertificate, Settings
 from deliver.tls import names, ocsp
+from deliver.tls.certificate import looking, parse
 from deliver.tls.pkix import TrustStore
 from deliver.tls.serving import Identity, Offer, read_chain, read_responses, server_context
 
 MAX_FILE = 1024 * 1024  # octets
+DAY = 86400.0
+SOON = 7.0  # days before its end at which a certificate is worth a warning
 LOOK = 30.0  # seconds between looks at whether a certificate needs another staple
 
 log = logging.getLogger("outrider.relay")
@@ -111,9 +114,10 @@ class Certificates:
         judged = [ocsp.check(each, identity.leaf, identity.issuer, self._clock.now()) for each in responses]
         own = [each for each in judged if "another certificate" not in each.why]
         good = any(each.status is ocsp.Status.GOOD for each in own)
-        level = logging.WARNING if own and not good else logging.INFO
+        days = (_end(identity.leaf) - self._clock.now()) / DAY
+        level = logging.WARNING if (own and not good) or days < SOON else logging.INFO
         say(
-            log, level, "certificate loaded",
+            log, level, "certificate loaded", days_left=round(days, 1),
             names=" ".join(names.presented_names(identity.leaf, common_name=True))[:200],
             staple="good" if good else own[0].why if own else None,
         )  # fmt: skip
@@ -130,20 +134,23 @@ def files_of(settings: Settings, certificate: RelayCertificate) -> Files:
 
 
 async def _keep_stapled(files: Files, staple: Path, clock: Clock) -> None:
-    """Fetch before half of a response's time is over, and at once for another certificate."""
-    due, about = 0.0, b""
+    """Fetch before half of a response's time is over, and at once for another certificate.
+
+    Another process may do the same: what it has fetched meanwhile counts.
+    """
+    due, until, about = 0.0, 0.0, b""
     while True:
         try:
             order = _order(files, staple)
             if order is not None and order.certificate != about:
-                about = order.certificate
-                held = _held(order, clock.now())
-                due = clock.now() + (0.0 if held is None else stapling.next_time(held, clock.now()))
+                due, until, about = clock.now(), 0.0, order.certificate
             if order is not None and clock.now() >= due:
                 due = clock.now() + stapling.RETRY
-                fetched = await stapling.fetch_and_write(order, clock.now())
-                due = clock.now() + stapling.next_time(fetched, clock.now())
-                say(log, logging.INFO, "staple fetched", file=staple, responder=order.url)
+                found = _held(order, clock.now())
+                if found is None or (found.until or 0.0) <= max(until, clock.now() + 2 * stapling.RETRY):
+                    found = await stapling.fetch_and_write(order, clock.now())
+                    say(log, logging.INFO, "staple fetched", file=staple, responder=order.url)
+                due, until = clock.now() + stapling.next_time(found, clock.now()), found.until or 0.0
         except OutriderError as error:
             log.warning("%s", error)
         await trio.sleep(LOOK)
@@ -172,6 +179,12 @@ def _order(files: Files, staple: Path) -> stapling.Order | None:
             f"writing {staple}", error.strerror or str(error), "correct ocsp_file"
         ) from None
     return stapling.Order(chain[0], chain[1], url, staple)
+
+
+def _end(leaf: bytes) -> float:
+    """Seconds since the epoch."""
+    with looking():
+        return parse(leaf).not_valid_after_utc.timestamp()
 
 
 def _identity(files: Files) -> Identity:

@@ -25,7 +25,7 @@ from deliver.relay.security import Challenge, Client, Exchange, LoggedIn, LoginR
 from deliver.report.log import say
 from deliver.settings import RelayAuth, Settings
 from deliver.smtp.reply import Reply
-from deliver.tls.binding import END_POINT, EXPORTER, EXPORTER_LABEL, EXPORTER_LENGTH, end_point
+from deliver.tls.certificate import end_point
 from deliver.tls.engine import TlsEngine, TlsError
 from deliver.tls.pkix import TrustStore
 from deliver.tls.serving import client_names
@@ -84,8 +84,11 @@ class Guard:
         try:
             with trio.fail_after(float(self._tls.handshake)):
                 handshake = await tls.do_handshake()
+                await tls.flush()  # an answer to Finished at once: Nagle holds back the EHLO of many clients
         except trio.TooSlowError:
             raise TlsError("negotiating TLS", "the client took too long") from None
+        except trio.BrokenResourceError:
+            raise TlsError("negotiating TLS", "the connection was lost") from None
         names: tuple[str, ...] = ()
         if loaded.authorities is not None:
             names = self._names(tls, handshake, loaded.authorities, client)
@@ -261,10 +264,12 @@ def _place(settings: Settings, auth: RelayAuth) -> str:
 
 
 def _bindings(tls: TlsStream, handshake: Handshake) -> dict[str, bytes]:
+    """What ties a login to this connection, by type (RFC 9266, RFC 5929 4)."""
     found: dict[str, bytes] = {}
     if handshake.version == "TLSv1.3":  # not unique before it (RFC 9266 3)
-        found[EXPORTER] = tls.keying_material(EXPORTER_LABEL, EXPORTER_LENGTH)
-    bound = end_point(tls.own_leaf())
+        found["tls-exporter"] = tls.keying_material(b"EXPORTER-Channel-Binding", 32)
+    leaf = tls.own_leaf()
+    bound = None if leaf is None else end_point(leaf)
     if bound is not None:
-        found[END_POINT] = bound
+        found["tls-server-end-point"] = bound
     return found

@@ -24,6 +24,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 
+from deliver.outcome import AttemptResult
+from deliver.queue.execution import Attempt
 from events.catalogue import Event, Scalar
 
 Append = Callable[[Connection, str | None, Iterable[Event]], None]
@@ -106,6 +108,31 @@ class Meter:
         with self._lock:
             counts = merged([self._counts])
         return merged([counts, *(gauge() for gauge in self.gauges)])
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """An attempt whose time is measured; see `deliver.queue.execution.Attempt`."""
+
+    attempt: Attempt
+    meter: Meter
+    now: Callable[[], float]
+
+    async def run(self) -> None:
+        """Deliver."""
+        began = self.now()
+        try:
+            await self.attempt.run()
+        finally:
+            self.meter.observe("outrider_attempt_seconds", self.now() - began)
+
+    def result(self) -> AttemptResult:
+        """What is known."""
+        return self.attempt.result()
+
+    def progress(self) -> int:
+        """Grows with what was found out."""
+        return self.attempt.progress()
 
 
 def metered(append: Append, meter: Meter) -> Append:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from deliver.errors import PeerError
+from deliver.errors import Fault, PeerError
 from deliver.outcome import Phase
 from deliver.smtp.command import (
     Auth,
@@ -41,6 +41,8 @@ class Lost(PeerError):
 
 class TimedOut(Lost):
     """The server did not answer, or did not read, in time; the connection is of no more use."""
+
+    fault = Fault.TIMEOUT
 
     def __init__(self, phase: Phase, patience: float, why: str | None = None) -> None:
         super().__init__(phase, why or f"nothing for {patience:g} s")

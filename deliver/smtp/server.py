@@ -6,34 +6,25 @@ Consider…, BeginContent, EndContent) is answered, usually with `accept` or `re
 asked of the machine, so pipelined commands are answered in order. `serverstates` says which command is
 possible when.
 
-Lines end with CRLF only: a line that ends with a bare LF is refused and the connection closed, since nobody
-can tell what the sender of it meant to be a command. Octets behind STARTTLS close it too: they came in clear
-text, and nothing may tell them from what comes inside TLS (RFC 3207 6, CVE-2021-38371).
+The halves below: `serverline` makes lines of octets, `serverlogin` knows STARTTLS and AUTH.
 """
 
 from __future__ import annotations
 
-import base64
-from collections import deque
 from collections.abc import Callable, Mapping
 
 from deliver.message import Mailbox
 from deliver.smtp.action import (
     AbandonContent,
-    AbandonExchange,
-    Action,
     AuthExchange,
     BeginContent,
-    Close,
     ConsiderRecipient,
     ConsiderSender,
     ContentChunk,
     EndContent,
     Handshake,
     MailRequest,
-    Question,
     RcptRequest,
-    Send,
     StartTls,
 )
 from deliver.smtp.answer import AUTH_FIRST, DEFECTIVE, NOT_IMPLEMENTED, TLS_FIRST
@@ -48,83 +39,42 @@ from deliver.smtp.request import (
     Foreign,
     Request,
     Verb,
-    decode_response,
     hello_refusal,
-    parse_auth,
     parse_bdat,
     parse_line,
     parse_mail,
     parse_rcpt,
 )
+from deliver.smtp.serverline import MAX_COMMAND as MAX_COMMAND
+from deliver.smtp.serverline import MAX_DISCARD as MAX_DISCARD
+from deliver.smtp.serverlogin import SecuringMachine
 from deliver.smtp.serverstates import OUT_OF_SEQUENCE
 from deliver.smtp.serverstates import TRANSITIONS as TRANSITIONS
 from deliver.smtp.serverstates import State as State
 from deliver.smtp.undot import IncomingChunks, IncomingContent
 
-MAX_COMMAND = 2048  # octets with CRLF; RFC 5321 4.5.3.1.4 asks for 512, our longest address needs 520
-MAX_RESPONSE = 12288 + 64  # octets of an AUTH line with CRLF (RFC 4954 4)
-MAX_DISCARD = 65536  # octets of one line, after which we stop waiting for its end
 SMALL_CHUNK = 1024  # octets; a smaller one counts as an idle command
 
 _BEFORE_TLS = frozenset({Verb.EHLO, Verb.HELO, Verb.STARTTLS, Verb.NOOP, Verb.QUIT})
 _CONTENT_STATES = frozenset({State.CONTENT, State.CHUNKS})
 
 
-class ServerMachine:
+class ServerMachine(SecuringMachine):
     """One session with one client."""
 
-    protocol = "ESMTP"  # in the greeting
-
     def __init__(self, limits: Limits, hostname: str, offer: Offer | None = None) -> None:
-        self._limits = limits
-        self._hostname = hostname
-        self._offer = offer or Offer()
-        self._buffer = bytearray()
-        self._line_length = 0  # octets of the unfinished line that were thrown away
+        super().__init__(limits, hostname, offer or Offer())
         self._skipping = 0  # octets of a refused chunk that are still to come
-        self._actions: deque[Action] = deque()
-        self._question: Question | None = None
         self._incoming: IncomingContent | IncomingChunks | None = None
         self._chunk: Chunk | None = None  # whose octets are next
         self._content_refusal: Reply | None = None
         self._mail: MailRequest | None = None
         self._rcpts: dict[Mailbox, RcptRequest] = {}
-        self._mechanism = ""
-        self._errors = 0
-        self._idle_commands = 0
-        self.state = State.FRESH
-        self.helo = ""
-        self.extended = False
-        self.secured = False
-        self.authenticated: str | None = None  # as whom the client has logged in
-        self._send(Reply(220, (f"{hostname} {self.protocol} Outrider",)))
 
     @property
     def in_content(self) -> bool:
         """Whether the client is sending the content of a message."""
         return self.state in _CONTENT_STATES
-
-    def receive(self, data: bytes) -> None:
-        """Take octets from the client; empty means that it closed its side."""
-        if self.state is State.CLOSED:
-            return
-        assert self.state is not State.HANDSHAKE, "these octets are for TLS"
-        if not data:
-            self._close("the client closed the connection without QUIT")
-            return
-        self._buffer += data
-
-    def next_action(self) -> Action | None:
-        """What to do now, or None: then more octets are needed. Not while a question waits for its answer."""
-        assert self._question is None, "the last question was not answered"
-        while not self._actions and self._progress():
-            pass
-        if not self._actions:
-            return None
-        action = self._actions.popleft()
-        if isinstance(action, Question):
-            self._question = action
-        return action
 
     # Answers
 
@@ -184,31 +134,6 @@ class ServerMachine:
             self._skipping, self._chunk = self._chunk.length, None
         self._respond(reply, count=reply.permanent)
 
-    def challenge(self, data: bytes) -> None:
-        """Answer AuthExchange with another challenge."""
-        question, self._question = self._question, None
-        assert isinstance(question, AuthExchange), "there is no exchange"
-        self.state = State.EXCHANGE
-        self._actions.append(Send(b"334 " + base64.b64encode(data) + b"\r\n"))
-
-    def authenticate(self, identity: str) -> None:
-        """Answer AuthExchange with yes: from now on the client is `identity`."""
-        question, self._question = self._question, None
-        assert isinstance(question, AuthExchange), "there is no exchange"
-        self.state, self.authenticated = State.READY, identity
-        self._send(Reply(235, ("2.7.0 Logged in",)))
-
-    def tls_started(self, offer: Offer | None = None) -> None:
-        """TLS is there: nothing that was said before counts any more (RFC 3207 4.2).
-
-        The offer may be another. Also at once after the beginning, where TLS comes before the greeting.
-        """
-        assert not self._buffer, "octets from outside TLS"
-        assert self.state in (State.HANDSHAKE, State.FRESH), "not now"
-        self.secured, self.state = True, State.FRESH
-        self.helo, self.extended, self.authenticated = "", False, None
-        self._offer = offer or self._offer
-
     def refuse_content(self, reply: Reply) -> None:
         """Read the rest of the content without giving it out, then answer with `reply`."""
         assert self.in_content, "no content is being received"
@@ -219,19 +144,6 @@ class ServerMachine:
             self._refuse_message(reply, count=False)
         elif self.state is State.CHUNKS:
             self._refuse_chunk(reply)
-
-    def close(self, reply: Reply, why: str) -> None:
-        """Say `reply` (a 421) and close; content that was begun is abandoned (RFC 5321 3.8)."""
-        if self.state is not State.CLOSED:
-            self._actions.extend(self._abandoned(why))
-            self._send(reply)
-            self._close(why)
-
-    def turn_away(self, reply: Reply, why: str) -> None:
-        """Say `reply` instead of the greeting, and close."""
-        assert self.state is State.FRESH, "the greeting was sent"
-        self._actions.clear()
-        self.close(reply, why)
 
     # Reading
 
@@ -246,34 +158,13 @@ class ServerMachine:
             return True
         return self._read_content() if self.state is State.CONTENT else self._read_line()
 
-    @property
-    def _longest_line(self) -> int:
-        return MAX_RESPONSE if self._offer.mechanisms else MAX_COMMAND
-
-    def _read_line(self) -> bool:
-        end = self._buffer.find(b"\n")
-        if end < 0:
-            if self._line_length + len(self._buffer) > MAX_DISCARD:
-                self.close(Reply(421, ("4.7.0 Line too long, closing connection",)), "endless command line")
-                return True
-            if len(self._buffer) > self._longest_line:  # already refused; only its end is still of interest
-                self._line_length += len(self._buffer) - 1
-                del self._buffer[:-1]
-            return False
-        line = bytes(self._buffer[: end + 1])
-        del self._buffer[: end + 1]
-        length, self._line_length = self._line_length + len(line), 0
-        if length > MAX_DISCARD:
-            self.close(Reply(421, ("4.7.0 Line too long, closing connection",)), "endless command line")
-        elif not line.endswith(b"\r\n"):
-            self.close(Reply(500, ("5.5.2 Lines must end with CRLF",)), "a command ended with a bare LF")
-        elif self.state is State.EXCHANGE:
-            self._on_response(line[:-2], length)
+    def _take(self, line: bytes, length: int) -> None:
+        if self.state is State.EXCHANGE:
+            self._on_response(line, length)
         elif length > (self._longest_line if line[:5].upper() == b"AUTH " else MAX_COMMAND):
             self._respond(Reply(500, ("5.5.2 Line too long",)), count=True)
         else:
-            self._obey(self._parse(line[:-2]))
-        return True
+            self._obey(self._parse(line))
 
     def _read_content(self) -> bool:
         incoming = self._incoming
@@ -376,40 +267,6 @@ class ServerMachine:
         keywords = self._offer.keywords(self._limits, secured=self.secured) if extended else ()
         self._respond_idle(Reply(250, (self._hostname, *keywords)))
 
-    def _on_starttls(self, request: Request) -> None:
-        if self.secured:
-            self._respond(Reply(503, ("5.5.1 TLS is there already",)), count=True)
-        elif self._buffer:
-            self.close(Reply(421, ("4.7.0 Octets behind STARTTLS",)), "octets behind STARTTLS, in clear text")
-        elif not self._is_idle_too_long():
-            self._actions.append(StartTls())
-
-    def _on_auth(self, request: Request) -> None:
-        if self.authenticated is not None:
-            self._respond(Reply(503, ("5.5.1 You are logged in already",)), count=True)
-            return
-        if not self._offer.may_auth(secured=self.secured):
-            self._respond(Reply(538, ("5.7.11 AUTH needs TLS here: send STARTTLS first",)), count=True)
-            return
-        read = parse_auth(request.argument)
-        if isinstance(read, Reply):
-            self._respond(read, count=True)
-        elif read[0] not in self._offer.mechanisms:
-            self._respond(Reply(504, ("5.5.4 This mechanism is not offered",)), count=True)
-        elif not self._is_idle_too_long():
-            self._mechanism, response = read
-            self._actions.append(AuthExchange(self._mechanism, response, first=True))
-
-    def _on_response(self, line: bytes, length: int) -> None:
-        response = decode_response(line) if length <= MAX_RESPONSE else None
-        if response is not None:
-            self._actions.append(AuthExchange(self._mechanism, response, first=False))
-            return
-        self.state = State.READY
-        self._actions.append(AbandonExchange())
-        text = "5.7.0 AUTH was cancelled" if line == b"*" else "5.5.2 The response is not base64"
-        self._respond(Reply(501, (text,)), count=True)
-
     def _on_mail(self, request: Request) -> None:
         read = parse_mail(
             request.argument, self._offer, extended=self.extended, max_size=self._limits.message_size
@@ -507,8 +364,8 @@ class ServerMachine:
     _commands: Mapping[Verb, Callable[[ServerMachine, Request], None]] = {
         Verb.EHLO: _on_ehlo,
         Verb.HELO: _on_helo,
-        Verb.STARTTLS: _on_starttls,
-        Verb.AUTH: _on_auth,
+        Verb.STARTTLS: SecuringMachine._on_starttls,
+        Verb.AUTH: SecuringMachine._on_auth,
         Verb.MAIL: _on_mail,
         Verb.RCPT: _on_rcpt,
         Verb.DATA: _on_data,
@@ -533,38 +390,11 @@ class ServerMachine:
         self._mail = None
         self._rcpts = {}
 
-    def _close(self, why: str) -> None:
-        """Nothing more to say: the client is gone, or was told."""
-        self._actions.extend(self._abandoned(why))
-        self._actions.append(Close(why))
-        self.state = State.CLOSED
-
     def _abandoned(self, why: str) -> tuple[AbandonContent, ...]:
         incoming, self._incoming = self._incoming, None
         if incoming is None or self._refused(incoming) is not None:
             return ()
         return (AbandonContent(why),)
-
-    def _respond_idle(self, reply: Reply) -> None:
-        if not self._is_idle_too_long():
-            self._send(reply)
-
-    def _is_idle_too_long(self) -> bool:
-        self._idle_commands += 1
-        if self._idle_commands <= self._limits.idle_commands:
-            return False
-        self.close(Reply(421, ("4.7.0 Too many commands without a message",)), "too many idle commands")
-        return True
-
-    def _respond(self, reply: Reply, *, count: bool) -> None:
-        self._errors += count
-        if self._errors > self._limits.errors:
-            self.close(Reply(421, ("4.7.0 Too many errors, closing connection",)), "too many errors")
-        else:
-            self._send(reply)
-
-    def _send(self, reply: Reply) -> None:
-        self._actions.append(Send(encode(reply)))
 
 
 def _protocol_error(reply: Reply) -> bool:

@@ -32,7 +32,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from deliver.errors import Blame
+from deliver.errors import Blame, Fault
 from deliver.message import Envelope, Recipient
 from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase
 from deliver.report.trace import Finding
@@ -141,6 +141,7 @@ class Transaction:
         self._mail_refused = False
         self._interrupted = "the delivery was interrupted"
         self._interrupted_by = Blame.HOST
+        self._fault: Fault | None = None
         self._progress = _Progress.COMMANDS
         self._plan: tuple[Command, ...] = ()
         self._asked: tuple[Recipient, ...] = ()
@@ -280,10 +281,10 @@ class Transaction:
             raise LocalMisuse(f"the end of content {self.phase.value}")
         self._progress = _Progress.ENDED
 
-    def lost(self, why: str, blame: Blame = Blame.HOST) -> None:
+    def lost(self, why: str, blame: Blame = Blame.HOST, fault: Fault | None = None) -> None:
         """Nothing more will be heard of the server; the table above says what that means."""
         if self._progress is not _Progress.DONE:
-            self._interrupted, self._interrupted_by = why[:MAX_WHY], blame
+            self._interrupted, self._interrupted_by, self._fault = why[:MAX_WHY], blame, fault
             self._settle(self._open(), self._interruption())
             self._progress = _Progress.DONE
 
@@ -392,4 +393,5 @@ class Transaction:
             enhanced=EnhancedCode(4, 3, 0) if blame is Blame.LOCAL else EnhancedCode(4, 4, 2),
             contact=self.contact,
             in_doubt=in_doubt,
+            fault=self._fault,
         )

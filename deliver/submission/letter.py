@@ -107,8 +107,7 @@ def split(text: bytes) -> tuple[list[bytes], bytes]:
 def phrase(name: str) -> str:
     """A person's name as it may stand before an address (RFC 5322 3.2.5, RFC 2047 5)."""
     if not name.isascii():
-        octets = name.encode()
-        return " ".join(_encoded_words(octets))
+        return "\n ".join(_encoded_words(name.encode()))
     if _ATOMS.match(name):
         return name
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')

@@ -22,6 +22,7 @@ import tempfile
 from base64 import b64decode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
@@ -63,7 +64,7 @@ class Identity:
     @property
     def issuer(self) -> ocsp.Issuer | None:
         """Who issued it; found in the chain only."""
-        return ocsp.issuer_among(self.leaf, self.chain[1:])
+        return _issuer(self.chain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,11 @@ class Offer:
     tickets: bool = True
     lifetime: int = 12 * 3600
     clients: TrustStore | None = None
+
+
+@lru_cache(maxsize=64)
+def _issuer(chain: tuple[bytes, ...]) -> ocsp.Issuer | None:
+    return ocsp.issuer_among(chain[0], chain[1:])
 
 
 def read_chain(pem: bytes, source: str) -> tuple[bytes, ...]:
@@ -199,6 +205,7 @@ def _context(
     use_ciphers(context, offer.ciphers)
     use_groups(context, offer.groups)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # clients that are idle hold none
     for identity in identities:
         _present(context, identity)
     _resume(context, offer)

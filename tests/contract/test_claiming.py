@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 
 from deliver.errors import Blame
 from deliver.message import Envelope, Mailbox, MessageId
-from deliver.outcome import Contact, Deferred, Phase
+from deliver.outcome import Contact, Deferred, Phase, Place
 from deliver.queue import claiming, due, store
 from deliver.queue.admission import Permits
 from deliver.queue.claiming import sender_key

@@ -233,8 +233,7 @@ def test_dovecot_and_our_own_client_speak_scram_through_us(
         )
         guard = Guard(settings, WallClock(), told)
         async with met(guard) as (known, _):
-            answer = await log_in(guard, known, client)
-        return answer
+            return await log_in(guard, known, client)
 
     answer = trio.run(through)
     if password == "secret":

@@ -78,10 +78,11 @@ auth = ["scram-sha-256-plus"]
 """
     sent = send(settings_for(live.world, client, more), "-f", "me@sender.test", "a@dane-ee.test")
     assert sent.returncode == 0, sent.stderr
-    logged_in = server.wait_for("logged in")
-    assert (logged_in["user"], logged_in["mechanism"]) == ("alice", "SCRAM-SHA-256-PLUS")
-    assert server.wait_for("message accepted")["user"] == "alice"
     server.wait_for("delivered")
+    (logged_in,) = [line for line in server.lines if line["message"] == "logged in"]
+    assert (logged_in["user"], logged_in["mechanism"]) == ("alice", "SCRAM-SHA-256-PLUS")
+    (accepted,) = [line for line in server.lines if line["message"] == "message accepted"]
+    assert accepted["user"] == "alice"
     secret.write_text("wrong\n")
     sent = send(settings_for(live.world, client, more), "-f", "me@sender.test", "a@dane-ee.test")
     assert sent.returncode == 75, "a wrong password is ours to correct, and no reason to lose mail"

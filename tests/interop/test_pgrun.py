@@ -93,7 +93,6 @@ class Proxy:
         client.shutdown(socket.SHUT_RDWR)
         if self._forward:
             server.sendall(data)  # carried out; the answer finds nobody
-            server.recv(1)
         return False
 
     def _pump(self, source: socket.socket, sink: socket.socket, watch: Callable[..., bool] | None) -> None:
@@ -142,8 +141,9 @@ def test_a_commit_of_which_nobody_knows_is_an_error_of_its_own(
     monkeypatch.setattr(pgrun, "_STATUS", text("SELECT 'FFFFFFFF', 'committed' WHERE :xid <> ''"))
     proxy = Proxy(url, forward=True)
     database = PostgresDatabase(proxy.url, connections=2)
+    database.run_read(lambda conn: None)
     proxy.armed.set()
-    with pytest.raises(StorageError, match=r"not known whether .* another server has taken over"):
+    with pytest.raises(StorageError, match=r"not known whether .*another server has taken over"):
         database.run_write(lambda conn: conn.execute(text("INSERT INTO fact VALUES (1)")) and None)
     database.close()
     proxy.close()

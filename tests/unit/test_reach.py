@@ -16,7 +16,7 @@ from deliver.attempt import Attempt
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
 from deliver.net.dial import ConnectFailed, Connection
-from deliver.outcome import AttemptResult, Deferred, Delivered
+from deliver.outcome import AttemptResult, Deferred, Delivered, Place
 from deliver.queue.content import InlineContent
 from deliver.resolve.answer import (
     AddressRecord,

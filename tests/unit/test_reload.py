@@ -33,11 +33,13 @@ def test_what_rows_and_files_hang_on_waits_for_a_restart() -> None:
         state_dir="/srv/other",
         hints=Hints(url="memory"),
         events=Events(backlog=5),
-        queue=Queue(directory="elsewhere", workers=7),
+        queue=Queue(directory="elsewhere", url="postgresql://h/d", node="b", connections=3, workers=7),
         rule=(Rule(domains=("a.example",), event_action=(action,)),),
         relay=OLD.relay,
     )
     found = change(OLD, new)
-    assert set(found.waiting) == {"state_dir", "hints", "events", "queue.directory", "rule.event_action"}
+    of_queue = {"queue.directory", "queue.url", "queue.node", "queue.connections"}
+    assert set(found.waiting) == {"state_dir", "hints", "events", *of_queue, "rule.event_action"}
+    assert (found.settings.queue.url, found.settings.queue.node) == (None, "")
     assert (found.settings.state_dir, found.settings.hints) == (OLD.state_dir, OLD.hints)
     assert (found.settings.queue.directory, found.settings.queue.workers) == ("queue", 7)

@@ -8,15 +8,16 @@ import pytest
 
 from deliver.configuration import load
 from deliver.configuration.problem import InvalidSettings
+from tests.unit.tls.certificates import Wish, issue
 
-PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+OURS = issue(Wish("relay", dns_names=("relay.test",)))
 CERTIFICATE = '[[relay.tls.certificate]]\nchain_file = "mail.pem"\nkey_file = "mail.key"\n'
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    for name in ("mail.pem", "mail.key", "passwords"):
-        (tmp_path / name).write_text(PEM)
+    for name, content in (("mail.pem", OURS.pem), ("mail.key", OURS.key_pem), ("passwords", b"# nobody\n")):
+        (tmp_path / name).write_bytes(content)
         (tmp_path / name).chmod(0o600)
     return tmp_path
 
@@ -108,3 +109,16 @@ def test_a_password_file_that_everybody_can_read_is_refused(directory: Path) -> 
     (directory / "passwords").chmod(0o600)
     (directory / "mail.key").chmod(0o604)
     assert "is open to every user" in refusals(directory, CERTIFICATE)
+
+
+def test_a_key_of_another_certificate_is_refused(directory: Path) -> None:
+    (directory / "mail.key").write_bytes(issue(Wish("other")).key_pem)
+    assert "relay.tls.certificate[0].key_file: " in refusals(directory, CERTIFICATE)
+    assert "mismatch" in refusals(directory, CERTIFICATE)
+
+
+def test_a_line_of_the_password_file_that_cannot_be_used_is_refused(directory: Path) -> None:
+    (directory / "passwords").write_text("# people\nalice:secret\n")
+    said = refusals(directory, CERTIFICATE + '[relay.auth]\npassword_file = "passwords"\n')
+    assert "line 2" in said
+    assert "secret" not in said

@@ -6,6 +6,7 @@ import socket
 import pytest
 import trio
 
+from deliver.errors import Fault
 from deliver.net.dial import ConnectFailed, TcpDialer
 
 
@@ -27,12 +28,14 @@ async def test_a_refused_connection_has_its_errno() -> None:
         with pytest.raises(ConnectFailed) as failed:
             await TcpDialer().dial("127.0.0.1", unused.getsockname()[1], source=None, timeout=5)
     assert failed.value.errno == errno.ECONNREFUSED
+    assert failed.value.fault is Fault.REFUSED
 
 
 async def test_an_unusable_source_address() -> None:
     with pytest.raises(ConnectFailed) as failed:
         await TcpDialer().dial("127.0.0.1", 1, source="192.0.2.1", timeout=5)
     assert failed.value.errno == errno.EADDRNOTAVAIL
+    assert failed.value.fault is None
 
 
 async def test_silence_ends_at_the_timeout() -> None:
@@ -49,5 +52,6 @@ async def test_silence_ends_at_the_timeout() -> None:
         with pytest.raises(ConnectFailed, match="no answer within") as failed:
             await fill()
         assert failed.value.errno is None
+        assert failed.value.fault is Fault.TIMEOUT
         for connection in opened:
             await connection.stream.aclose()

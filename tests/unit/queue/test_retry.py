@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deliver.errors import Blame
+from deliver.errors import Blame, Fault
 from deliver.message import Mailbox, Recipient
 from deliver.outcome import Contact, Deferred, Failed, Phase
 from deliver.queue.retry import LONGEST_WAIT, Rule, Step, choose, error_words, known
@@ -28,6 +29,14 @@ FULL = Deferred("full", Blame.RECIPIENT, Phase.RCPT, Reply(452, ("4.2.2 full",))
     ("outcome", "words"),
     [
         (REFUSED, {"connect"}),
+        (replace(REFUSED, fault=Fault.REFUSED), {"connect", "refused"}),
+        (replace(REFUSED, fault=Fault.TIMEOUT), {"connect", "timeout"}),
+        (Deferred("x", Blame.HOST, Phase.BANNER, fault=Fault.TIMEOUT), {"greeting", "timeout"}),
+        (Deferred("x", Blame.HOST, Phase.RCPT, fault=Fault.TIMEOUT), {"lost", "timeout"}),
+        (
+            Deferred("x", Blame.HOST, Phase.DOT, in_doubt=True, fault=Fault.TIMEOUT),
+            {"lost", "in-doubt", "timeout"},
+        ),
         (FULL, {"rcpt", "rcpt-452"}),
         (Deferred("x", Blame.MESSAGE, Phase.MAIL, Reply(451, ("x",))), {"mail", "mail-451"}),
         (Deferred("x", Blame.MESSAGE, Phase.DOT, Reply(451, ("x",))), {"data", "data-451"}),
@@ -59,6 +68,7 @@ def test_unknown_words(word: str) -> None:
     ("rule", "meant"),
     [
         (Rule(EXIM), True),
+        (Rule(EXIM, errors=("refused",)), False),
         (Rule(EXIM, domains=("*.example.org",)), False),
         (Rule(EXIM, domains=("example.org",)), True),
         (Rule(EXIM, hosts=("*.slow.test",)), True),

@@ -19,12 +19,13 @@ from deliver.net.clock import WallClock
 from deliver.net.tlsstream import TlsStream
 from deliver.relay import passwords
 from deliver.relay.failures import MAX_CLIENTS, Failures
-from deliver.relay.guard import Guard
+from deliver.relay.guard import Guard, Post
 from deliver.relay.passwords import line_for
 from deliver.relay.security import Challenge, Client, LoggedIn, LoginRefused, Secured
 from deliver.settings import Duration, Relay, RelayAuth, RelayCertificate, RelayTls, Settings
 from deliver.smtp.sasl import Binding, Credentials, Login, Mechanism, Plain, Scram
 from deliver.smtp.saslserver import derived_keys
+from deliver.tls.certificate import end_point
 from deliver.tls.context import ClientCertificate, context_for
 from deliver.tls.engine import TlsEngine, TlsError
 from events.catalogue import Event
@@ -314,6 +315,15 @@ async def test_what_is_offered_follows_the_entries(scene: Scene) -> None:
         assert guard.mechanisms(client) == ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN")
 
 
+async def test_only_what_the_settings_want_is_offered(scene: Scene) -> None:
+    scene.certify()
+    scene.people(scram_line())
+    scene.auth["mechanisms"] = ("login", "scram-sha-256")
+    guard = scene.guard()
+    async with met(guard) as (client, _):
+        assert guard.mechanisms(client) == ("LOGIN", "SCRAM-SHA-256")
+
+
 async def test_without_a_password_file_there_is_no_auth(scene: Scene) -> None:
     scene.certify()
     guard = scene.guard()
@@ -322,10 +332,10 @@ async def test_without_a_password_file_there_is_no_auth(scene: Scene) -> None:
 
 
 def scram_plus(stream: TlsStream, kind: str) -> Mechanism:
-    from deliver.tls.binding import end_point
-
     exporter = stream.keying_material(b"EXPORTER-Channel-Binding", 32)
-    data = exporter if kind == "tls-exporter" else end_point(stream.leaf())
+    leaf = stream.leaf()
+    assert leaf is not None
+    data = exporter if kind == "tls-exporter" else end_point(leaf)
     assert data is not None
     return Scram(ALICE, "theirs", Binding(kind, data))
 
@@ -443,6 +453,43 @@ async def test_the_relay_does_not_start_with_a_password_file_that_cannot_be_used
     scene.people("nonsense")
     with pytest.raises(ConfigurationError, match="line 1"):
         scene.guard()
+
+
+async def test_another_guard_takes_the_post_and_knows_of_the_failures(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
+    scene.certify()
+    scene.people(scram_line())
+
+    async def tell(event: Event) -> None:
+        scene.told.append(event)
+
+    def settings(most: int) -> Settings:
+        mine = RelayCertificate(chain_file="mail.pem", key_file="mail.key")
+        auth = RelayAuth(password_file="passwords", client_failures=most, failure_delay=Duration(0))
+        return Settings(
+            state_dir=str(scene.directory), relay=Relay(tls=RelayTls(certificate=(mine,)), auth=auth)
+        )
+
+    post = Post(settings(9), WallClock(NOW), tell)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(post.run)
+        async with met(post.guard) as (client, _):
+            answer = await log_in(post.guard, client, Scram(Credentials("alice", "wrong"), "theirs"))
+            assert isinstance(answer, LoginRefused)
+        before = post.guard
+        after = post.relief(settings(1))
+        assert not before.failures.too_many("192.0.2.7", trio.current_time()), "nothing has changed yet"
+        post.relieve(after)
+        await trio.testing.wait_all_tasks_blocked()
+        assert post.guard is after
+        async with met(post.guard) as (client, _):
+            answer = await log_in(post.guard, client, Scram(ALICE, "theirs"))
+            assert isinstance(answer, LoginRefused), "one failure is too many now"
+        with pytest.raises(ConfigurationError):
+            post.relief(Settings(state_dir="/nowhere", relay=settings(1).relay))
+        assert post.guard is after
+        nursery.cancel_scope.cancel()
 
 
 def test_failures_are_forgotten_and_their_number_is_bounded() -> None:

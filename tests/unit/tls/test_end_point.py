@@ -3,9 +3,9 @@
 from hashlib import sha256
 
 import pytest
-from tests.unit.tls.certificates import Wish, issue
 
 from deliver.tls.certificate import end_point
+from tests.unit.tls.certificates import Wish, issue
 
 LEAF = issue(Wish("leaf", dns_names=("mx.example.org",))).der
 

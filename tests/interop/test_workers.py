@@ -1,0 +1,297 @@
+"""Several worker processes: they share the mail and the limits, and no end of any of them loses a message."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.internet import Behaviour, Delay, LiveInternet, Silence
+from tests.interop.test_relay import START, Relay, behave
+from tests.interop.test_reload import free_port
+
+
+class Workers(Relay):
+    """A relay with two workers."""
+
+    def __init__(self, live: LiveInternet, directory: Path) -> None:
+        super().__init__(live, directory)
+        self.metrics = free_port()
+        self.options += ["relay.workers=2", f"metrics.listen=127.0.0.1:{self.metrics}", "pool.max_messages=1"]
+
+    def next_line(self, otherwise: str = "the log is silent") -> dict[str, Any]:
+        """The next line of the log; a traceback ends the test with all of it."""
+        try:
+            return super().next_line(otherwise)
+        except ValueError:
+            assert self.process is not None
+            assert self.process.stderr is not None
+            said = os.read(self.process.stderr.fileno(), 1_000_000)
+            raise AssertionError(said.decode()) from None
+
+    def workers(self) -> list[int]:
+        """The workers' process numbers."""
+        assert self.process is not None
+        return children(self.process.pid)
+
+    def owner(self, shard: int) -> int:
+        """The process that holds the lock of the shard; 0 for nobody."""
+        inode = (self.directory / "queue" / f"shard-{shard}.lock").stat().st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
+                return int(words[4])
+        return 0
+
+    def new_owner(self, shard: int, *, but: tuple[int, ...]) -> int:
+        """Wait for another owner of the shard than these; the process."""
+        until(lambda: self.owner(shard) not in (0, *but))
+        return self.owner(shard)
+
+    def kill_worker(self, pid: int) -> None:
+        """kill -9, and wait until the supervisor has noticed."""
+        os.kill(pid, signal.SIGKILL)
+        self.wait_for("worker ended, it is started again")
+
+    def sample(self, name: str) -> float:
+        """One value of the metrics."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=START) as answer:
+            for line in answer.read().decode().splitlines():
+                if line.startswith(f"{name} "):
+                    return float(line.split()[1])
+        raise AssertionError(f"no {name}")
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(each) for each in found.read_text().split()] if found.exists() else []
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for another process: it tells nobody."""
+    deadline = time.monotonic() + START
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def live() -> Iterator[LiveInternet]:
+    with LiveInternet() as live:
+        yield live
+
+
+@pytest.fixture
+def relay(live: LiveInternet, tmp_path: Path) -> Iterator[Workers]:
+    relay = Workers(live, tmp_path / "state")
+    yield relay
+    if relay.process is not None and relay.process.poll() is None:
+        left = relay.workers()
+        relay.kill()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def arrived(live: LiveInternet) -> Counter[str]:
+    return Counter(recipient for message in tuple(live.world.messages) for recipient in message.recipients)
+
+
+def stored(relay: Workers) -> list[int]:
+    """How many recipients each shard has had."""
+    found = []
+    for shard in (0, 1):
+        with contextlib.closing(sqlite3.connect(relay.directory / "queue" / f"shard-{shard}.db")) as queue:
+            found.append(queue.execute("SELECT count(*) FROM recipient").fetchone()[0])
+    return found
+
+
+def test_two_workers_accept_and_deliver_and_are_counted_together(live: LiveInternet, relay: Workers) -> None:
+    relay.start()
+    names = {f"n{number}@plain.test" for number in range(30)}
+    for name in names:
+        relay.submit(name)
+    live.wait_until(lambda world: set(arrived(live)) == names, START)
+    assert {relay.owner(0), relay.owner(1)} == set(relay.workers())
+    until(lambda: relay.sample('outrider_deliveries_total{result="delivered"}') == 30)
+    assert relay.sample("outrider_messages_accepted_total") == 30
+    assert relay.sample("outrider_workers") == 2
+    assert relay.terminate() == 0
+    assert sum(stored(relay)) == 30
+    assert set(arrived(live).values()) == {1}
+    assert relay.ask("queue", "list") == []
+
+
+def test_the_queue_of_both_is_one_list(live: LiveInternet, relay: Workers) -> None:
+    behave(live, "mx.plain.test", Behaviour(replies={"CONNECT": Silence()}))
+    relay.start()
+    names = [f"n{number}@plain.test" for number in range(8)]
+    pids = relay.workers()
+    for name in names[:4]:
+        relay.submit(name)
+    os.kill(pids[0], signal.SIGSTOP)  # so that the other one accepts
+    try:
+        for name in names[4:]:
+            relay.submit(name)
+    finally:
+        os.kill(pids[0], signal.SIGCONT)
+    assert sorted(row["recipient"] for row in relay.ask("queue", "list")) == names
+    assert stored(relay)[1] >= 4
+
+
+@pytest.mark.parametrize("point", ["MAIL", "CONTENT"])
+def test_kill_9_of_workers_loses_nothing(live: LiveInternet, relay: Workers, point: str) -> None:
+    behave(live, "mx.plain.test", Behaviour(replies={point: Silence()}))
+    relay.start()
+    names = {f"n{number}@plain.test" for number in range(10)}
+    for name in names:
+        relay.submit(name)
+    for pid in relay.workers():
+        relay.kill_worker(pid)
+    behave(live, "mx.plain.test", Behaviour())
+    until(lambda: len(relay.workers()) == 2)
+    live.wait_until(lambda world: set(arrived(live)) == names, START)
+    relay.submit("after@plain.test")
+    live.wait_until(lambda world: "after@plain.test" in arrived(live), START)
+    assert relay.terminate() == 0
+    assert live.world.violations == ()
+
+
+def test_another_worker_works_off_the_shard_of_one_that_keeps_dying(
+    live: LiveInternet, relay: Workers
+) -> None:
+    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": Silence()}))
+    relay.start()
+    steady, dying = relay.owner(0), relay.owner(1)
+    os.kill(steady, signal.SIGSTOP)
+    try:
+        names = {f"n{number}@plain.test" for number in range(5)}
+        for name in names:
+            relay.submit(name)  # into shard 1
+    finally:
+        os.kill(steady, signal.SIGCONT)
+    behave(live, "mx.plain.test", Behaviour())
+    relay.kill_worker(dying)
+    for _ in range(3):  # the pause before the next start grows to 4 s
+        dying = relay.new_owner(1, but=(steady, dying))
+        relay.kill_worker(dying)
+    until(lambda: relay.owner(1) == steady)
+    live.wait_until(lambda world: set(arrived(live)) == names, START)
+    relay.new_owner(1, but=(steady,))  # it came back and has its shard again
+    assert relay.owner(0) == steady
+    assert relay.sample("outrider_worker_restarts_total") == 4
+    assert relay.terminate() == 0
+
+
+def test_kill_9_of_the_supervisor_ends_the_workers_and_the_next_one_goes_on(
+    live: LiveInternet, relay: Workers
+) -> None:
+    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": Silence()}))
+    relay.start()
+    relay.submit("a@plain.test")
+    before = relay.workers()
+    relay.kill()
+    behave(live, "mx.plain.test", Behaviour())
+    relay.start()  # waits for the shards
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
+    live.wait_until(lambda world: "a@plain.test" in arrived(live), START)
+    assert relay.terminate() == 0
+
+
+def test_a_limit_holds_over_all_workers(live: LiveInternet, relay: Workers) -> None:
+    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": Delay(0.2, "250 ok")}))
+    relay.options += ["queue.per_domain=1", "queue.per_site=1"]
+    relay.start()
+    steady = relay.owner(0)
+    names = {f"n{number}@plain.test" for number in range(12)}
+    for name in sorted(names):
+        if name == "n3@plain.test":
+            os.kill(steady, signal.SIGSTOP)  # both have some
+        relay.submit(name)
+    os.kill(steady, signal.SIGCONT)
+    live.wait_until(lambda world: set(arrived(live)) == names, 2 * START)
+    assert relay.terminate() == 0
+    assert min(stored(relay)) > 0
+    times = sorted(spans(relay.lines))
+    assert all(end <= begin + 0.02 for (_, end), (begin, _) in pairwise(times)), times
+
+
+def spans(lines: list[dict[str, Any]]) -> Iterator[tuple[float, float]]:
+    """When each attempt began and ended, by the log."""
+    for line in lines:
+        if line["message"] == "attempt":
+            end = datetime.fromisoformat(line["time"]).timestamp()
+            yield end - float(line["seconds"]), end
+
+
+def test_sighup_reaches_every_worker_and_a_bad_file_reaches_none(
+    live: LiveInternet, relay: Workers, tmp_path: Path
+) -> None:
+    first, second = free_port(), free_port()
+    relay.options = [option for option in relay.options if not option.startswith("relay.listen")]
+    file = tmp_path / "outrider.toml"
+    file.write_text(f'[relay]\nlisten = ["127.0.0.1:{first}"]\n')
+    relay.options = [*relay.options]
+    relay._command = lambda *verb: [  # type: ignore[method-assign]
+        *Relay._command(relay)[:3], "--config", str(file), *Relay._command(relay, *verb)[3:]
+    ]  # fmt: skip
+    relay.start()
+    assert relay.process is not None
+    file.write_text(f'[relay]\nlisten = ["127.0.0.1:{first}", "127.0.0.1:{second}"]\nmax_recipients = 1\n')
+    relay.process.send_signal(signal.SIGHUP)
+    relay.wait_for("reloaded")
+    relay.port = second
+    for pid in relay.workers():  # each of them, while the other stands still
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            relay.submit("a@plain.test")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    file.write_text("[relay]\nnonsense = 1\n")
+    relay.process.send_signal(signal.SIGHUP)
+    relay.wait_for("new settings refused")
+    relay.submit("b@plain.test")
+    for pid in relay.workers():
+        relay.kill_worker(pid)  # those that come have the new settings too
+    relay.submit("c@plain.test")
+    live.wait_for_messages(4, START)
+    assert relay.terminate() == 0
+
+
+def test_a_mistake_at_the_start_ends_it_with_its_status(live: LiveInternet, relay: Workers) -> None:
+    (relay.directory / "queue").mkdir(parents=True)
+    (relay.directory / "queue" / "shard-1.db").write_bytes(b"this is no database" * 100)
+    ran = subprocess.run(relay._command("relay"), capture_output=True, timeout=START, check=False)
+    assert ran.returncode == 75
+    assert b"shard-1.db" in ran.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_root_is_given_up_once_the_ports_are_bound(
+    live: LiveInternet, relay: Workers, tmp_path: Path
+) -> None:
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    relay.options.append("relay.user=nobody")
+    relay.start()
+    assert relay.process is not None
+    for pid in (relay.process.pid, *relay.workers()):
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        ids = {line.split(":")[0]: line.split()[1:] for line in status if line.startswith(("Uid", "Gid"))}
+        assert "0" not in (*ids["Uid"], *ids["Gid"])
+    relay.submit("a@plain.test")
+    live.wait_for_messages(1, START)
+    assert relay.directory.stat().st_uid != 0
+    assert relay.terminate() == 0

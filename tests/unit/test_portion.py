@@ -1,0 +1,45 @@
+"""What a worker gets of the settings, and how settings travel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deliver.configuration import read
+from deliver.portion import packed, portion, take_turns, unpacked
+from deliver.settings import Limit, Lmtp, Queue, Relay, Settings, Spool
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted([ROOT / "conf" / "outrider.toml", *(ROOT / "conf" / "examples").glob("*.toml")])
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_settings_travel_unchanged(file: Path) -> None:
+    settings = read(file, ()).settings
+    assert unpacked(packed(settings)) == settings
+
+
+def test_what_counts_at_a_time_is_divided_and_the_doors_are_worker_0s() -> None:
+    settings = Settings(
+        queue=Queue(workers=50, slow_workers=5),
+        relay=Relay(max_connections=500),
+        lmtp=Lmtp(listen=("unix:lmtp.sock",)),
+        spool=Spool(directories=("/srv/spool",)),
+    )
+    first, second = (portion(settings, worker, 2) for worker in (0, 1))
+    assert (second.queue.workers, second.queue.slow_workers, second.relay.max_connections) == (25, 3, 250)
+    assert (first.lmtp, first.spool, first.send) == (settings.lmtp, settings.spool, settings.send)
+    assert (second.lmtp.listen, second.spool.directories, second.send.handover) == ((), (), False)
+    assert second.queue.per_site == settings.queue.per_site  # shared out by turns
+
+
+def test_no_part_is_nothing() -> None:
+    assert portion(Settings(queue=Queue(workers=1)), 5, 8).queue.workers == 1
+
+
+def test_turns_are_taken_only_where_a_limit_is_too_small() -> None:
+    assert not take_turns(Queue(), 4)
+    assert take_turns(Queue(per_domain=3), 4)
+    assert take_turns(Queue(limit=(Limit("all", at_a_time=1),)), 2)
+    assert not take_turns(Queue(limit=(Limit("all", messages=1),)), 2)
