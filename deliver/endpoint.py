@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
+
+CACHED = 4096  # texts; the same ones are read for every message
 
 _BRACKETED = re.compile(r"\[([^\[\]]+)\](?::(\d{1,5}))?\Z", re.ASCII)
 _PLAIN = re.compile(r"([^:\[\]]+)(?::(\d{1,5}))?\Z", re.ASCII)
 
 
+@lru_cache(maxsize=CACHED)
 def split(text: str) -> tuple[str, int | None]:
     """Host and port (0 to 65535, None if not given). Raises ValueError, its text a phrase.
 
@@ -38,6 +42,7 @@ def split(text: str) -> tuple[str, int | None]:
     return host, None if port is None else int(port)
 
 
+@lru_cache(maxsize=CACHED)
 def is_address(host: str) -> bool:
     """Whether the text is an IPv4 or IPv6 address without brackets."""
     try:

@@ -10,6 +10,7 @@ import ipaddress
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NewType, Protocol
 
 import idna
@@ -75,6 +76,7 @@ class Mailbox:
         return cls(local_part, domain_name(domain))
 
 
+@lru_cache(maxsize=4096)  # a relay reads the same domains again and again
 def domain_name(text: str) -> str:
     """Normalise a domain to lower-case A-labels without a final dot; an address literal stays one.
 

@@ -10,7 +10,8 @@ whose transaction did not happen.
 - Reads run in a read-only snapshot (REPEATABLE READ).
 - A deadlock, a serialization failure or a connection lost before COMMIT: nothing has happened, the function
   runs again, for RETRY_FOR seconds. A connection lost during COMMIT: the database is asked what became of
-  the transaction, for RESOLVE_FOR seconds; only if it cannot say is that an error of its own.
+  the transaction, which has left a mark (`transaction_mark`), for RESOLVE_FOR seconds; only if it cannot
+  be asked is that an error of its own.
 - Every statement, lock and idle transaction has a deadline at the server, every connection keepalives.
 - Failures become StorageError; what `fn` itself raises reaches the caller unchanged.
 """
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 import sqlalchemy
 import trio
@@ -74,28 +76,28 @@ _REMEDIES: Final = {
 }
 _FAULTS: Final = (*_LOST, "28", "3D", "42501", "53100", "53200", "25006", "58", *_BROKEN)
 
-# What a transaction can be recognized by later: the server's timeline, and its own number if it has written.
+# A row by which a transaction that has written something can be recognized later. Its number would not do:
+# after a crash PostgreSQL gives numbers again that never reached the disk.
+_CREATE_MARKS: Final = (
+    "SELECT pg_advisory_xact_lock(1870164080)",  # two that create it at once would fail
+    "CREATE TABLE IF NOT EXISTS transaction_mark (id UUID PRIMARY KEY, undone BOOLEAN NOT NULL, "
+    "at TIMESTAMPTZ NOT NULL DEFAULT now())",
+)
 _MARK: Final = text(
-    "SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_current_xact_id_if_assigned()::text"
+    "INSERT INTO transaction_mark (id, undone) SELECT CAST(:id AS uuid), false "
+    "WHERE pg_current_xact_id_if_assigned() IS NOT NULL"
 )
-_STATUS: Final = text(
-    "SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_xact_status(CAST(:xid AS xid8))"
+# Waits for a transaction under way with this mark; if there is none, none will commit any more.
+_FORBID: Final = text(
+    "INSERT INTO transaction_mark (id, undone) VALUES (CAST(:id AS uuid), true) ON CONFLICT DO NOTHING"
 )
-
+_UNDONE: Final = text("SELECT undone FROM transaction_mark WHERE id = CAST(:id AS uuid)")
+_FORGET: Final = text("DELETE FROM transaction_mark WHERE at < now() - interval '1 hour'")
 _DURABLE: Final = (
-    "SELECT set_config('synchronous_commit', 'on', false) "
-    "WHERE current_setting('synchronous_commit') = 'off'"
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
 
 log = logging.getLogger("outrider.queue")
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A transaction of the server; `xid` None: it has written nothing."""
-
-    timeline: str
-    xid: str | None
 
 
 @dataclass(slots=True)
@@ -145,6 +147,7 @@ class PostgresDatabase:
                 "using queue.url", str(error), "install psycopg: pip install 'outrider[postgres]'"
             ) from error
         sqlalchemy.event.listen(self._engine, "connect", _demand_durability)
+        self._has_marks = False
 
     def run_read(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` in one read-only transaction; again, if the connection was lost. Raises StorageError."""
@@ -197,39 +200,45 @@ class PostgresDatabase:
         """Close all connections that are not in use."""
         self._engine.dispose()
 
+    def forget_marks(self) -> None:
+        """Remove the marks that nobody will ask for any more. Raises StorageError."""
+        self.run_write(lambda connection: connection.execute(_FORGET).rowcount)
+
     def _write_once(self, fn: Callable[[Connection], T]) -> T:
+        if not self._has_marks:
+            with self._engine.begin() as connection:
+                for statement in _CREATE_MARKS:
+                    connection.exec_driver_sql(statement)
+            self._has_marks = True
         with self._engine.connect() as connection:
             transaction = connection.begin()
             try:
                 value = fn(connection)
-                mark = Mark(*connection.execute(_MARK).one())
+                mark = uuid4().hex
+                marked = connection.execute(_MARK, {"id": mark}).rowcount == 1
             except BaseException:
                 transaction.rollback()
                 raise
             try:
                 transaction.commit()
             except DBAPIError as error:
-                if _is_lost(error) and mark.xid is not None:
+                if _is_lost(error) and marked:
                     raise _Undecided(value, mark, error) from error
                 raise
             return value
 
     def _is_committed(self, undecided: _Undecided) -> bool:
-        """What became of a COMMIT whose answer was lost. Raises StorageError if nobody knows."""
+        """What became of a COMMIT whose answer was lost; from now on it is that. Raises StorageError."""
         patience = Patience(RESOLVE_FOR)
         happened = str(undecided.error.orig)
         while True:
             try:
-                with self._engine.connect() as connection:
-                    timeline, status = connection.execute(_STATUS, {"xid": undecided.mark.xid}).one()
-                if timeline != undecided.mark.timeline:
-                    happened = "another server has taken over"
-                    break
-                if status in ("committed", "aborted"):
-                    log.warning("the connection to %s was lost during a commit: it was %s", self.name, status)
-                    return bool(status == "committed")
-                if status is None:
-                    break
+                with self._engine.begin() as connection:
+                    connection.execute(_FORBID, {"id": undecided.mark})
+                    undone = connection.execute(_UNDONE, {"id": undecided.mark}).scalar_one()
+                was = "not carried out" if undone else "carried out"
+                log.warning("the connection to %s was lost during a commit: it was %s", self.name, was)
+                return not undone
             except (DBAPIError, sqlalchemy.exc.TimeoutError) as error:
                 happened = str(getattr(error, "orig", error))
             if not patience.wait():
@@ -299,7 +308,7 @@ class PostgresRunner:
 class _Undecided(Exception):
     """The answer to a COMMIT was lost."""
 
-    def __init__(self, value: Any, mark: Mark, error: DBAPIError) -> None:
+    def __init__(self, value: Any, mark: str, error: DBAPIError) -> None:
         super().__init__(str(error.orig))
         self.value = value
         self.mark = mark

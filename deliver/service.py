@@ -421,7 +421,10 @@ class Relay:
     async def take(self, settings: Settings, opened: Bound) -> str | None:
         """The same, where others have read the settings and opened the sockets; why they are refused."""
         try:
-            await self._change_over(change(self._settings, settings), lambda: opened)
+            new = change(self._settings, settings)
+            for place in opened.keys() - set(new.opened):
+                opened.pop(place).close()  # we have it
+            await self._change_over(new, lambda: opened)
         except OutriderError as error:
             return str(error)
         except Exception as error:

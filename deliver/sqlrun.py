@@ -124,6 +124,7 @@ class Database:
         """Run `fn` in one read transaction; what it wrote, if it did, is rolled back."""
         try:
             with self._reader.connect() as connection:
+                connection.begin()  # what goes straight to the driver would not begin one
                 return fn(connection)
         except (DBAPIError, sqlite3.Error) as error:
             raise self._translated("reading", error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ from deliver.settings import Settings
 from deliver.supervisor import Child, Supervisor
 from deliver.worker import run_worker
 
+NEW_OBJECTS = 20_000  # after which the collector looks at the youngest; a delivery makes some thousands
+
 
 def start(settings: Settings, digest: str | None, reread: Reread) -> int:
     """Run the relay to its end; the exit status. Raises ConfigurationError or StorageError.
@@ -30,6 +33,7 @@ def start(settings: Settings, digest: str | None, reread: Reread) -> int:
     systemd = Notifier.of(os.environ)
     workers = worker_count(settings)
     if workers == 1:
+        _spare_the_collector()
         relay = partial(run_relay, settings, digest, reread, bound=sockets, metrics=metrics, systemd=systemd)
         trio.run(relay)
         return 0
@@ -40,8 +44,16 @@ def start(settings: Settings, digest: str | None, reread: Reread) -> int:
         return supervisor.run()
     except Child as child:
         station, settings, digest = child.station, child.settings, child.digest
+    _spare_the_collector()
     run_worker(settings, digest, station)
     return 0
+
+
+def _spare_the_collector() -> None:
+    """What is loaded by now stays: not to be looked through again, for every few hundred new objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS, 20, 20)
 
 
 def worker_count(settings: Settings) -> int:

@@ -20,7 +20,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from deliver.portion import packed, take_turns
 from deliver.queue.orphans import orphans
 from deliver.relay.binding import Bound, bind, name_of
 from deliver.relay.terms import terms_of
-from deliver.reload import Reread, change
+from deliver.reload import Change, Reread, change
 from deliver.report.log import say
 from deliver.report.metrics import Snapshot, gauge, lasting, merged
 from deliver.settings import Settings
@@ -73,6 +73,21 @@ class Slot:
     counts: Snapshot = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Offer:
+    """New settings on their way: to whom, who has not answered, and why somebody refused.
+
+    `once_more`: another SIGHUP came meanwhile.
+    """
+
+    change: Change
+    opened: Bound
+    offered: set[int]
+    awaited: set[int]
+    refused: str | None = None
+    once_more: bool = False
+
+
 class Supervisor:
     """Runs `workers` processes until it is told to stop. Times by `now`, seconds of a steady clock."""
 
@@ -108,7 +123,7 @@ class Supervisor:
         self._awaited: set[int] = set()  # workers that still have to give up their turn
         self._marks: set[str] = set()
         self._next_turn = math.inf
-        self._awaiting_reload: set[int] = set()
+        self._offer: Offer | None = None
         self._counts: Snapshot = {}  # of workers that have ended
         self._restarts = 0
         self._announced = False
@@ -365,7 +380,11 @@ class Supervisor:
     # Reload and stop
 
     def _reload(self) -> None:
+        """Offer new settings to all workers; they count when all have taken them."""
         if self._stopping:
+            return
+        if self._offer is not None:
+            self._offer.once_more = True
             return
         self._notifier.reloading()
         try:
@@ -373,44 +392,75 @@ class Supervisor:
             terms_of(new.settings.relay, "")
             opened = bind(new.opened)
         except OutriderError as error:
-            for line in str(error).splitlines():
-                _log.error("%s", line)
-            say(_log, logging.ERROR, "new settings refused", effect="the old ones hold")
-            self._announce_again()
+            self._refuse(str(error))
             return
         except Exception:
-            _log.exception("the new settings cannot be used; the old ones hold")
-            self._announce_again()
+            _log.exception("the new settings cannot be read")
+            self._refuse("")
             return
+        ready = {slot.number for slot in self._slots if slot.ready}
+        self._offer = Offer(new, opened, ready, set(ready))
+        self._give_settings(ready, new.settings, opened)
+        self._reloaded(None, None)
+
+    def _give_settings(self, workers: Iterable[int], settings: Settings, opened: Bound) -> None:
+        content = channel.in_memory(packed(settings))
+        try:
+            files = (content, *(each.fileno() for each in opened.values()))
+            for number in workers:
+                self._send(self._slots[number], "reload", {"opened": list(opened)}, files)
+        finally:
+            os.close(content)
+
+    def _reloaded(self, worker: int | None, refused: str | None) -> None:
+        """A worker has answered, or died; the last one decides."""
+        offer = self._offer
+        if offer is None:
+            return
+        if worker is not None:
+            offer.awaited.discard(worker)
+        offer.refused = offer.refused or refused
+        if offer.awaited:
+            return
+        self._offer = None
+        if offer.refused:
+            self._take_back(offer)
+        else:
+            self._commit(offer)
+        if offer.once_more:
+            self._reload()
+
+    def _commit(self, offer: Offer) -> None:
+        new = offer.change
         self._settings = new.settings
+        late = {slot.number for slot in self._slots if slot.pid is not None} - offer.offered
+        self._give_settings(late, new.settings, offer.opened)
         for place in new.closed:
             say(_log, logging.INFO, "listening no more", on=name_of(self._sockets[place]))
             self._sockets.pop(place).close()
-        self._sockets |= opened
-        for each in opened.values():
+        self._sockets |= offer.opened
+        for each in offer.opened.values():
             say(_log, logging.INFO, "listening", on=name_of(each), workers=self._workers)
-        self._awaiting_reload = {slot.number for slot in self._slots if slot.ready}
-        settings = channel.in_memory(packed(new.settings))
-        try:
-            files = (settings, *(each.fileno() for each in opened.values()))
-            for number in tuple(self._awaiting_reload):
-                self._send(self._slots[number], "reload", {"opened": list(opened)}, files)
-        finally:
-            os.close(settings)
         if new.waiting:
             say(_log, logging.WARNING, "wait for a restart", keys=", ".join(new.waiting))
         if take_turns(self._settings.queue, len(self._shards)) and not self._awaited:
             self._next_turn = min(self._next_turn, self._now() + TURN)
+        say(_log, logging.INFO, "reloaded", opened=len(offer.opened), closed=len(new.closed))
+        self._announce_again()
 
-    def _reloaded(self, worker: int, refused: str | None) -> None:
-        if worker not in self._awaiting_reload:
-            return
-        self._awaiting_reload.discard(worker)
-        if refused:
-            say(_log, logging.ERROR, "a worker goes on with the old settings", worker=worker, why=refused)
-        if not self._awaiting_reload:
-            say(_log, logging.INFO, "reloaded")
-            self._announce_again()
+    def _take_back(self, offer: Offer) -> None:
+        """Somebody cannot use the new settings: nobody has them."""
+        again = {place: self._sockets[place] for place in offer.change.closed}
+        self._give_settings(offer.offered, self._settings, again)
+        for each in offer.opened.values():
+            each.close()
+        self._refuse(offer.refused or "")
+
+    def _refuse(self, why: str) -> None:
+        for line in why.splitlines():
+            _log.error("%s", line)
+        say(_log, logging.ERROR, "new settings refused", effect="the old ones hold")
+        self._announce_again()
 
     def _announce_again(self) -> None:
         self._notifier.ready(f"{sum(slot.ready for slot in self._slots)} workers")

@@ -32,6 +32,8 @@ from deliver.errors import OutriderError, StorageError
 from deliver.net.clock import WallClock
 from deliver.outbox import event_actions
 from deliver.portion import portion, unpacked
+from deliver.queue import browse, freeze
+from deliver.queue.browse import shard_files
 from deliver.queue.shard import Shard
 from deliver.queue.share import Share
 from deliver.queueing import open_queue
@@ -115,6 +117,7 @@ class Worker:
             owned_queue(settings, clock, backlog, number) as shard,
             open_doors(settings, self._digest, clock) as doors,
         ):
+            await learn_rules(settings, shard)
             shipper = Shipper(shard.sql, actions, clock=clock.now, shared=shard.node is not None)
             relay = Relay(settings, clock, shard, backlog, shipper, sockets, doors, share=share)
             self._relay = relay
@@ -262,6 +265,21 @@ async def owned_queue(
                     raise
             await trio.sleep(AGAIN)
         yield shard
+
+
+async def learn_rules(settings: Settings, shard: Shard) -> None:
+    """Take over the freeze rules of the other shards that are newer than this one's. Raises StorageError."""
+    if shard.node is not None:
+        return
+    for path in shard_files(settings.path(settings.queue.directory)):
+        try:
+            with browse.reading(path) as connection:
+                known = freeze.rules(connection)
+        except StorageError as error:  # just being made, or its worker says what is wrong with it
+            _log.debug("%s", error)
+            continue
+        if known:
+            await shard.sql.write(partial(freeze.learn, known=known))
 
 
 def share_of(about: dict[str, Any]) -> Share:

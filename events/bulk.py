@@ -6,12 +6,14 @@ does. The columns of our tables need no conversion on the way in: texts, integer
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Insert, Table, insert
+from sqlalchemy.exc import DBAPIError
 
 Row = Mapping[str, Any]
 _CACHED = 256
@@ -21,14 +23,25 @@ def insert_rows(conn: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Insert rows that all have the same keys. Raises what the database raises."""
     if rows:
         text, arrange = _insert(table, tuple(rows[0]), conn.dialect)
-        conn.exec_driver_sql(text, [arrange(row) for row in rows])
+        _run_each(conn, text, [arrange(row) for row in rows])
 
 
 def run(conn: Connection, statement: Insert, rows: Sequence[Row]) -> None:
     """Run an INSERT … SELECT, made once, for the parameters of each row. Raises what the database raises."""
     if rows:
         text, arrange = _compiled(statement, conn.dialect)
-        conn.exec_driver_sql(text, [arrange(row) for row in rows])
+        _run_each(conn, text, [arrange(row) for row in rows])
+
+
+def _run_each(conn: Connection, text: str, rows: list[Any]) -> None:
+    driver = conn.connection.driver_connection if conn.in_transaction() else None
+    if not isinstance(driver, sqlite3.Connection):
+        conn.exec_driver_sql(text, rows)
+        return
+    try:  # straight to the driver: for a few rows SQLAlchemy would cost more than SQLite
+        driver.executemany(text, rows)
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(text, None, error, sqlite3.Error) from error
 
 
 _Prepared = tuple[str, Callable[[Row], Any]]  # the driver's text, and how it wants the parameters of a row

@@ -12,7 +12,7 @@ from tests.interop.peers.process import Process, spawn
 CONCURRENCY = 20  # to one destination, as in Postfix
 
 
-def start(order: Order) -> Process:
+def start(order: Order, workers: int = 1) -> Process:
     """`outrider relay` with settings in a file."""
     route = f'[[route]]\ndomains = ["*"]\nvia = "smarthost"\nhosts = ["[{place.HOP}]:{place.SMTP}"]\n'
     settings = order.directory / "outrider.toml"
@@ -26,6 +26,7 @@ port = {place.SMTP}
 helo = "relay.sender.test"
 [relay]
 listen = ["{place.RELAY}:{place.RELAY_PORT}"]
+workers = {workers}
 [queue]
 per_domain = {CONCURRENCY}
 retry = ["{place.RETRY}s"]

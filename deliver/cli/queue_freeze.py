@@ -126,9 +126,22 @@ def _add(application: Application, kind: str, pattern: str, reason: str, end: st
     if not places:
         raise StorageError("freezing", "there is no queue yet", "start outrider relay once")
     held = 0
+    number = None
+    if len(places) > 1:  # shards: the rule has one number in all of them
+        for place in places:
+            with writing(place) as shard:
+                number = max(number or 0, shard.read(freezing.next_number))
     for place in places:
         with writing(place) as shard:
-            make = partial(freezing.add, kind=wanted, pattern=pattern, reason=reason, until=until, now=now)
+            make = partial(
+                freezing.add,
+                kind=wanted,
+                pattern=pattern,
+                reason=reason,
+                until=until,
+                now=now,
+                number=number,
+            )
             rule = shard.write(make)
             hold_some = partial(changes.freeze_now, rule=rule, now=now, append=append)
             while part := shard.write(hold_some):

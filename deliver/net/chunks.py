@@ -23,6 +23,7 @@ from deliver.smtp.transaction import SendChunks, Transaction
 if TYPE_CHECKING:
     from deliver.net.wire import Wire
 
+AT_ONCE = 8 * 1024  # octets that any socket takes without waiting: no reader is needed beside the writer
 PIECE = 64 * 1024  # octets per write, each with its own deadline
 LAST_WORDS = 5.0  # seconds for a server that does not read any more to say why, and for us to finish a chunk
 
@@ -47,10 +48,15 @@ class ChunkedUpload:
     async def run(self, action: SendChunks) -> None:
         """Write, read and fold until nothing is due. Raises PeerError."""
         self._written, self._failure = trio.Event(), None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write, action)
-            await self._read()
-            nursery.cancel_scope.cancel()
+        if self._content.size - self._offset <= AT_ONCE:
+            await self._write(action)
+            if self._failure is None:
+                await self._read()
+        else:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, action)
+                await self._read()
+                nursery.cancel_scope.cancel()
         failure: PeerError | None = self._failure
         if failure is not None and not self._transaction.finished:
             raise failure

@@ -35,6 +35,7 @@ from deliver.smtp.reply import Reply
 from deliver.smtp.transaction import AwaitReply, Done, SendChunks, SendCommands, SendContent, Transaction
 
 CHUNK = 64 * 1024  # octets read at once
+FEW = 1024  # octets of a flight that every socket takes at once: no reader is needed beside the writer
 CLOSING = 1.0  # seconds for an orderly end of the stream
 
 Journal = Callable[[tuple[Recipient, ...], Delivered], None]
@@ -223,8 +224,11 @@ class Wire:
         self.machine.check_in_step(phase)
         octets = b"".join(self.machine.send(command) for command in commands)
         due = self.machine.due
-        if len(commands) == 1:
+        if len(commands) == 1 or len(octets) <= FEW:
             await self.write(octets, phase, self.patience(phase))
+            for _ in range(due if len(commands) > 1 else 0):
+                if not transaction.finished:
+                    fold(await self._await_exchange())
             return
         failure: PeerError | None = None
 

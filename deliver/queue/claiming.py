@@ -160,7 +160,7 @@ def _claim_one(
 
 def _next_message(
     conn: Connection, domain: str, last_sender: str, now: float, admission: Admission
-) -> Row[Any] | None:
+) -> Any:
     """The message that is due longest of the sender whose turn it is."""
     sender, opening = last_sender, math.inf
     seen: set[str] = set()

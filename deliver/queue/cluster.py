@@ -68,7 +68,7 @@ class NodeLock:
     """The advisory lock of a node's name, and the connection that holds it."""
 
     def __init__(self, database: PostgresDatabase, node: str) -> None:
-        self._database = database
+        self.database = database
         self._node = node
         self._connection: Connection | None = None
 
@@ -81,7 +81,7 @@ class NodeLock:
                 return True
             except sqlalchemy.exc.SQLAlchemyError:
                 self.release()
-        self._connection = self._database.hold_lock(NODES, _number(self._node))
+        self._connection = self.database.hold_lock(NODES, _number(self._node))
         return self._connection is not None
 
     def release(self) -> None:
@@ -126,6 +126,7 @@ class Cluster:
         return trio.current_time()
 
     async def _sweep(self) -> None:
+        await trio.to_thread.run_sync(self.lock.database.forget_marks)
         before = self.membership.now() - chunks.ORPHANED
         while removed := await self.shard.sql.write(lambda conn: chunks.sweep(conn, before)):
             say(log, logging.INFO, "removed content that was never accepted", chunks=removed)

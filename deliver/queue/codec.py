@@ -19,6 +19,7 @@ from deliver.smtp.reply import EnhancedCode, Reply
 MAX_TEXT: Final = 1000  # characters
 MAX_LINES: Final = 20  # of a reply
 MAX_FINDINGS: Final = 500  # of one trace
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes an encoder each time
 
 
 def outcome_dict(outcome: Outcome) -> dict[str, Any]:
@@ -112,18 +113,18 @@ def _contact_dict(contact: Contact) -> dict[str, Any]:
 
 def trace_json(trace: Trace) -> str:
     """The findings of an attempt as a JSON array."""
-    return json.dumps([finding.as_dict() for finding in trace.findings[:MAX_FINDINGS]], separators=(",", ":"))
+    return _encode([finding.as_dict() for finding in trace.findings[:MAX_FINDINGS]])
 
 
 def outcome_json(outcome: Outcome) -> str:
     """`outcome_dict` as text."""
-    return json.dumps(outcome_dict(outcome), separators=(",", ":"))
+    return _encode(outcome_dict(outcome))
 
 
 def outcomes_json(outcomes: tuple[tuple[int, Outcome], ...]) -> str:
     """The outcomes of an attempt by ordinal."""
     plain = [[ordinal, outcome_dict(outcome)] for ordinal, outcome in outcomes]
-    return json.dumps(plain, separators=(",", ":"))
+    return _encode(plain)
 
 
 def result_word(outcomes: tuple[tuple[int, Outcome], ...]) -> str:

@@ -14,11 +14,12 @@ transaction.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, or_, select, text
 
 from deliver.errors import UsageError
 from deliver.pattern import canonical
@@ -26,10 +27,12 @@ from deliver.queue.hold import Append, Key, hold
 from deliver.queue.schema import State, message, recipient
 from deliver.queue.schema import freeze as table
 from deliver.queue.selection import NULL_SENDER, name_matches, sent_by
+from deliver.queue.statement import Statement
 
 CHUNK: Final = 500  # recipients in one statement
 MAX_RULES: Final = 1000
 MAX_REASON: Final = 500  # characters
+_RULES: Final = Statement(select(table).order_by(table.c.id))
 
 
 class Kind(StrEnum):
@@ -67,12 +70,25 @@ def checked_pattern(kind: Kind, pattern: str) -> str:
     return canonical(name if kind is Kind.SENDER else pattern)
 
 
-def add(conn: Connection, kind: Kind, pattern: str, *, reason: str, until: float | None, now: float) -> Rule:
-    """Make a rule, in force at once. Raises UsageError for a bad pattern, or when there are too many."""
+def add(
+    conn: Connection,
+    kind: Kind,
+    pattern: str,
+    *,
+    reason: str,
+    until: float | None,
+    now: float,
+    number: int | None = None,
+) -> Rule:
+    """Make a rule, in force at once. Raises UsageError for a bad pattern, or when there are too many.
+
+    `number`: its id, the same in every shard (see `next_number`); None: the next one here.
+    """
     if conn.execute(select(func.count()).select_from(table)).scalar_one() >= MAX_RULES:
         raise UsageError("adding a freeze rule", f"there are {MAX_RULES} of them", "thaw some")
     wanted = checked_pattern(kind, pattern)
-    values = {
+    values: dict[str, Any] = {} if number is None else {"id": number}
+    values |= {
         "kind": kind.value,
         "pattern": wanted,
         "reason": reason[:MAX_REASON],
@@ -84,11 +100,29 @@ def add(conn: Connection, kind: Kind, pattern: str, *, reason: str, until: float
     return Rule(int(key[0]), kind, wanted, reason[:MAX_REASON], now, until)
 
 
+def next_number(conn: Connection) -> int:
+    """The id of the next rule here; none is given twice. SQLite only."""
+    query = text("SELECT seq FROM sqlite_sequence WHERE name = 'freeze'")
+    return int(conn.execute(query).scalar_one_or_none() or 0) + 1
+
+
+def learn(conn: Connection, known: Iterable[Rule]) -> int:
+    """Take over another shard's rules that are newer than all that were ever known here; returns how many.
+
+    A shard that is new must not deliver what is frozen in the others.
+    """
+    first = next_number(conn)
+    newer = [rule for rule in known if rule.id >= first]
+    for rule in newer:
+        conn.execute(insert(table).values({**asdict(rule), "kind": rule.kind.value}))
+    return len(newer)
+
+
 def rules(conn: Connection) -> tuple[Rule, ...]:
     """All of them, the oldest first."""
     return tuple(
         Rule(row.id, Kind(row.kind), row.pattern, row.reason, row.created_at, row.until)
-        for row in conn.execute(select(table).order_by(table.c.id))
+        for row in _RULES.all(conn)
     )
 
 

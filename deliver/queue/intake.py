@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from events.catalogue import Event
 OUR_HEADER = 4096  # octets; Received comes on top of what the client may send
 NO_LIMIT = 1 << 62
 COMPANY = 0.05  # seconds
+FRESH = 1.0  # seconds for which a look at the disk counts; each costs a hop to a thread
 
 
 @dataclass(slots=True)
@@ -41,6 +43,14 @@ class Traffic:
         return self.arriving > 0 or self.begun > number
 
 
+@dataclass(slots=True)
+class Space:
+    """Octets that were free when the disk was `looked` at, less those of what has begun since."""
+
+    free: int = 0
+    looked: float = -math.inf  # by trio's clock
+
+
 @dataclass(frozen=True, slots=True)
 class QueueIntake:
     """The `Intake` port over one shard. `accepted` is called after each commit, to wake the runner.
@@ -58,13 +68,20 @@ class QueueIntake:
     min_free: int
     room: Callable[[], bool] = lambda: True
     traffic: Traffic = field(default_factory=Traffic)
+    space: Space = field(default_factory=Space)
 
     async def check_space(self, size: int) -> bool:
         """Whether the disk and what else must grow with it have room. Raises StorageError."""
         if self.shard.latch.fault is not None or not self.room():
             return False
-        free = await trio.to_thread.run_sync(free_octets, self.shard.spool.parent)
-        return free - size >= self.min_free
+        space, now = self.space, trio.current_time()
+        if now - space.looked > FRESH or space.free - size < self.min_free:
+            space.free = await trio.to_thread.run_sync(free_octets, self.shard.spool.parent)
+            space.looked = now
+        if space.free - size < self.min_free:
+            return False
+        space.free -= max(size, self.inline_limit)
+        return True
 
     async def begin(self, origin: Origin) -> QueueSink:
         """A place for the content of one message."""

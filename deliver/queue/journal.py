@@ -28,6 +28,7 @@ from deliver.sqlrun import create_private_file
 COMPACT_AT: Final = 4 * 1024 * 1024  # octets of settled records that are kept at most
 MAX_TEXT: Final = 512  # characters of a reply line
 
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # made once, see `codec`
 log = logging.getLogger("outrider.queue")
 
 
@@ -35,7 +36,7 @@ log = logging.getLogger("outrider.queue")
 class Proof:
     """A positive reply to the content of `message_id` for the recipients `ordinals`, read in `attempt_id`.
 
-    `dsn_passed`: see `deliver.outcome.Delivered`.
+    `dsn_passed`: see `deliver.outcome.Delivered`; None, of an old record: not known, so nothing is reported.
     """
 
     attempt_id: int
@@ -44,7 +45,7 @@ class Proof:
     reply: Reply
     host: str = ""
     address: str = ""
-    dsn_passed: bool = False
+    dsn_passed: bool | None = None
 
     @classmethod
     def of(
@@ -65,7 +66,7 @@ class Proof:
     @property
     def outcome(self) -> Delivered:
         """What it proves."""
-        return Delivered(self.reply, Contact(self.host, self.address, 0), self.dsn_passed)
+        return Delivered(self.reply, Contact(self.host, self.address, 0), bool(self.dsn_passed))
 
 
 class Journal:
@@ -105,10 +106,13 @@ class Journal:
             if not self._open_proofs and self._size:
                 os.ftruncate(self._descriptor, 0)
                 self._size = 0
-            elif self._size > COMPACT_AT + sum(len(_record(proof)) for proof in self.proofs()):
+            elif self._size > COMPACT_AT and self._size > COMPACT_AT + self._open_octets():
                 self._compact()
         except OSError as error:
             log.error("cannot shorten the journal %s: %s", self._path, error)
+
+    def _open_octets(self) -> int:
+        return sum(len(_record(proof)) for proof in self.proofs())
 
     def clear(self) -> None:
         """Forget everything: it has been replayed and committed."""
@@ -172,9 +176,9 @@ def _record(proof: Proof) -> bytes:
         "host": proof.host,
         "address": proof.address,
     }
-    if proof.dsn_passed:
-        plain["dsn_passed"] = True
-    body = json.dumps(plain, separators=(",", ":")).encode("ascii")
+    if proof.dsn_passed is not None:
+        plain["dsn_passed"] = proof.dsn_passed
+    body = _encode(plain).encode("ascii")
     return b"\n%08x %s\n" % (zlib.crc32(body), body)
 
 
@@ -191,7 +195,7 @@ def _parse(line: bytes) -> Proof | None:
             reply=Reply(int(plain["code"]), tuple(str(text) for text in plain["lines"])),
             host=str(plain["host"]),
             address=str(plain["address"]),
-            dsn_passed=bool(plain.get("dsn_passed")),
+            dsn_passed=None if plain.get("dsn_passed") is None else bool(plain["dsn_passed"]),
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -7,6 +7,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from deliver.errors import StorageError
+
 _NAME = re.compile(r"shard-(\d{1,6})\.db\Z")
 
 _WORK = (
@@ -16,8 +18,15 @@ _WORK = (
 
 
 def orphans(directory: Path, workers: int) -> tuple[int, ...]:
-    """The numbers from `workers` on of shards that hold mail, or events that were not told yet."""
-    found = (_NAME.match(path.name) for path in directory.glob("shard-*.db"))
+    """The numbers from `workers` on of shards that hold mail, or events that were not told yet.
+
+    Raises StorageError.
+    """
+    try:
+        found = [_NAME.match(path.name) for path in directory.glob("shard-*.db")]
+    except OSError as error:
+        remedy = "make the directory readable for this user"
+        raise StorageError(f"looking at {directory}", error.strerror or str(error), remedy) from error
     numbers = sorted(int(match[1]) for match in found if match is not None)
     return tuple(
         number for number in numbers if number >= workers and _has_work(directory / f"shard-{number}.db")

@@ -11,7 +11,7 @@ Synchronous, within the caller's transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,12 +19,13 @@ from sqlalchemy import ColumnElement, Connection, Row, func, insert, literal, or
 from sqlalchemy import delete as sql_delete
 
 from deliver.errors import Blame
-from deliver.message import MessageId, Recipient
+from deliver.message import Mailbox, MessageId, Recipient
 from deliver.outcome import Deferred
 from deliver.queue import codec
 from deliver.queue.due import note_due_again
 from deliver.queue.journal import Proof
 from deliver.queue.locking import lock_messages
+from deliver.queue.owed import owed
 from deliver.queue.schema import OPEN_STATES, State, attempt, destination, message, recipient
 from deliver.queue.store import Append, complete
 from deliver.smtp.reply import EnhancedCode
@@ -85,26 +86,40 @@ def reclaim(
     node: str | None = None,
     courtesy: float = 0.0,
     left_over: frozenset[int] = frozenset(),
+    running: Collection[int] = (),
 ) -> Recovered:
     """End the open attempts whose lease has expired; `proofs` are the journal's, of any attempt.
+
+    Not those that are `running` here: they will be settled, and only the clock can have jumped.
 
     Those of other nodes than `node` are ended `courtesy` seconds later: it may be back, and its journal may
     prove deliveries. `left_over`: attempts that nobody will settle any more, whose proofs count at once.
     """
-    expired = select(attempt).where(*_expired(now, node, courtesy))
+    expired = select(attempt).where(*_expired(now, node, courtesy, running))
     rows = conn.execute(expired.with_only_columns(attempt.c.id)).scalars().all()
     known = left_over.union(rows)
     return _end(conn, now, tuple(p for p in proofs if p.attempt_id in known), expired, append)
 
 
-def any_expired(conn: Connection, now: float, *, node: str | None = None, courtesy: float = 0.0) -> bool:
+def any_expired(
+    conn: Connection,
+    now: float,
+    *,
+    node: str | None = None,
+    courtesy: float = 0.0,
+    running: Collection[int] = (),
+) -> bool:
     """Whether `reclaim` would find an attempt."""
-    expired = select(attempt.c.id).where(*_expired(now, node, courtesy))
+    expired = select(attempt.c.id).where(*_expired(now, node, courtesy, running))
     return conn.execute(expired.limit(1)).first() is not None
 
 
-def _expired(now: float, node: str | None, courtesy: float) -> tuple[ColumnElement[bool], ...]:
-    over = (attempt.c.ended_at.is_(None), attempt.c.lease_until < now)
+def _expired(
+    now: float, node: str | None, courtesy: float, running: Collection[int]
+) -> tuple[ColumnElement[bool], ...]:
+    over: tuple[ColumnElement[bool], ...] = (attempt.c.ended_at.is_(None), attempt.c.lease_until < now)
+    if running:
+        over += (attempt.c.id.not_in(running),)
     if node is None:
         return over
     ours = func.coalesce(attempt.c.node, node) == node
@@ -152,8 +167,10 @@ def _record_proof(
             recipient.c.state.in_([state.value for state in OPEN_STATES]),
         )
     ).all()
+    sender = _sender(conn, proof.message_id) if rows and proof.dsn_passed is not None else None
     for row in rows:
         domains[row.domain] = None
+        tell = owed(proof.outcome, codec.recipient_of(row), sender)
         conn.execute(
             update(recipient)
             .where(recipient.c.message_id == proof.message_id, recipient.c.ordinal == row.ordinal)
@@ -162,10 +179,16 @@ def _record_proof(
                 attempt_id=None,
                 finished_at=now,
                 last_outcome=codec.outcome_json(proof.outcome),
+                owed=tell,
             )
         )
     append(conn, proof.message_id, [_delivery(proof, codec.recipient_of(row), now) for row in rows])
     return len(rows)
+
+
+def _sender(conn: Connection, message_id: str) -> Mailbox | None:
+    row = conn.execute(select(message).where(message.c.id == message_id)).one_or_none()
+    return None if row is None else codec.sender_of(row)
 
 
 def _interrupt(conn: Connection, row: Row[Any], now: float, proven: set[int]) -> None:

@@ -4,7 +4,7 @@
   lane or limit opens. `queue.workers` attempts run at most, beside those that have turned slow.
 - A worker whose attempt was answered takes the next message for the same site, whose session is still open,
   for up to TURN messages while others wait; so mail for one host flows back to back.
-- One claim runs at a time, so that lanes and limits are exact.
+- One claim runs at a time, for everybody who waits to claim, so that lanes and limits are exact.
 - `stop` ends claiming; attempts get `queue.shutdown_grace`, then they are cancelled and settled.
 
 The lease is longer than an attempt may take, so that no attempt outlives its claim (see
@@ -66,6 +66,18 @@ class Running:
     execution: Execution
 
 
+@dataclass(slots=True, eq=False)
+class Wish:
+    """To claim `most` messages of `domains`, None for all; what came of it when it is `over`."""
+
+    domains: tuple[str, ...] | None
+    most: int | None
+    begun: tuple[Running, ...] = ()
+    moment: float | None = None
+    error: Exception | None = None
+    over: bool = False
+
+
 class Runner:
     """Runs one shard. `begin` makes attempts, see `deliver.queue.execution`; so are `gather` and `settled`.
 
@@ -99,6 +111,7 @@ class Runner:
         self._stopping = False
         self._tidied = self._taken_back = -math.inf
         self._claiming = trio.Lock()
+        self._wishes: list[Wish] = []
         self._holds: dict[str, float] = {}
         self._running: dict[int, Running] = {}
         self.lanes = Lanes(lanes_of(settings))
@@ -222,36 +235,66 @@ class Runner:
     ) -> tuple[tuple[Running, ...], float | None]:
         """Claim for every free worker, or `most`, of these domains if any; they run from here on.
 
-        Also when there is more to claim, None for never.
+        Also when there is more to claim, None for never. Raises StorageError.
         """
-        async with self._claiming:
-            now = self._clock.now()
-            free = self._occupancy.free(now)
-            limit = free if most is None else min(most, free)
-            if limit <= 0 or self._stopping:
-                return (), now
-            self._holds = {domain: until for domain, until in self._holds.items() if until > now}
-            take = partial(
-                claiming.claim,
-                now=now,
-                limit=limit,
-                lease=self._lease,
-                retry=self._plan.retry,
-                domains=domains,
-                append=self._append,
-                node=self._shard.node,
-            )
+        await trio.lowlevel.checkpoint_if_cancelled()
+        mine = Wish(domains, most)
+        self._wishes.append(mine)
+        with trio.CancelScope(shield=True):  # what another claims for us is ours to settle
+            async with self._claiming:
+                if not mine.over:
+                    await self._grant()
+        if mine.error is not None:
+            raise mine.error
+        return mine.begun, mine.moment
 
-            def take_permitted(conn: Connection) -> tuple[tuple[Claim, ...], Permits, float | None]:
-                permits = Permits(self.lanes, self.throttle, now, self._holds)  # one for each run of this
-                claims = take(conn, admission=permits)
-                return claims, permits, due.next_due(conn, permits.opens_at) if domains is None else now
+    async def _grant(self) -> None:
+        """One transaction for everybody who wants to claim by now."""
+        wishes, self._wishes = self._wishes, []
+        try:
+            await self._claim(wishes)
+        except Exception as error:
+            for wish in wishes:
+                wish.error = error
+        finally:
+            for wish in wishes:
+                wish.over = True
 
-            claims, permits, moment = await self._shard.sql.write(take_permitted, durable=False)
-            begun = tuple(
-                self._began(claim, held, now) for claim, held in zip(claims, permits.held, strict=False)
-            )
-            return begun, moment
+    async def _claim(self, wishes: list[Wish]) -> None:
+        now = self._clock.now()
+        free = self._occupancy.free(now)
+        if free <= 0 or self._stopping:
+            for wish in wishes:
+                wish.moment = now
+            return
+        self._holds = {domain: until for domain, until in self._holds.items() if until > now}
+        take = partial(
+            claiming.claim,
+            now=now,
+            lease=self._lease,
+            retry=self._plan.retry,
+            append=self._append,
+            node=self._shard.node,
+        )
+        look = any(wish.domains is None for wish in wishes)
+
+        def take_permitted(
+            conn: Connection,
+        ) -> tuple[list[tuple[Claim, ...]], list[tuple[Key, ...]], float | None]:
+            permits = Permits(self.lanes, self.throttle, now, self._holds)  # one for each run of this
+            taken: list[tuple[Claim, ...]] = []
+            left = free
+            for wish in wishes:
+                limit = left if wish.most is None else min(wish.most, left)
+                taken.append(take(conn, admission=permits, limit=limit, domains=wish.domains))
+                left -= len(taken[-1])
+            return taken, permits.held, due.next_due(conn, permits.opens_at) if look else now
+
+        taken, held, moment = await self._shard.sql.write(take_permitted, durable=False)
+        holds = iter(held)
+        for wish, claims in zip(wishes, taken, strict=True):
+            wish.begun = tuple(self._began(claim, next(holds), now) for claim in claims)
+            wish.moment = moment
 
     def _began(self, claim: Claim, held: tuple[Key, ...], now: float) -> Running:
         slow = self.lanes.slow(claim.domain)
@@ -348,12 +391,13 @@ class Runner:
         left_over = frozenset[int]()
         if shard.node is not None:  # another node may have ended them while the database was out of reach
             left_over = frozenset(proof.attempt_id for proof in proofs) - self._running.keys()
-        look = partial(recovery.any_expired, now=now, node=shard.node, courtesy=courtesy)
+        running = tuple(self._running)  # by a clock that jumped forward their leases have expired too
+        look = partial(recovery.any_expired, now=now, node=shard.node, courtesy=courtesy, running=running)
         if not await shard.sql.read(look) and not left_over:
             return
         take = partial(
             recovery.reclaim, now=now, proofs=proofs, append=self._append,
-            node=shard.node, courtesy=courtesy, left_over=left_over,
+            node=shard.node, courtesy=courtesy, left_over=left_over, running=running,
         )  # fmt: skip
         found = await shard.sql.write(take)
         for attempt_id in left_over.union(found.attempts):

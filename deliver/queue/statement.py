@@ -111,11 +111,12 @@ class _Made:
                 self._text, [constants[name] if name in constants else values[name] for name in self._names]
             )
         except sqlite3.Error as error:
-            raise DBAPIError.instance(self._text, None, error, sqlite3.Error) from error  # type: ignore[call-overload]
+            raise DBAPIError.instance(self._text, None, error, sqlite3.Error) from error
 
 
 def _sqlite(conn: Connection) -> sqlite3.Connection | None:
-    if conn.dialect.name != "sqlite":
+    """The driver's connection, None where SQLAlchemy has to see to it: another database, or to begin."""
+    if conn.dialect.name != "sqlite" or not conn.in_transaction():
         return None
     driver = conn.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)

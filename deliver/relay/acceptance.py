@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from deliver.errors import MessageError, OutriderError
 from deliver.message import Envelope, Mailbox, Recipient
 from deliver.relay.intake import Origin, Sink
-from deliver.relay.received import HopCounter
+from deliver.relay.received import HopCounter, received_header
+from deliver.relay.security import Client
 from deliver.relay.submission import Completion
-from deliver.smtp.action import EndContent
+from deliver.smtp.action import BeginContent, EndContent
 from deliver.smtp.reply import Reply
 
 
@@ -54,6 +55,21 @@ def envelope_of(incoming: Incoming, question: EndContent, without: Iterable[Mail
         ret=question.mail.ret,
         envid=question.mail.envid,
         authenticated=incoming.origin.authenticated or None,
+    )
+
+
+def header_of(origin: Origin, question: BeginContent, client: Client, hostname: str) -> bytes:
+    """Our Received header for the message that begins."""
+    secured = client.secured
+    return received_header(
+        helo=origin.helo,
+        client=origin.client,
+        hostname=hostname,
+        protocol=origin.protocol,
+        message_id=origin.message_id,
+        recipients=question.recipients,
+        now=origin.received_at,
+        tls=(secured.version, secured.cipher) if secured else None,
     )
 
 

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from deliver.errors import ConfigurationError
 from deliver.pattern import any_matches
-from deliver.relay.security import Client
 from deliver.smtp.reply import Reply
+
+if TYPE_CHECKING:
+    from deliver.relay.security import Client  # pulls trio in, which reading settings does not need
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import select
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,11 +21,13 @@ from deliver.net.clock import Clock
 from deliver.relay.acceptance import Incoming as Incoming
 from deliver.relay.acceptance import apology as apology
 from deliver.relay.acceptance import envelope_of as envelope_of
+from deliver.relay.acceptance import header_of
 from deliver.relay.access import denial
+from deliver.relay.admission import over_limit, recipient_refusal
 from deliver.relay.intake import Intake, Origin
+from deliver.relay.introduction import has_spoken
 from deliver.relay.limits import Allowance, ClientLimits
-from deliver.relay.received import HopCounter, protocol_name, received_header
-from deliver.relay.route import Reject, choose
+from deliver.relay.received import HopCounter, protocol_name
 from deliver.relay.security import Challenge, Client, Exchange, LoggedIn, LoginRefused, NoSecurity, Security
 from deliver.relay.submission import Completion
 from deliver.relay.terms import Terms as Terms
@@ -55,6 +56,8 @@ CONTENT_DEADLINE = 2 * 3600.0  # seconds for the content of one message, however
 ABANDON_DEADLINE = 10.0  # seconds to remove what was written
 COMMIT_DEADLINE = 60.0  # seconds; shorter than the 10 minutes that clients wait (RFC 5321 4.5.3.2.6)
 CLOSING = 2.0  # seconds for a last reply to be read
+
+EARLY = Reply(554, ("5.5.0 You spoke before the greeting",))
 
 log = logging.getLogger("outrider.relay")
 
@@ -115,8 +118,8 @@ class Connection:
         try:
             if self._terms.tls_on_connect:
                 await self._secure()
-            elif not self._terms.pipeconnect:
-                self._expect_silence()
+            elif not self._terms.pipeconnect and has_spoken(self._stream):
+                self._machine.turn_away(EARLY, "the client spoke before the greeting")
             why = await self._converse()
         except _ConnectionLost as error:
             why = str(error)
@@ -224,15 +227,6 @@ class Connection:
                 except trio.BrokenResourceError:
                     self._tell_detail(f"reset after: {why}")
 
-    def _expect_silence(self) -> None:
-        """A client that does not wait for our greeting is no mail server (RFC 5321 3.1)."""
-        if isinstance(self._stream, trio.SocketStream):
-            poll = select.poll()
-            poll.register(self._stream.socket, select.POLLIN)
-            if any(events & select.POLLIN for _, events in poll.poll(0)):
-                early = Reply(554, ("5.5.0 You spoke before the greeting",))
-                self._machine.turn_away(early, "the client spoke before the greeting")
-
     async def _secure(self) -> None:
         """TLS from here on; what was said before counts no more."""
         try:
@@ -287,7 +281,7 @@ class Connection:
             exchange.abandon()
 
     def _consider_recipient(self, question: ConsiderRecipient) -> None:
-        refused = self._denied() or self._unroutable(question) or self._too_large(question)
+        refused = self._denied() or recipient_refusal(question, self._terms)
         if refused is not None:
             self._machine.refuse(refused)
         elif self._limits.recipient(self._client):
@@ -315,18 +309,6 @@ class Connection:
             authenticated=self._who.authenticated is not None,
         )
 
-    def _unroutable(self, question: ConsiderRecipient) -> Reply | None:
-        """A route that rejects is told here, where the sender still hears it, and not by a bounce."""
-        mail = question.mail
-        sender = str(mail.sender) if mail.sender else ""
-        route = choose(self._terms.routes, question.mailbox.domain, sender)
-        return Reply(550, (f"5.7.1 {route.why}",)) if isinstance(route, Reject) else None
-
-    def _too_large(self, question: ConsiderRecipient) -> Reply | None:
-        limit = self._terms.size_limit(question.mailbox)
-        size = question.mail.size
-        return _over(question.mailbox, limit) if limit is not None and size and size > limit else None
-
     async def _consider_space(self, size: int) -> None:
         try:
             space = await self._intake.check_space(size)
@@ -350,17 +332,7 @@ class Connection:
             self._who.authenticated or "",
             self._who.proxy,
         )
-        secured = self._who.secured
-        header = received_header(
-            helo=origin.helo,
-            client=origin.client,
-            hostname=self._terms.hostname,
-            protocol=origin.protocol,
-            message_id=origin.message_id,
-            recipients=question.recipients,
-            now=origin.received_at,
-            tls=(secured.version, secured.cipher) if secured else None,
-        )
+        header = header_of(origin, question, self._who, self._terms.hostname)
         name = f"{origin.message_id}@{self._terms.hostname}"
         completion = Completion(origin.received_at, name) if self._terms.submission else None
         try:
@@ -396,7 +368,7 @@ class Connection:
         send a second copy. After an unknown end of the commit nothing is abandoned: it may have succeeded.
         """
         await self._flush()  # a client that is gone by now keeps its mail
-        over = self._over_limit(question)
+        over = over_limit(question, self._terms)
         if over and (not question.individually or len(over) == len(question.rcpts)):
             await self._abandon("too large for a recipient")
             self._machine.refuse(next(iter(over.values())))
@@ -426,11 +398,6 @@ class Connection:
         if shield.cancelled_caught:
             self._refused(incoming, "the queue did not answer in time; the message may be in it")
             self._machine.refuse(Reply(451, ("4.3.0 The queue is too slow, try again later",)))
-
-    def _over_limit(self, question: EndContent) -> dict[Mailbox, Reply]:
-        """The recipients that do not take so much, and what to say of them."""
-        limits = {box: self._terms.size_limit(box) for box in question.recipients}
-        return {box: _over(box, limit) for box, limit in limits.items() if limit and question.size > limit}
 
     async def _send_accepted(
         self, question: EndContent, envelope: Envelope, over: dict[Mailbox, Reply]
@@ -480,7 +447,3 @@ class Connection:
         """Unusual ends of connections are no errors, and told only where somebody wants to know."""
         if self._terms.protocol_detail:
             say(log, logging.INFO, "protocol detail", client=self._client, helo=self._machine.helo, what=what)
-
-
-def _over(mailbox: Mailbox, limit: int) -> Reply:
-    return Reply(552, (f"5.2.3 <{mailbox}> takes no message larger than {limit} octets",))

@@ -132,6 +132,11 @@ class Guard:
             return LoginRefused(TOO_OFTEN)
         return LoginRefused(WRONG)
 
+    async def too_late(self) -> LoginRefused:
+        """Tries that ran side by side with too many failures tell nothing, not even by the time they take."""
+        await trio.sleep(float(self.auth.failure_delay))
+        return LoginRefused(TOO_OFTEN)
+
     def _event(self, client: Client, mechanism: str, denied: Denied) -> Event:
         said = f"{mechanism}: {denied.why}" + (f" ({denied.username})" if denied.username else "")
         return Event(
@@ -202,6 +207,10 @@ class _Guarded:
 
     async def respond(self, response: bytes | None) -> Challenge | LoggedIn | LoginRefused:
         judgement = await self._attempt.respond(response)
+        too_many = self._guard.failures.too_many(self._client.address, trio.current_time())
+        if too_many and not isinstance(judgement, Denied):
+            self._attempt.close()
+            return await self._guard.too_late()
         if isinstance(judgement, Challenge):
             return judgement
         self._attempt.close()

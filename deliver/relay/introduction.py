@@ -1,8 +1,9 @@
-"""Whom a load balancer introduces: reads the PROXY header of one connection, within its time."""
+"""Before the greeting: the PROXY header of a load balancer, within its time, and who talks too early."""
 
 from __future__ import annotations
 
 import logging
+import select
 from dataclasses import replace
 
 import trio
@@ -53,3 +54,12 @@ def _client(header: Proxied | Own, balancer: Client) -> Client:
         (header.destination, header.destination_port),
         balancer.address,
     )
+
+
+def has_spoken(stream: trio.abc.Stream) -> bool:
+    """Whether octets have come already: a mail server waits for the greeting (RFC 5321 3.1)."""
+    if not isinstance(stream, trio.SocketStream):
+        return False
+    poll = select.poll()
+    poll.register(stream.socket, select.POLLIN)
+    return any(events & select.POLLIN for _, events in poll.poll(0))

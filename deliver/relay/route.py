@@ -18,8 +18,9 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
-from deliver.endpoint import is_address, split
+from deliver.endpoint import CACHED, is_address, split
 from deliver.errors import ConfigurationError, UsageError
 from deliver.level import Level
 from deliver.message import domain_name
@@ -148,6 +149,7 @@ def _login(chosen: RouteSettings) -> Login | None:
     return Login(chosen.username, chosen.password_file, tuple(chosen.auth), chosen.auth_in_clear)
 
 
+@lru_cache(maxsize=CACHED)
 def endpoint(text: str) -> tuple[str, int | None]:
     """Read a smarthost such as `host:port` (see `deliver.endpoint`): (host, port or None).
 

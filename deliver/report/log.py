@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TextIO
 
 MAX_VALUE = 500  # characters
@@ -68,11 +69,19 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
 
 
 def _stamp(record: logging.LogRecord) -> str:
-    moment = datetime.fromtimestamp(record.created, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second = int(record.created)
+    return f"{_second(second)}.{int((record.created - second) * 1000):03}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(second: int) -> str:
+    """Most lines are of the same second as the one before."""
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _printable(text: str) -> str:
+    if text.isprintable():
+        return text[: 4 * MAX_VALUE]
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text[: 4 * MAX_VALUE])
 
 

@@ -39,11 +39,12 @@ SUM: Final = "sum"
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric, without the `_total` of counters."""
+    """One metric, without the `_total` of counters. `words`: values of its label, there from the start."""
 
     kind: Kind
     help: str
     labels: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 FAMILIES: Final[Mapping[str, Family]] = {
@@ -52,6 +53,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
         "counter",
         "Recipients whom an attempt settled (delivered, failed) or put off (deferred).",
         ("result",),
+        ("delivered", "deferred", "failed"),
     ),
     "outrider_deliveries_by_security": Family(
         "counter", "Recipients delivered, by what authenticated the server.", ("security",)
@@ -63,7 +65,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "outrider_servers_refused": Family("counter", "Servers whose certificate, or DANE, was refused."),
     "outrider_attempt_seconds": Family("histogram", "How long attempts take, from claim to result."),
     "outrider_attempts_running": Family("gauge", "Attempts under way."),
-    "outrider_queue_recipients": Family("gauge", "Recipients in the queue.", ("state",)),
+    "outrider_queue_recipients": Family(
+        "gauge", "Recipients in the queue.", ("state",), ("queued", "leased", "held")
+    ),
     "outrider_queue_messages": Family("gauge", "Messages in the queue."),
     "outrider_queue_standstill": Family("gauge", "Shards whose storage has failed."),
     "outrider_sessions_idle": Family("gauge", "Open sessions that wait for a message."),
@@ -195,8 +199,8 @@ def _family(name: str, family: Family, samples: dict[str, float]) -> Metric:
         return _histogram(name, family, samples)
     made: Any = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
     metric: Metric = made(name, family.help, labels=family.labels)
-    if not samples and not family.labels:
-        samples = {_key({}): 0.0}
+    known = [{family.labels[0]: word} for word in family.words] if family.labels else [{}]
+    samples = {_key(labels): 0.0 for labels in known} | samples
     for key, value in sorted(samples.items()):
         labels = dict(json.loads(key))
         metric.add_metric([labels.get(label, "") for label in family.labels], value)  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar
 
 from deliver.dsn import MAX_ENVID, MAX_ORCPT, Notify, OriginalRecipient, Ret, notify_text, orcpt_text, xtext
@@ -329,6 +330,7 @@ def _check_name(name: str) -> None:
         raise LocalMisuse(f"{name!r} is neither a host name nor an address literal")
 
 
+@lru_cache(maxsize=2048)  # a command line is made several times: to measure it, and to send it
 def _path(mailbox: Mailbox, utf8: bool) -> str:
     """The mailbox for `<…>`; a Mailbox that was not made by `parse` may hold anything, so parse again."""
     text = str(mailbox)

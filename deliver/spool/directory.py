@@ -79,6 +79,10 @@ class SpoolDirectory:
         """What is there. Ids sort by time."""
         kinds: dict[str, set[str]] = {}
         try:
+            if os.stat(self.path).st_mode & stat.S_IWOTH:
+                raise StorageError(
+                    f"looking into {self.path}", "anybody may put messages there", "chmod o-w, as Exim's is"
+                )
             for name in os.listdir(self.path):
                 if found := _NAME.match(name):
                     kinds.setdefault(found[1], set()).add(found[2])

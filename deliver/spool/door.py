@@ -72,7 +72,11 @@ class SpoolDoor:
         for directory in self._directories:
             say(log, logging.INFO, "taking messages from", on=directory.path)
         while not self._stopped.is_set():
-            taken = await self.look()
+            try:
+                taken = await self.look()
+            except Exception:  # a bug must not take the relay along
+                log.exception("looking for messages failed unexpectedly")
+                taken = 0
             if self._once and not taken:
                 self.drained.set()
                 await self._stopped.wait()

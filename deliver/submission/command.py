@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from deliver.submission.local import Local
 
 EX_USAGE, EX_DATAERR, EX_TEMPFAIL, EX_CONFIG = 64, 65, 75, 78
-NAMES = ("sendmail", "mailq", "newaliases")
+MAX_TEXT = 256 * 1024 * 1024  # octets; the relay has a limit of its own
 
 # Delivers a message in this process and returns the exit status.
 Direct = Callable[["Message"], int]
@@ -111,17 +111,23 @@ def _complete(address: str, domain: str) -> str:
 
 
 def _text(*, ignore_dots: bool) -> bytes:
-    from deliver.submission.letter import until_dot
+    from deliver.submission.letter import BadMessage, until_dot
 
     source = sys.stdin.buffer
     if ignore_dots:
-        return source.read()
-    lines = []
-    while line := source.readline():
-        lines.append(line)
-        if line in (b".\n", b".\r\n"):
-            break
-    return b"".join(until_dot(lines))
+        text = source.read(MAX_TEXT + 1)
+    else:
+        lines: list[bytes] = []
+        size = 0
+        while size <= MAX_TEXT and (line := source.readline(MAX_TEXT)):
+            lines.append(line)
+            size += len(line)
+            if line in (b".\n", b".\r\n"):
+                break
+        text = b"".join(until_dot(lines))
+    if len(text) > MAX_TEXT:
+        raise BadMessage(f"the text has more than {MAX_TEXT} octets")
+    return text
 
 
 def _speak_smtp(here: Local) -> int:

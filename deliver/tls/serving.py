@@ -92,6 +92,7 @@ def read_chain(pem: bytes, source: str) -> tuple[bytes, ...]:
     try:
         with looking():
             found = tuple(each.public_bytes(Encoding.DER) for each in load_pem_x509_certificates(pem))
+            names.presented_names(found[0], common_name=True)  # what nobody can read serves nobody
     except ValueError as error:
         raise ConfigurationError(
             f"reading the certificate {source}", str(error), "give a chain in PEM form, our own first"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from sqlalchemy import select
 
+from deliver.dsn import Notify
 from deliver.message import MessageId
 from deliver.queue import due, recovery, store
-from deliver.queue.content import SpoolContent
+from deliver.queue.content import InlineContent, SpoolContent
 from deliver.queue.journal import Proof
 from deliver.queue.schema import attempt
 from deliver.smtp.reply import Reply
@@ -38,6 +42,20 @@ def test_what_the_journal_proves_is_delivered_with_its_event(conn):
     assert recorder.names() == ["msg:delivery"]
     assert recorder.events[0][1].problems() == ()
     assert recorder.events[0][1].fields["event_data"] == "250 2.0.0 queued"
+
+
+@pytest.mark.parametrize(("passed", "owed"), [(True, None), (False, "relayed"), (None, None)])
+def test_success_is_reported_after_a_crash_only_where_the_next_server_does_not(conn, passed, owed):
+    wanting = envelope("m1")
+    success = frozenset({Notify.SUCCESS})
+    wanting = replace(wanting, recipients=(replace(wanting.recipients[0], notify=success),))
+    store.accept(conn, wanting, InlineContent(b"x"), (), NOW)
+    (claimed,) = claim(conn)
+    recorder = Recorder()
+    recovery.recover(conn, NOW + 10, [replace(proof(claimed, 0), dsn_passed=passed)], recorder)
+    (row,) = rows(conn)
+    assert (row.state, row.owed) == ("delivered", owed)
+    assert ("msg:complete" in recorder.names()) is (owed is None), "kept until the sender is told"
 
 
 def test_a_message_that_the_journal_finishes_is_complete_and_its_file_removable(conn, tmp_path):

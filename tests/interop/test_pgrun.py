@@ -23,6 +23,8 @@ from tests.interop.peers.postgres import PostgresConfig
 
 LIMIT = 30.0  # seconds
 
+pytestmark = [pytest.mark.peers, pytest.mark.xdist_group("postgres")]
+
 
 @pytest.fixture(scope="module")
 def server(postgres: Factory[PostgresConfig, Database]) -> Database:
@@ -50,7 +52,8 @@ def database(url: sqlalchemy.URL) -> Iterator[PostgresDatabase]:
 class Proxy:
     """A way to the server that is cut once, at the first COMMIT: before it gets there, or before its answer."""
 
-    def __init__(self, url: sqlalchemy.URL, *, forward: bool) -> None:
+    def __init__(self, url: sqlalchemy.URL, *, forward: bool, closed_after: bool = False) -> None:
+        self._closed_after = closed_after
         self._server = (str(url.host), int(url.port or 5432))
         self._forward = forward
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -80,6 +83,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self._closed_after and self.cut.is_set():
+                    client.close()
+                    continue
                 server = socket.create_connection(self._server)
                 self._sockets += [client, server]
                 self._start(self._pump, client, server, self._watch)
@@ -126,7 +132,7 @@ def test_a_commit_without_an_answer_is_asked_about_and_done_once(url: sqlalchemy
         conn.execute(text("INSERT INTO fact VALUES (1)"))
         return f"run {len(runs)}"
 
-    assert database.run_read(lambda conn: conn.execute(text("SELECT 1")).scalar_one()) == 1
+    assert database.run_write(lambda conn: conn.execute(text("SELECT 1")).scalar_one()) == 1
     proxy.armed.set()
     assert database.run_write(work) == ("run 1" if forward else "run 2")
     assert proxy.cut.is_set()
@@ -138,15 +144,42 @@ def test_a_commit_without_an_answer_is_asked_about_and_done_once(url: sqlalchemy
 def test_a_commit_of_which_nobody_knows_is_an_error_of_its_own(
     url: sqlalchemy.URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pgrun, "_STATUS", text("SELECT 'FFFFFFFF', 'committed' WHERE :xid <> ''"))
-    proxy = Proxy(url, forward=True)
+    monkeypatch.setattr(pgrun, "RESOLVE_FOR", 0.5)
+    proxy = Proxy(url, forward=True, closed_after=True)
     database = PostgresDatabase(proxy.url, connections=2)
-    database.run_read(lambda conn: None)
+    database.run_write(lambda conn: None)
     proxy.armed.set()
-    with pytest.raises(StorageError, match=r"not known whether .*another server has taken over"):
+    with pytest.raises(StorageError, match="not known whether the transaction was committed"):
         database.run_write(lambda conn: conn.execute(text("INSERT INTO fact VALUES (1)")) and None)
     database.close()
     proxy.close()
+
+
+def test_a_commit_that_is_found_not_carried_out_never_will_be(
+    url: sqlalchemy.URL, database: PostgresDatabase
+) -> None:
+    """The server may still have the transaction open when we ask; asking ends the question for good."""
+    database.run_write(lambda conn: None)
+    undecided = pgrun._Undecided(None, "0" * 32, sqlalchemy.exc.OperationalError("", {}, Exception("lost")))
+    assert not database._is_committed(undecided)
+    assert not database._is_committed(undecided)
+    late = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    with late.connect() as conn:
+        conn.execute(text("INSERT INTO fact VALUES (1)"))
+        with pytest.raises(sqlalchemy.exc.IntegrityError):
+            conn.execute(pgrun._MARK, {"id": undecided.mark})
+
+
+def test_marks_are_forgotten_after_a_while(url: sqlalchemy.URL, database: PostgresDatabase) -> None:
+    database.run_write(lambda conn: conn.execute(text("INSERT INTO fact VALUES (1)")) and None)
+    database.run_write(
+        lambda conn: conn.execute(text("UPDATE transaction_mark SET at = at - interval '2 hours'")) and None
+    )
+    database.forget_marks()
+    left = database.run_read(
+        lambda conn: conn.execute(text("SELECT count(*) FROM transaction_mark")).scalar_one()
+    )
+    assert left <= 2
 
 
 def test_a_session_that_the_server_ends_is_replaced(url: sqlalchemy.URL, database: PostgresDatabase) -> None:

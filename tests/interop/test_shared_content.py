@@ -37,6 +37,8 @@ from tests.interop.test_shared_queue import begin, lease
 from tests.unit.queue.values import NOW, envelope, proof
 
 LIMIT = 20.0
+
+pytestmark = [pytest.mark.peers, pytest.mark.xdist_group("postgres")]
 ID = MessageId("m1")
 
 

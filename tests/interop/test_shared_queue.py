@@ -32,6 +32,8 @@ from tests.unit.queue.values import DEFERRED, DELIVERED, FAILED, NOW, RETRY, Rec
 
 LIMIT = 20.0  # seconds
 
+pytestmark = [pytest.mark.peers, pytest.mark.xdist_group("postgres")]
+
 
 @pytest.fixture(scope="module")
 def server(postgres: Factory[PostgresConfig, Database]) -> Database:

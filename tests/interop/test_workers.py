@@ -87,6 +87,16 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@contextlib.contextmanager
+def standing_still(pid: int) -> Iterator[None]:
+    """A process that does nothing meanwhile, so that another one accepts."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 @pytest.fixture
 def live() -> Iterator[LiveInternet]:
     with LiveInternet() as live:
@@ -138,15 +148,11 @@ def test_the_queue_of_both_is_one_list(live: LiveInternet, relay: Workers) -> No
     behave(live, "mx.plain.test", Behaviour(replies={"CONNECT": Silence()}))
     relay.start()
     names = [f"n{number}@plain.test" for number in range(8)]
-    pids = relay.workers()
     for name in names[:4]:
         relay.submit(name)
-    os.kill(pids[0], signal.SIGSTOP)  # so that the other one accepts
-    try:
+    with standing_still(relay.owner(0)):
         for name in names[4:]:
             relay.submit(name)
-    finally:
-        os.kill(pids[0], signal.SIGCONT)
     assert sorted(row["recipient"] for row in relay.ask("queue", "list")) == names
     assert stored(relay)[1] >= 4
 
@@ -175,13 +181,10 @@ def test_another_worker_works_off_the_shard_of_one_that_keeps_dying(
     behave(live, "mx.plain.test", Behaviour(replies={"MAIL": Silence()}))
     relay.start()
     steady, dying = relay.owner(0), relay.owner(1)
-    os.kill(steady, signal.SIGSTOP)
-    try:
-        names = {f"n{number}@plain.test" for number in range(5)}
+    names = {f"n{number}@plain.test" for number in range(5)}
+    with standing_still(steady):
         for name in names:
             relay.submit(name)  # into shard 1
-    finally:
-        os.kill(steady, signal.SIGCONT)
     behave(live, "mx.plain.test", Behaviour())
     relay.kill_worker(dying)
     for _ in range(3):  # the pause before the next start grows to 4 s
@@ -214,16 +217,14 @@ def test_a_limit_holds_over_all_workers(live: LiveInternet, relay: Workers) -> N
     behave(live, "mx.plain.test", Behaviour(replies={"MAIL": Delay(0.2, "250 ok")}))
     relay.options += ["queue.per_domain=1", "queue.per_site=1"]
     relay.start()
-    steady = relay.owner(0)
     names = {f"n{number}@plain.test" for number in range(12)}
-    for name in sorted(names):
-        if name == "n3@plain.test":
-            os.kill(steady, signal.SIGSTOP)  # both have some
-        relay.submit(name)
-    os.kill(steady, signal.SIGCONT)
+    for shard, some in ((0, sorted(names)[:6]), (1, sorted(names)[6:])):  # both have some
+        with standing_still(relay.owner(1 - shard)):
+            for name in some:
+                relay.submit(name)
     live.wait_until(lambda world: set(arrived(live)) == names, 2 * START)
     assert relay.terminate() == 0
-    assert min(stored(relay)) > 0
+    assert stored(relay) == [6, 6]
     times = sorted(spans(relay.lines))
     assert all(end <= begin + 0.02 for (_, end), (begin, _) in pairwise(times)), times
 
@@ -254,12 +255,14 @@ def test_sighup_reaches_every_worker_and_a_bad_file_reaches_none(
     relay.wait_for("reloaded")
     relay.port = second
     for pid in relay.workers():  # each of them, while the other stands still
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        with standing_still(pid):
             relay.submit("a@plain.test")
-        finally:
-            os.kill(pid, signal.SIGCONT)
     file.write_text("[relay]\nnonsense = 1\n")
+    relay.process.send_signal(signal.SIGHUP)
+    relay.wait_for("new settings refused")
+    # what only the workers can find out is refused as a whole too, and the ports are as before
+    certificate = '[[relay.tls.certificate]]\nchain_file = "/nonexistent"\nkey_file = "/nonexistent"\n'
+    file.write_text(f'[relay]\nlisten = ["127.0.0.1:{first}"]\n{certificate}')
     relay.process.send_signal(signal.SIGHUP)
     relay.wait_for("new settings refused")
     relay.submit("b@plain.test")
@@ -267,6 +270,30 @@ def test_sighup_reaches_every_worker_and_a_bad_file_reaches_none(
         relay.kill_worker(pid)  # those that come have the new settings too
     relay.submit("c@plain.test")
     live.wait_for_messages(4, START)
+    assert relay.terminate() == 0
+
+
+def test_what_is_frozen_is_frozen_in_a_shard_that_comes_later(live: LiveInternet, relay: Workers) -> None:
+    def queue(*words: str) -> None:
+        subprocess.run(relay._command("queue", *words), check=True, capture_output=True, timeout=START)
+
+    relay.options[relay.options.index("relay.workers=2")] = "relay.workers=1"
+    relay.start()
+    queue("freeze", "domain", "mta-sts.test", "--reason", "so that the next one has number 2")
+    queue("thaw", "1")
+    queue("freeze", "domain", "plain.test", "--reason", "wait")
+    assert relay.terminate() == 0
+    relay.options[relay.options.index("relay.workers=1")] = "relay.workers=2"
+    relay.start()
+    with standing_still(relay.owner(0)):
+        relay.submit("a@plain.test")
+        relay.submit("b@dane-ee.test")
+        live.wait_for_messages(1, START)
+    assert list(arrived(live)) == ["b@dane-ee.test"]
+    queue("freeze", "domain", "other.test", "--reason", "in both")
+    assert [rule["id"] for rule in relay.ask("queue", "freeze", "list")] == [2, 3]
+    queue("thaw", "2")
+    live.wait_for_messages(2, START)
     assert relay.terminate() == 0
 
 
@@ -279,11 +306,10 @@ def test_a_mistake_at_the_start_ends_it_with_its_status(live: LiveInternet, rela
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_root_is_given_up_once_the_ports_are_bound(
-    live: LiveInternet, relay: Workers, tmp_path: Path
-) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
+def test_root_is_given_up_once_the_ports_are_bound(live: LiveInternet, scratch: Path) -> None:
+    directory = scratch / "unprivileged"
+    directory.mkdir(mode=0o755)
+    relay = Workers(live, directory / "state")
     relay.options.append("relay.user=nobody")
     relay.start()
     assert relay.process is not None
@@ -294,4 +320,16 @@ def test_root_is_given_up_once_the_ports_are_bound(
     relay.submit("a@plain.test")
     live.wait_for_messages(1, START)
     assert relay.directory.stat().st_uid != 0
+    assert relay.terminate() == 0
+
+
+def test_one_process_tells_its_counts_too(live: LiveInternet, relay: Workers) -> None:
+    relay.options[relay.options.index("relay.workers=2")] = "relay.workers=1"
+    relay.start()
+    relay.submit("a@plain.test")
+    live.wait_for_messages(1, START)
+    until(lambda: relay.sample('outrider_deliveries_total{result="delivered"}') == 1)
+    assert relay.sample("outrider_attempt_seconds_count") == 1
+    assert relay.sample("outrider_workers") == 1
+    assert relay.workers() == []
     assert relay.terminate() == 0

@@ -155,7 +155,10 @@ def test_chunking_changes_nothing(session: bytes, places: list[int]) -> None:
 
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(
-    st.lists(st.one_of(COMMANDS, SNIPPETS, st.just(b"STARTTLS\r\n"), st.binary(min_size=1, max_size=12)), max_size=40),
+    st.lists(
+        st.one_of(COMMANDS, SNIPPETS, st.just(b"STARTTLS\r\n"), st.binary(min_size=1, max_size=12)),
+        max_size=40,
+    ),
     st.randoms(use_true_random=False),
 )
 def test_whatever_comes_and_whatever_is_decided_there_are_replies_or_an_end(

@@ -17,6 +17,7 @@ from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
 from deliver.net.dial import Connection
 from deliver.outcome import Outcome
+from deliver.relay.route import Login
 from deliver.report.testimony import Testimony
 from deliver.report.trace import Trace
 from deliver.session import Target, Unusable, open_session
@@ -150,6 +151,7 @@ def run(
     cancel: int | None = None,
     gate: EventGate | None = None,
     envelope: Callable[[Envelope], Envelope] = lambda envelope: envelope,
+    login: Login | None = None,
 ) -> Ran:
     """Learn from `learnt` (none: the last script), then deliver `text` to servers that follow the scripts."""
 
@@ -179,7 +181,7 @@ def run(
                 trace = Trace()
                 (view,) = await hints.look(PLACE[0], (PLACE[1],), PLACE[2])
                 avoid = frozenset(one.word for one in view.features if one.works is False)
-                target = Target(*PLACE, ehlo=view.ehlo, avoid=avoid)
+                target = Target(*PLACE, ehlo=view.ehlo, avoid=avoid, login=login)
                 testimony = Testimony(trace, clock.now, whole, "early.test", 1)
                 batch = None
 

@@ -70,7 +70,10 @@ def run(
     out: int | None = None,
     into: int | None = None,
     cancel: int | None = None,
+    refused_before: bool = False,
 ) -> Ran:
+    """`refused_before`: behind a message that was for nobody here, so that RSET leaves with MAIL."""
+
     async def main() -> Ran:
         ours, theirs = trio.testing.memory_stream_pair()
         stream, server = Cut(ours, out, into), MemoryServer(theirs, keywords)
@@ -92,9 +95,17 @@ def run(
                 try:
                     await wire.greeting()
                     await wire.ehlo("us")
+                    if refused_before:
+                        unwanted = recipients[1:2]
+                        await wire.transact(
+                            Transaction(envelope, unwanted, wire.capabilities, contact), Text(text)
+                        )
+                        if not wire.reusable:
+                            raise PeerError("the first message", "broke off", "none")
+                    reset = wire.needs_reset
                     batch = Batch(
                         lambda these, chunks: Transaction(
-                            envelope, these, wire.capabilities, contact, chunking=chunks
+                            envelope, these, wire.capabilities, contact, chunking=chunks, reset=reset
                         ),
                         recipients,
                         wire.capabilities.limits,
@@ -193,3 +204,17 @@ def test_cancelled_at_every_step(way: str, text: bytes) -> None:
     assert steps > 10
     for step in range(1, steps + 1):
         check(run(text, keywords=WAYS[way], cancel=step), text)
+
+
+@pytest.mark.parametrize("keywords", [("PIPELINING", "SIZE"), KEYWORDS], ids=["data", "bdat"])
+def test_cut_at_every_octet_where_rset_leaves_with_mail(keywords: tuple[str, ...]) -> None:
+    whole = run(SMALL, keywords=keywords, refused_before=True)
+    check(whole, SMALL)
+    assert "RSET" in whole.server.commands
+    assert len(whole.server.taken) == 1
+    for at in range(1, whole.stream.sent + 1):
+        check(run(SMALL, keywords=keywords, refused_before=True, out=at), SMALL)
+    for at in range(whole.stream.received + 1):
+        check(run(SMALL, keywords=keywords, refused_before=True, into=at), SMALL)
+    for step in range(1, whole.steps + 1):
+        check(run(SMALL, keywords=keywords, refused_before=True, cancel=step), SMALL)

@@ -21,6 +21,7 @@ from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
 from deliver.outcome import AttemptResult, Deferred, Delivered, Failed
 from deliver.queue.content import InlineContent
+from deliver.queue.retry import error_words
 from deliver.report.result import as_dict
 from deliver.session import Session
 from deliver.settings import Delivery, Dns, Relay, Route, Rule, Settings, Tls
@@ -286,14 +287,16 @@ async def test_the_deadline_of_an_attempt(world: World, tmp_path: Path) -> None:
 
 
 async def test_a_journal_entry_is_made_when_the_final_reply_is_read(world: World, tmp_path: Path) -> None:
-    noted: list[tuple[tuple[Recipient, ...], int]] = []
+    noted: list[tuple[tuple[Recipient, ...], Delivered]] = []
     result = await deliver(
         agent(world, tmp_path),
         "a@dane-ee.test",
         "b@dane-ee.test",
-        journal=lambda recipients, reply: noted.append((recipients, reply.code)),
+        journal=lambda recipients, outcome: noted.append((recipients, outcome)),
     )
-    assert noted == [(tuple(recipient for recipient, _ in result.outcomes), 250)]
+    (_, outcome), _ = result.outcomes
+    assert isinstance(outcome, Delivered)
+    assert noted == [(tuple(recipient for recipient, _ in result.outcomes), outcome)]
 
 
 async def test_a_failing_handshake_falls_back_to_clear_text_only_where_allowed(
@@ -473,6 +476,14 @@ async def test_timeouts_per_phase_defer_and_go_on(world: World, tmp_path: Path) 
     ((_, outcome),) = (await deliver(ours, "a@busy.test")).outcomes
     assert isinstance(outcome, Delivered)
     assert outcome.contact.host == "mx2.busy.test"
+
+
+async def test_silence_is_told_apart_for_retry_rules(world: World, tmp_path: Path) -> None:
+    world.server("mx.plain.test").behaviour = Behaviour(replies={"EHLO": Silence()})
+    rule = Rule(domains=("plain.test",), smtp={"timeouts": {"ehlo": "0.2s"}})
+    ((_, outcome),) = (await deliver(agent(world, tmp_path, rule=(rule,)), "a@plain.test")).outcomes
+    assert isinstance(outcome, Deferred)
+    assert error_words(outcome) == {"greeting", "timeout"}
 
 
 async def test_the_result_as_plain_data(world: World, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -72,7 +72,7 @@ async def world() -> AsyncIterator[World]:
 async def deliver(
     world: World,
     tmp_path: Path,
-    route: dict[str, object],
+    route: Mapping[str, object],
     *boxes: str,
     number: int = 1,
     sender: str = "me@sender.test",

@@ -25,6 +25,7 @@ import trio.testing
 
 from deliver.agent import Agent
 from deliver.attempt import Attempt
+from deliver.errors import Fault
 from deliver.level import Level
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
@@ -282,6 +283,7 @@ async def test_a_server_that_hangs_up_at_once_was_reached_all_the_same() -> None
 
         def hang_up() -> None:
             accepted, _ = server.accept()
+            accepted.recv(1)  # so that it is connected, and writes
             accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             accepted.close()
 
@@ -307,7 +309,7 @@ def agent(port: int, hints: MemoryHints, clock: WallClock, dialer: Any) -> Agent
     )
     return Agent(
         settings=settings,
-        resolver=SimpleNamespace(),  # type: ignore[arg-type]
+        resolver=SimpleNamespace(),
         dialer=dialer,
         hints=hints,
         clock=clock,
@@ -367,6 +369,7 @@ def test_a_whole_delivery_over_sockets() -> None:
         assert isinstance(outcome, Deferred)
         assert outcome.phase is Phase.CONNECT
         assert "Connection refused" in outcome.why
+        assert outcome.fault is Fault.REFUSED
         (view,) = await hints.look("127.0.0.1", ("127.0.0.1",), port)
         assert view.last_failure is not None
 

@@ -12,13 +12,14 @@ import trio
 
 from deliver.addresses import Tries, elsewhere_first, targets_of
 from deliver.attempt import Attempt
+from deliver.level import Level
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
 from deliver.outcome import Delivered, Place
 from deliver.queue.content import InlineContent
 from deliver.resolve.answer import AddressRecord, Answer, Found, MxRecord, NoData, Query, RecordType
 from deliver.resolve.mx import MxTarget
-from deliver.settings import Level, Route, Settings, Tls
+from deliver.settings import Route, Settings, Tls
 from hints.memory import MemoryHints
 from hints.records import Reachability
 from tests.unit.test_reach import BODY, Net, Way, agent

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from deliver.reload import change
-from deliver.settings import Duration, EventAction, Events, Hints, Queue, Relay, Rule, Settings, Smtp, Tls
+from deliver.settings import (
+    Duration,
+    EventAction,
+    Events,
+    Hints,
+    Queue,
+    Relay,
+    RelayListener,
+    Rule,
+    Settings,
+    Smtp,
+    Tls,
+)
 from deliver.tls.policy import Level
 
 OLD = Settings(relay=Relay(listen=("127.0.0.1:25", "127.0.0.2:25")))
@@ -43,3 +55,12 @@ def test_what_rows_and_files_hang_on_waits_for_a_restart() -> None:
     assert (found.settings.queue.url, found.settings.queue.node) == (None, "")
     assert (found.settings.state_dir, found.settings.hints) == (OLD.state_dir, OLD.hints)
     assert (found.settings.queue.directory, found.settings.queue.workers) == ("queue", 7)
+
+
+def test_listeners_with_rules_of_their_own_come_and_go_too() -> None:
+    own = RelayListener(listen=("127.0.0.3:25", "127.0.0.1:25"))
+    new = Settings(relay=Relay(listen=("127.0.0.2:25",), listener=(own,)))
+    found = change(OLD, new)
+    assert (found.opened, found.closed) == (("127.0.0.3:25",), ())
+    back = change(new, OLD)
+    assert (back.opened, back.closed) == ((), ("127.0.0.3:25",))

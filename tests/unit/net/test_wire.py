@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from deliver.errors import Blame, StorageError
+from deliver.errors import Blame, Fault, StorageError
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.chunks import LAST_WORDS, PIECE
 from deliver.net.wire import Wire
@@ -176,10 +176,10 @@ async def test_a_delivery_from_greeting_to_quit(
         await server.say("221 bye\r\n")
         await server.read_until(b"never")
 
-    journal: list[tuple[tuple[int, ...], Reply]] = []
+    journal: list[tuple[tuple[int, ...], Delivered]] = []
 
-    def note(recipients: tuple[Recipient, ...], reply: Reply) -> None:
-        journal.append((tuple(recipient.ordinal for recipient in recipients), reply))
+    def note(recipients: tuple[Recipient, ...], outcome: Delivered) -> None:
+        journal.append((tuple(recipient.ordinal for recipient in recipients), outcome))
 
     async with served(script, portion=portion) as (wire, server):
         assert (await wire.greeting()).code == 220
@@ -191,7 +191,7 @@ async def test_a_delivery_from_greeting_to_quit(
     final = Reply(250, ("2.0.0", "queued as 7"))
     assert result[0][1] == Delivered(final, CONTACT)
     assert isinstance(result[1][1], Failed)
-    assert journal == [((0,), final)]
+    assert journal == [((0,), Delivered(final, CONTACT))]
     assert server.got == (
         b"EHLO us\r\nMAIL FROM:<> SIZE=30\r\nRCPT TO:<r0@example.net>\r\nRCPT TO:<r1@example.net>\r\nDATA\r\n"
         + MAIL_DATA
@@ -236,11 +236,14 @@ async def test_every_wait_has_its_own_deadline(autojump_clock: trio.testing.Mock
             with pytest.raises(TimedOut) as caught:
                 await opened(wire)
             assert caught.value.phase is phases[waits]
+            assert caught.value.fault is Fault.TIMEOUT
         else:
             await opened(wire)
             began = trio.current_time()
             for outcome in await outcomes(wire):
                 assert deferred(outcome) == (Blame.HOST, phases[waits], waits == "dot")
+                assert isinstance(outcome, Deferred)
+                assert outcome.fault is Fault.TIMEOUT
         assert trio.current_time() - began == pytest.approx(getattr(TIMEOUTS, waits))
         assert wire.machine.state is State.BROKEN
         await wire.close()

@@ -98,6 +98,27 @@ async def test_space_is_kept_free(tmp_path: Path) -> None:
         assert not await intake(shard, room=lambda: False)[0].check_space(0)
 
 
+async def test_a_look_at_the_disk_counts_for_a_moment_less_what_has_begun_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+    free = [1000, 500]
+
+    def look(directory: Path) -> int:
+        looks.append(directory)
+        return free[len(looks) - 1]
+
+    monkeypatch.setattr("deliver.queue.intake.free_octets", look)
+    async with open_shard(tmp_path, 0, NOW) as shard:
+        to, _ = intake(shard, min_free=300, inline_limit=100)
+        assert [await to.check_space(size) for size in (200, 0, 300)] == [True] * 3
+        assert len(looks) == 1
+        assert not await to.check_space(201)  # 400 are left by our count: looked at again, there are 500
+        assert len(looks) == 2
+        assert await to.check_space(200)
+        assert len(looks) == 2
+
+
 async def test_a_shard_in_an_impossible_place(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="make the directory exist"):

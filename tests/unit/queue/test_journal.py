@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,22 @@ def test_what_was_noted_is_read_by_the_next_process_without_closing(path):
     assert read(path) == (proof(1), proof(2))
     assert Journal(path).proofs() == (proof(1), proof(2))
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("known", [True, False, None])
+def test_whether_the_next_server_reports_is_kept(path, known):
+    noted = replace(proof(), dsn_passed=known)
+    Journal(path).note(noted)
+    assert read(path) == (noted,)
+    assert noted.outcome.dsn_passed is bool(known)
+
+
+def test_a_record_of_an_earlier_version_is_read(path):
+    body = b'{"attempt":7,"message":"m7","ordinals":[0],"code":250,"lines":["Ok"],"host":"","address":""}'
+    path.parent.mkdir()
+    path.write_bytes(b"\n%08x %s\n" % (zlib.crc32(body), body))
+    (found,) = read(path)
+    assert found == Proof(7, MessageId("m7"), (0,), Reply(250, ("Ok",)), dsn_passed=None)
 
 
 def test_one_record_is_one_write(path, monkeypatch):

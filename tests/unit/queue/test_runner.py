@@ -14,7 +14,7 @@ import trio
 from deliver.errors import StorageError
 from deliver.message import MessageId
 from deliver.net.clock import WallClock
-from deliver.outcome import AttemptResult
+from deliver.outcome import AttemptResult, Contact, Delivered
 from deliver.queue import schema, store
 from deliver.queue.content import SpoolContent
 from deliver.queue.journal import Journal, read
@@ -38,7 +38,7 @@ from tests.unit.queue.values import (
     states,
 )
 
-OK = Reply(250, ("Ok",))
+OK = Delivered(Reply(250, ("Ok",)), Contact("mx.example.org", "192.0.2.1", 25), dsn_passed=True)
 SETTINGS = Queue(
     workers=10,
     per_domain=2,
@@ -177,6 +177,31 @@ async def test_deferred_mail_is_tried_again_by_the_retry_list_until_it_expires(a
     assert all(event.problems() == () for _, event in house.recorder.events)
 
 
+async def test_workers_that_end_together_claim_together(autojump_clock, house):
+    """A claim each would be a transaction each, one behind the other."""
+    claims: list[float] = []
+    write = house.sql.write
+
+    async def counting(fn, *, durable=True, patience=0.0):
+        if not durable and house.runner.running:
+            claims.append(trio.current_time())
+        return await write(fn, durable=durable, patience=patience)
+
+    async def attempt(claim, content, journal):
+        await trio.sleep(3)
+        return AttemptResult(((claim.recipients[0], DELIVERED),), Trace())
+
+    house.sql.write = counting
+    house.attempt = attempt
+    for number in range(16):
+        await house.accept(f"m{number}", f"b@d{number % 8}.example")
+    began = trio.current_time()
+    await house.run_for(25)
+    assert set((await house.states()).values()) == {"delivered"}
+    assert {at for _, _, at in house.calls} == {0, 3}
+    assert len([at for at in claims if at - began == pytest.approx(3)]) <= 3
+
+
 async def test_a_bounce_that_fails_is_not_bounced(autojump_clock, house):
     house.attempt = house.outcome(FAILED)
     await house.accept("m1", sender=None)
@@ -276,7 +301,9 @@ async def test_a_reply_is_in_the_journal_before_anything_else_is_awaited(autojum
     house.attempt = attempt
     await house.accept("m1")
     await house.run_for(10)
-    assert [(each.message_id, each.ordinals, each.reply) for each in during] == [("m1", (0,), OK)]
+    (proof,) = during
+    assert (proof.message_id, proof.ordinals, proof.reply) == ("m1", (0,), OK.reply)
+    assert (proof.host, proof.address, proof.dsn_passed) == ("mx.example.org", "192.0.2.1", True)
     assert read(house.journal_path) == ()
 
 

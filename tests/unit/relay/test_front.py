@@ -318,7 +318,7 @@ SMALL = Relay(recipient_limit=(RecipientLimit(recipients=("*@pager.test",), max_
 @pytest.mark.parametrize(
     ("parameters", "recipients", "codes", "accepted"),
     [
-        (" SIZE=11", ("a@pager.test", "b@example.net"), [552, 250, 354, 250], ["b@example.net"]),
+        (" SIZE=11", ("a@pager.test", "b@example.net"), [550, 250, 354, 250], ["b@example.net"]),
         (" PRDR", ("a@pager.test", "b@example.net"), [250, 250, 354, 353, 552, 250, 250], ["b@example.net"]),
         ("", ("a@PAGER.test", "b@example.net"), [250, 250, 354, 552], None),
         (" PRDR", ("a@pager.test", "c@pager.test"), [250, 250, 354, 552], None),

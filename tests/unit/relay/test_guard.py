@@ -29,7 +29,7 @@ from deliver.tls.certificate import end_point
 from deliver.tls.context import ClientCertificate, context_for
 from deliver.tls.engine import TlsEngine, TlsError
 from events.catalogue import Event
-from tests.unit.tls.certificates import CLIENT_ONLY, NOW, House, Issued, Wish, build_house, issue
+from tests.unit.tls.certificates import CLIENT_ONLY, DAY, NOW, House, Issued, Wish, build_house, issue
 from tests.unit.tls.peers import MAY
 from tests.unit.tls.responder import HOUR, Answer, respond
 
@@ -202,6 +202,19 @@ async def test_a_staple_that_is_not_good_is_said_and_not_sent(
         assert stream.handshake is not None
         assert stream.handshake.staple is None
     assert "it is out of date" in str([vars(record) for record in caplog.records])
+
+
+@pytest.mark.parametrize(("days", "level"), [(8, logging.INFO), (6, logging.WARNING), (-1, logging.WARNING)])
+async def test_a_certificate_in_its_last_week_is_worth_a_warning(
+    scene: Scene, caplog: pytest.LogCaptureFixture, days: int, level: int
+) -> None:
+    caplog.set_level(logging.INFO, "outrider.relay")
+    issued = issue(Wish("mail", dns_names=("relay.test",), not_after=NOW + days * DAY), scene.house.root)
+    scene.write("mail.pem", issued.pem)
+    scene.write("mail.key", issued.key_pem)
+    scene.guard()
+    (said,) = [record for record in caplog.records if record.getMessage() == "certificate loaded"]
+    assert said.levelno == level
 
 
 async def test_a_staple_file_of_nonsense_is_no_staple(scene: Scene) -> None:
@@ -415,6 +428,25 @@ async def test_a_client_that_failed_too_often_is_not_asked_any_more(
     await trio.sleep(601)
     async with met(guard, address="2001:db8::3") as (client, _):
         assert isinstance(await log_in(guard, client, Scram(ALICE, "theirs")), LoggedIn)
+
+
+async def test_tries_side_by_side_are_no_way_around_the_limit(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
+    scene.certify()
+    scene.people(scram_line())
+    scene.auth.update(client_failures=1, max_failures=1)
+    guard = scene.guard()
+    right = Scram(ALICE, "theirs")
+    async with met(guard) as (client, _), met(guard) as (other, _):
+        begun = guard.begin(right.name, client)
+        right.begun()
+        first = await begun.respond(right.initial)
+        assert isinstance(first, Challenge)
+        await log_in(guard, other, Scram(Credentials("alice", "wrong"), "theirs"))
+        answer = await begun.respond(right.answer(first.data))
+    assert isinstance(answer, LoginRefused)
+    assert answer.reply.code == 421
 
 
 async def test_a_login_that_is_not_understood_is_no_failure(scene: Scene) -> None:

@@ -7,7 +7,7 @@ from email import message_from_bytes
 import pytest
 
 from deliver.message import Mailbox, MessageId
-from deliver.relay.received import HopCounter, hop_count, received_header
+from deliver.relay.received import HopCounter, hop_count, protocol_name, received_header
 
 ONE = (Mailbox("b", "example.net"),)
 TWO = (*ONE, Mailbox("c", "example.net"))
@@ -96,3 +96,25 @@ def test_counting_over_any_chunking(size: int) -> None:
     for start in range(0, len(content), size):
         counter.feed(content[start : start + size])
     assert counter.hops == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("SMTP", {"extended": False}),
+        ("SMTP", {"extended": False, "secured": True}),
+        ("ESMTP", {}),
+        ("ESMTPS", {"secured": True}),
+        ("ESMTPA", {"authenticated": True}),
+        ("ESMTPSA", {"secured": True, "authenticated": True}),
+        ("UTF8SMTP", {"utf8": True}),
+        ("UTF8SMTPSA", {"utf8": True, "secured": True, "authenticated": True}),
+        ("LMTP", {"lmtp": True}),
+        ("LMTPS", {"lmtp": True, "secured": True}),
+        ("UTF8LMTP", {"lmtp": True, "utf8": True}),
+    ],
+)
+def test_protocol_names(name: str, facts: dict[str, bool]) -> None:
+    """RFC 3848, RFC 6531 4.3."""
+    plain = {"lmtp": False, "extended": True, "utf8": False, "secured": False, "authenticated": False}
+    assert protocol_name(**{**plain, **facts}) == name

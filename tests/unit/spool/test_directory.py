@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from deliver.errors import StorageError
 from deliver.spool.directory import OVERDUE, QUIET, SET_ASIDE, NotYet, SpoolDirectory, Unusable
 from tests.unit.spool.pairs import BODY, NEW_ID, OLD_ID, body_file, header_file, put
 
@@ -175,3 +176,12 @@ def test_what_is_set_aside_is_kept_with_the_reason_and_overwrites_nothing(tmp_pa
     assert (kept / f"{OLD_ID}.reason").read_text() == "no message\n"
     assert [path.name for path in tmp_path.iterdir()] == [SET_ASIDE]
     assert kept.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_anybody_may_write_to_is_refused(tmp_path: Path) -> None:
+    put(tmp_path)
+    tmp_path.chmod(0o777)
+    with pytest.raises(StorageError, match="anybody"):
+        SpoolDirectory(tmp_path).find()
+    tmp_path.chmod(0o770)
+    assert SpoolDirectory(tmp_path).find().pairs == (OLD_ID,)

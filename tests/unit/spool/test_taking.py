@@ -298,6 +298,27 @@ async def test_an_unexpected_error_keeps_none_of_the_others(
     assert (spool.path / f"{OLD_ID}-H").exists()
 
 
+async def test_a_look_that_fails_unexpectedly_is_followed_by_another(
+    spool: SpoolDirectory, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(spool.path)
+    real, calls = SpoolDirectory.find, []
+
+    def failing_at_first(self: SpoolDirectory) -> object:
+        calls.append(self)
+        if len(calls) == 1:
+            raise RuntimeError("a bug")
+        return real(self)
+
+    monkeypatch.setattr(SpoolDirectory, "find", failing_at_first)
+    door = SpoolDoor(
+        [spool.path], replace(intake, accepted=lambda: door.stop()), interval=0.01, remember=60.0
+    )
+    with trio.fail_after(30):
+        await door.run()
+    assert await queued(intake) == ["a@plain.test"]
+
+
 async def test_the_ledger_forgets_what_was_taken_long_ago(spool: SpoolDirectory, intake: Intake) -> None:
     put(spool.path)
     await take(spool, OLD_ID, intake)

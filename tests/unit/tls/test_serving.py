@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtensionOID
 from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
@@ -26,7 +28,7 @@ from deliver.tls.serving import (
     staple,
 )
 from deliver.tls.verdict import Handshake
-from tests.unit.tls.certificates import CLIENT_ONLY, NOW, SERVER, House, Issued, Wish, issue, rsa_key
+from tests.unit.tls.certificates import CLIENT_ONLY, NOW, SERVER, House, Issued, Wish, issue, new_key, rsa_key
 from tests.unit.tls.peers import MAY
 from tests.unit.tls.responder import HOUR, Answer, respond
 
@@ -144,6 +146,23 @@ def test_a_chain_is_read_from_pem(house: House) -> None:
     assert read_chain(house.server.pem + house.intermediate.pem, "file") == house.chain
     with pytest.raises(ConfigurationError, match="reading the certificate file"):
         read_chain(b"nothing", "file")
+
+
+def test_a_certificate_whose_names_cannot_be_read_is_refused(house: House) -> None:
+    key = new_key()
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(house.server.certificate.subject)
+        .issuer_name(house.server.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(house.server.certificate.not_valid_before_utc)
+        .not_valid_after(house.server.certificate.not_valid_after_utc)
+        .add_extension(x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"garbage"), False)
+    )
+    certificate = builder.sign(key, hashes.SHA256())
+    with pytest.raises(ConfigurationError, match="reading the certificate file"):
+        read_chain(certificate.public_bytes(Encoding.PEM), "file")
 
 
 # --- staples
