@@ -1,8 +1,8 @@
 """How fast content goes out, beside a plain copy of the same octets over the same TLS stream.
 
 The server is a process of its own that does nothing with what it gets. `many`: 1000 recipients with a small
-message, beside a message to one. The fastest round counts: a busy machine only adds. Exit code 1 when a way is
-slower than TARGET of the copy. `python -m bench throughput [ROUNDS]`.
+message, beside a message to one. The fastest round counts: a busy machine only adds. Exit code 1 when a way
+is slower than TARGET of the copy. `python -m bench throughput [ROUNDS]`.
 """
 
 from __future__ import annotations

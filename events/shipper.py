@@ -49,8 +49,8 @@ class Drained:
 class Shipper:
     """Takes events to the databases of `actions`.
 
-    `clock` gives seconds since the epoch. `runner` reaches the database that holds the outbox; `shared`: it has
-    other shippers too, and each batch belongs to one of them.
+    `clock` gives seconds since the epoch. `runner` reaches the database that holds the outbox; `shared`: it
+    has other shippers too, and each batch belongs to one of them.
     """
 
     def __init__(

@@ -247,7 +247,7 @@ def _database_url(value: str) -> Fault | None:
     if secret:
         return (
             "a password stands in the URL",
-            "remove it and put it in a file of its own: password_file = … of the event action, or of the queue",
+            "put it in a file of its own: password_file = … of the event action, or of the queue",
         )
     return None
 

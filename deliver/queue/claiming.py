@@ -158,9 +158,7 @@ def _claim_one(
     return _lease(conn, mail, rows, domain, now, lease, retry, node)
 
 
-def _next_message(
-    conn: Connection, domain: str, last_sender: str, now: float, admission: Admission
-) -> Any:
+def _next_message(conn: Connection, domain: str, last_sender: str, now: float, admission: Admission) -> Any:
     """The message that is due longest of the sender whose turn it is."""
     sender, opening = last_sender, math.inf
     seen: set[str] = set()
