@@ -47,6 +47,11 @@ class Both:
         self.front.stop()
         self.behind.stop()
 
+    @property
+    def logs(self) -> tuple[Path, ...]:
+        """The files of both."""
+        return (*self.front.logs, *self.behind.logs)
+
     def log(self) -> str:
         """Of both."""
         return f"{self.front.log()}\n{self.behind.log()}"

@@ -58,6 +58,7 @@ from events.shipper import Shipper
 from hints.sql import SqlHints
 
 RESYNC = 60.0  # seconds
+HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # until somebody listens to them
 
 _log = logging.getLogger("outrider.service")
 
@@ -81,6 +82,7 @@ async def run_relay(
     actions = event_actions(settings)
     backlog = Backlog(settings.events.backlog, matcher(actions))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
         sockets = listeners_on(bind(places(settings.relay)) if bound is None else bound)
         try:
             async with (

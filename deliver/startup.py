@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from deliver.privileges import give_up
 from deliver.relay.binding import bind, passed_by_systemd
 from deliver.relay.terms import places
 from deliver.reload import Reread
-from deliver.service import run_relay
+from deliver.service import HELD, run_relay
 from deliver.settings import Settings
 from deliver.supervisor import Child, Supervisor
 from deliver.worker import run_worker
@@ -27,6 +28,15 @@ def start(settings: Settings, digest: str | None, reread: Reread) -> int:
 
     With several workers this is the supervisor; it returns in each of the processes.
     """
+    # from here on clients may come, and a signal is for those who know how to stop
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        return _start(settings, digest, reread)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+
+
+def _start(settings: Settings, digest: str | None, reread: Reread) -> int:
     sockets = bind(places(settings.relay), passed_by_systemd(os.environ))
     metrics = bind([settings.metrics.listen] if settings.metrics.listen else [], key="metrics.listen")
     give_up(settings.relay.user, Path(settings.state_dir))

@@ -139,6 +139,7 @@ class Supervisor:
             end.setblocking(False)
         before = {number: signal.signal(number, _wake) for number in _SIGNALS}
         signal.set_wakeup_fd(bell.fileno(), warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         try:
             if take_turns(self._settings.queue, len(self._shards)):
                 self._next_turn = self._now() + TURN

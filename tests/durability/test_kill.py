@@ -24,7 +24,8 @@ import trio
 from deliver.queue import store
 from deliver.queue.content import InlineContent
 from deliver.queue.shard import open_shard
-from tests.unit.queue.values import NOW, claim, envelope
+from tests.unit.queue import values
+from tests.unit.queue.values import NOW, envelope
 
 async def accept(shard, name):
     writer = shard.writer(name, inline_limit=1000, max_size=10**6)
@@ -36,7 +37,7 @@ async def accept(shard, name):
 async def claim(shard):
     while True:
         await shard.sql.write(
-            lambda conn: claim(conn, limit=2, lease=100, per_domain=10**6), durable=False
+            lambda conn: values.claim(conn, limit=2, lease=100, per_domain=10**6), durable=False
         )
 
 async def main():

@@ -161,11 +161,12 @@ default_privs = nobody
 
 def _master(config: PostfixConfig, address: str) -> str:
     # The listening address stands here: inet_interfaces accepts none but those that an interface lists.
-    # service, type, private, unprivileged, chroot, wakeup, process limit, command
+    # service, type, private, unprivileged, chroot, wakeup, process limit, command; qmgr looks at mail that was
+    # locked when it was due only when it is woken up
     return f"""\
 {address}:{config.port} inet n - n - 20 smtpd
 cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
+qmgr unix n - n 1 1 qmgr
 tlsmgr unix - - n 1000? 1 tlsmgr
 rewrite unix - - n - - trivial-rewrite
 bounce unix - - n - 0 bounce
