@@ -48,8 +48,7 @@ from deliver.smtp.sasl import (
     challenge_of,
 )
 from deliver.tls.certificate import end_point
-from deliver.tls.policy import Authentication, Level, TlsPolicy, decide
-from deliver.tls.policy import Refuse as Refusal
+from deliver.tls.policy import Authentication, Level, Refuse as Refusal, TlsPolicy, decide
 from events.port import Refuse
 
 CLOSING = 421  # RFC 5321 3.8

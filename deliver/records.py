@@ -21,8 +21,7 @@ from deliver.net.clock import Clock
 from deliver.outbox import OUTBOX
 from deliver.outcome import Delivered, Outcome
 from deliver.owner import is_alive, own_name
-from deliver.queue.journal import Journal, Proof
-from deliver.queue.journal import read as read_journal
+from deliver.queue.journal import Journal, Proof, read as read_journal
 from deliver.settings import Settings
 from deliver.settled import Job, Opened
 from deliver.sqlrun import Sql, SqlRunner

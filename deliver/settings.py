@@ -1,7 +1,8 @@
 """The settings tree: frozen, every key with its default. `deliver.configuration` reads it from TOML.
 
-Durations are seconds, sizes octets; in the file they carry units (`"5m"`, `"50MB"`). Paths are absolute or
-relative to `state_dir`. What a key means for an administrator stands in `conf/outrider.toml`.
+The tables are in `deliver.sections`. Durations are seconds, sizes octets; in the file they carry units
+(`"5m"`, `"50MB"`). Paths are absolute or relative to `state_dir`. What a key means for an administrator
+stands in `conf/outrider.toml`.
 
 `Settings.towards` applies the exceptions by destination. A type such as `HostName` says what a text must be;
 `deliver.configuration.values` checks it when the file is read, values built in Python are taken as they are.
@@ -19,392 +20,72 @@ from msgspec import Meta
 
 from deliver.level import Level
 from deliver.pattern import any_matches
-from deliver.quantity import Duration as Duration
-from deliver.quantity import Size as Size
-
-MINUTE = 60
-HOUR = 3600
-DAY = 86400
-
-# What a text must be; the word is a key of `deliver.configuration.values.KINDS`.
-FilePath = Annotated[str, Meta(extra={"kind": "path"})]
-SecretFile = Annotated[str, Meta(extra={"kind": "secret file"})]  # or `credential:NAME` of systemd
-DatabaseUrl = Annotated[str, Meta(extra={"kind": "database url"})]
-HintsUrl = Annotated[str, Meta(extra={"kind": "hints url"})]  # or "memory"
-HostName = Annotated[str, Meta(extra={"kind": "host name"})]
-Date = Annotated[str, Meta(extra={"kind": "date"})]  # "2026-12-31"
-NamePattern = Annotated[str, Meta(extra={"kind": "pattern"})]
-Endpoint = Annotated[str, Meta(extra={"kind": "endpoint"})]  # "host", "host:port", "[address]:port"
-AddressEndpoint = Annotated[str, Meta(extra={"kind": "address endpoint"})]  # no names
-LocalEndpoint = Annotated[str, Meta(extra={"kind": "local endpoint"})]  # the same, or "unix:path"
-ListenEndpoint = Annotated[str, Meta(extra={"kind": "listen endpoint"})]  # port required, 0 picks a free one
-Network = Annotated[str, Meta(extra={"kind": "network"})]
-Ipv4Address = Annotated[str, Meta(extra={"kind": "ipv4 address"})]
-Ipv6Address = Annotated[str, Meta(extra={"kind": "ipv6 address"})]
-CipherList = Annotated[str, Meta(extra={"kind": "cipher list"})]
-GroupList = Annotated[str, Meta(extra={"kind": "group list"})]
-OctalMode = Annotated[str, Meta(extra={"kind": "file mode"})]
-Port = Annotated[int, Meta(ge=1, le=65535)]
-Count = Annotated[int, Meta(ge=1)]
+from deliver.quantity import Duration as Duration, Size as Size
+from deliver.sections.inbound import (
+    Lmtp as Lmtp,
+    RecipientLimit as RecipientLimit,
+    Relay as Relay,
+    RelayAuth as RelayAuth,
+    RelayCertificate as RelayCertificate,
+    RelayListener as RelayListener,
+    RelayTls as RelayTls,
+    Send as Send,
+    Sendmail as Sendmail,
+    Spool as Spool,
+)
+from deliver.sections.kinds import (
+    DAY as DAY,
+    HOUR as HOUR,
+    MINUTE as MINUTE,
+    AddressEndpoint as AddressEndpoint,
+    CipherList as CipherList,
+    Count as Count,
+    DatabaseUrl as DatabaseUrl,
+    Date as Date,
+    Endpoint as Endpoint,
+    FilePath as FilePath,
+    GroupList as GroupList,
+    HintsUrl as HintsUrl,
+    HostName as HostName,
+    Ipv4Address as Ipv4Address,
+    Ipv6Address as Ipv6Address,
+    ListenEndpoint as ListenEndpoint,
+    LocalEndpoint as LocalEndpoint,
+    NamePattern as NamePattern,
+    Network as Network,
+    OctalMode as OctalMode,
+    Port as Port,
+    SecretFile as SecretFile,
+    Section as Section,
+)
+from deliver.sections.outbound import (
+    Delivery as Delivery,
+    Dns as Dns,
+    NegativeTrustAnchor as NegativeTrustAnchor,
+    Pool as Pool,
+    Smtp as Smtp,
+    Timeouts as Timeouts,
+    Tls as Tls,
+)
+from deliver.sections.record import (
+    EventAction as EventAction,
+    EventFile as EventFile,
+    Events as Events,
+    Hints as Hints,
+    Log as Log,
+    Metrics as Metrics,
+)
+from deliver.sections.waiting import (
+    Bounce as Bounce,
+    Limit as Limit,
+    Queue as Queue,
+    RetryRule as RetryRule,
+    RetryStep as RetryStep,
+)
 
 FallbackOn = Literal["unreachable", "tls", "deferred"]
 
 CACHED_DESTINATIONS = 4096
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the file; unknown keys are errors."""
-
-
-class NegativeTrustAnchor(Section, frozen=True):
-    """Validation is suspended at and below `name`, for a while and for a reason (RFC 7646)."""
-
-    name: HostName
-    until: Date  # the first day on which it counts no more, UTC
-    reason: str
-
-
-class Dns(Section, frozen=True):
-    """How names are looked up."""
-
-    dnssec: Literal["validate", "trust-ad", "off"] = "validate"
-    resolvers: tuple[
-        AddressEndpoint, ...
-    ] = ()  # "address" or "address:port" or "[v6]:port"; none: /etc/resolv.conf
-    trust_remote_ad: bool = False
-    trust_anchors: FilePath | None = None
-    negative_trust_anchor: tuple[NegativeTrustAnchor, ...] = ()
-    sha1: bool = False  # believe signatures made with SHA-1 (RFC 9905)
-    probe_secure: tuple[HostName, ...] = ()  # names that `explain --resolver` expects to be secure
-    probe_bogus: tuple[HostName, ...] = ()  # and those it expects to be bogus
-    timeout: Duration = Duration(3)
-    attempts: Count = 3
-    cache_entries: Count = 20_000
-    cache_max_ttl: Duration = Duration(1 * HOUR)
-
-
-class Tls(Section, frozen=True):
-    """What TLS is demanded of a destination; may be overridden by a rule."""
-
-    level: Level = Level.DANE
-    trust_store: FilePath | None = None  # PEM file; none: the system's
-    min_version: Literal["1.2", "1.3"] = "1.2"
-    clear_text_fallback: bool = True  # only where the policy does not require TLS
-    verify_names: tuple[HostName, ...] = ()  # reference identifiers beside the host's name, for PKIX
-    request_ocsp: bool = True  # not where only DANE-EE counts
-    require_ocsp: bool = False  # TLS required, authenticated, and refused without a good staple
-    ocsp_skew: Duration = Duration(5 * MINUTE)
-    crl: FilePath | None = None  # PEM file of revocation lists
-    require_crl: bool = False  # TLS required, authenticated, with a list of every issuer of a path
-    ciphers: CipherList = ""  # of TLS 1.2; none: OpenSSL's
-    groups: GroupList = ""  # none: OpenSSL's, X25519MLKEM768 first
-    client_certificate: FilePath | None = None  # PEM file
-    client_key_file: SecretFile | None = None
-    resumption: bool = True  # keep sessions, and offer those that are judged well again
-    retry_small_hello: bool = True  # after a reset or silence; not where `groups` is set
-
-
-class Timeouts(Section, frozen=True):
-    """RFC 5321 4.5.3.2, one deadline per phase."""
-
-    connect: Duration = Duration(30)
-    banner: Duration = Duration(5 * MINUTE)
-    ehlo: Duration = Duration(5 * MINUTE)
-    tls: Duration = Duration(60)
-    mail: Duration = Duration(5 * MINUTE)
-    rcpt: Duration = Duration(5 * MINUTE)
-    data: Duration = Duration(2 * MINUTE)
-    block: Duration = Duration(3 * MINUTE)
-    dot: Duration = Duration(10 * MINUTE)
-    quit: Duration = Duration(5)
-    session: Duration = Duration(20 * MINUTE)  # from connecting to the end of a message, final reply excluded
-
-
-class Smtp(Section, frozen=True):
-    """How we speak to servers; may be overridden by a rule."""
-
-    pipelining: bool = True
-    pass_8bit: bool = False
-    chunking: bool = True  # RFC 3030
-    prdr: bool = True  # draft-hall-prdr-00
-    pipeconnect: bool = True  # draft-harris-early-pipe: what may leave before greeting and EHLO answer
-    early_bdat_clear: bool = False  # content too, in clear text
-    tcp_fast_open: bool = False  # EHLO and STARTTLS with the SYN, where pipeconnect sends them early
-    min_rate: Count = 512  # octets of content per second, on average
-    timeouts: Timeouts = Timeouts()
-
-
-class Delivery(Section, frozen=True):
-    """How a destination is reached; may be overridden by a rule."""
-
-    helo: HostName = ""  # none: this machine's fully qualified name
-    port: Port = 25
-    source_ipv4: Ipv4Address | None = None
-    source_ipv6: Ipv6Address | None = None
-    families: tuple[Literal["ipv4", "ipv6"], ...] = ("ipv6", "ipv4")
-    max_hosts: Count = 5  # addresses tried in one attempt
-    race_delay: Duration = Duration(0.25)  # before the next address of a host is tried too (RFC 8305 5)
-    deadline: Duration = Duration(30 * MINUTE)  # of one attempt, all hosts together
-
-
-class Pool(Section, frozen=True):
-    """Open sessions kept for the next message."""
-
-    idle: Duration = Duration(10)  # 0: every message has its own connection
-    max_age: Duration = Duration(5 * MINUTE)
-    max_sessions: Count = 500  # idle at a time
-    max_messages: Count | None = None  # over one session
-
-
-class RetryStep(Section, frozen=True):
-    """How long to wait until the message is `until` old; see `deliver.queue.retry`."""
-
-    until: Duration
-    wait: Duration
-    kind: Literal["fixed", "geometric", "random-geometric"] = "fixed"
-    factor: Annotated[float, Meta(ge=1, le=100)] = 1.5
-
-
-class RetryRule(Section, frozen=True):
-    """Retries of some destinations, servers, senders or errors; the first rule that matches counts."""
-
-    steps: tuple[RetryStep, ...]  # none: no second attempt
-    domains: tuple[NamePattern, ...] = ()
-    hosts: tuple[NamePattern, ...] = ()
-    senders: tuple[str, ...] = ()  # globs of addresses, "" for the null reverse path
-    errors: tuple[str, ...] = ()
-
-
-class Limit(Section, frozen=True):
-    """A limit for each domain, site, sender or source address by itself, or for all mail together."""
-
-    of: Literal["domain", "site", "sender", "source", "all"]
-    match: tuple[str, ...] = ()  # globs; none: each
-    messages: Count | None = None
-    per: Duration = Duration(1 * HOUR)
-    burst: Count | None = None  # none: what falls into a minute
-    at_a_time: Count | None = None
-
-
-class Queue(Section, frozen=True):
-    """The durable queue of `outrider relay`."""
-
-    directory: FilePath = "queue"
-    url: DatabaseUrl | None = None  # PostgreSQL, for several nodes; none: SQLite in the directory
-    password_file: SecretFile | None = None  # of url
-    node: HostName = ""  # our name among the nodes; none: this machine's
-    connections: Count = 8  # to url, for writing; a few more read
-    inline_limit: Size = Size(64 * 1024)
-    workers: Count = 50  # attempts at a time
-    slow_workers: Count = 200  # attempts beside them that take longer than slow_after
-    slow_after: Duration = Duration(5)
-    per_domain: Count = 5  # attempts at a time to one recipient domain
-    per_site: Count = 20  # and to one set of servers
-    site_start: Count = 2  # of these, for a site of which nothing is known
-    site_pause: Duration = Duration(1 * MINUTE)  # after a site could not be reached; doubles
-    longest_site_pause: Duration = Duration(15 * MINUTE)
-    limit: tuple[Limit, ...] = ()
-    retry: tuple[Duration, ...] = tuple(
-        Duration(minutes * MINUTE) for minutes in (1, 5, 10, 15, 30, 60, 120, 240)
-    )  # the last one repeats
-    retry_rule: tuple[RetryRule, ...] = ()
-    expire: Duration = Duration(5 * DAY)
-    keep_history: Duration = Duration(1 * DAY)  # for which `outrider queue show` knows a completed message
-    delay_warning: tuple[Duration, ...] = (Duration(1 * DAY),)  # ages at which the sender hears of a delay
-    lease_margin: Duration = Duration(5 * MINUTE)
-    min_free_disk: Size = Size(100 * 1024 * 1024)
-    shutdown_grace: Duration = Duration(20)
-
-
-class Bounce(Section, frozen=True):
-    """What senders are told: failures, delays, and success where the next server cannot tell it."""
-
-    to: tuple[NamePattern, ...] = ("*",)  # sender domains that are told; logged-in clients always are
-    gather: Duration = Duration(1 * MINUTE)  # more failures of the same message go into one report
-    per_sender: Annotated[int, Meta(ge=0)] = 1000  # reports an hour; 0: no limit; what is above waits
-    return_content: Literal["headers", "full"] = "headers"  # where the sender did not ask by RET
-    return_limit: Size = Size(100 * 1024)  # a larger message is returned without its body
-
-
-class RelayCertificate(Section, frozen=True):
-    """A certificate that the relay presents to clients that ask for one of its names."""
-
-    chain_file: FilePath  # PEM, our own first
-    key_file: SecretFile  # PEM
-    ocsp_file: FilePath | None = None  # OCSP responses in DER or PEM
-    ocsp_fetch: bool = False  # fetch them from the responder that the certificate names
-
-
-class RelayTls(Section, frozen=True):
-    """TLS with the clients of the relay; without a certificate there is none."""
-
-    certificate: tuple[RelayCertificate, ...] = ()
-    min_version: Literal["1.2", "1.3"] = "1.2"
-    ciphers: CipherList = ""
-    groups: GroupList = ""
-    tickets: bool = True
-    ticket_rotation: Duration = Duration(12 * HOUR)  # of the keys that seal tickets
-    client_ca: FilePath | None = None  # PEM: clients are asked for certificates that these issued
-    client_names: tuple[NamePattern, ...] = ()  # names in such certificates that may relay
-    handshake: Duration = Duration(1 * MINUTE)
-
-
-class RelayAuth(Section, frozen=True):
-    """Logging in at the relay, always inside TLS: by a file of passwords or by Dovecot."""
-
-    password_file: SecretFile | None = None
-    dovecot: Annotated[str, Meta(extra={"kind": "service endpoint"})] = ""  # "unix:path" or "host:port"
-    dovecot_tls: bool = False
-    dovecot_ca: FilePath | None = None  # none: the system's
-    dovecot_timeout: Duration = Duration(10)
-    mechanisms: tuple[Literal["scram-sha-256-plus", "scram-sha-256", "plain", "login"], ...] = (
-        "scram-sha-256-plus",
-        "scram-sha-256",
-        "plain",
-        "login",
-    )
-    failure_delay: Duration = Duration(2)
-    max_failures: Count = 3  # in one connection
-    client_failures: Count = 20  # of one client, within
-    client_memory: Duration = Duration(15 * MINUTE)
-
-
-class RelayListener(Section, frozen=True):
-    """Addresses with rules of their own; what is None is as in `relay`."""
-
-    listen: tuple[ListenEndpoint, ...]
-    mode: Literal["smtp", "submission"] = "smtp"  # submission: missing Date and Message-ID are added
-    networks: tuple[Network, ...] | None = None  # none, submission: nobody without logging in
-    require_auth: bool | None = None  # none: for submission without networks
-    require_tls: bool = False
-    tls_on_connect: bool = False
-    proxy: tuple[Network, ...] | None = None
-    max_message_size: Size | None = None
-    helo: Literal["none", "syntax", "qualified"] | None = None
-
-
-class RecipientLimit(Section, frozen=True):
-    """What holds for some recipients only; the first that matches counts."""
-
-    recipients: tuple[str, ...]  # globs of addresses
-    max_message_size: Size
-
-
-class Relay(Section, frozen=True):
-    """The SMTP listener of `outrider relay`."""
-
-    listen: tuple[ListenEndpoint, ...] = ("127.0.0.1:2525",)
-    workers: Annotated[int, Meta(ge=0, le=64)] = 1  # processes; 0: one for each core
-    user: str = ""  # once the ports are bound; none: as we were started
-    networks: tuple[Network, ...] = ("127.0.0.0/8", "::1/128")  # who may relay through us
-    hostname: HostName = ""  # in the banner and Received; none: delivery.helo
-    max_message_size: Size = Size(50 * 1024 * 1024)
-    max_recipients: Count = 1000
-    max_connections: Count = 500
-    max_hops: Count = 100  # RFC 5321 6.3
-    idle_timeout: Duration = Duration(5 * MINUTE)
-    local_names: tuple[HostName, ...] = ()  # names by which MX records mean this host
-    helo: Literal["none", "syntax", "qualified"] = "none"  # what EHLO must give
-    pipeconnect: bool = True  # clients may talk before our greeting (draft-harris-early-pipe)
-    client_connections: Count | None = None  # at a time from one address; of IPv6 from one /64
-    client_messages: Count | None = None  # a minute from one address
-    client_recipients: Count | None = None
-    proxy: tuple[Network, ...] = ()  # load balancers that begin with a PROXY header
-    proxy_timeout: Duration = Duration(3)
-    listener: tuple[RelayListener, ...] = ()
-    recipient_limit: tuple[RecipientLimit, ...] = ()
-    tls: RelayTls = RelayTls()
-    auth: RelayAuth = RelayAuth()
-
-
-class Lmtp(Section, frozen=True):
-    """The LMTP listener: synchronous delivery for an MTA that keeps the queue."""
-
-    listen: tuple[LocalEndpoint, ...] = ()
-    socket_mode: OctalMode = "0660"
-    socket_group: str = ""  # none: this process's
-    max_connections: Count = 500
-    deadline: Duration = Duration(8 * MINUTE)  # from the end of the message to our answer
-
-
-class Send(Section, frozen=True):
-    """`outrider send`, and what is remembered for callers that keep the queue."""
-
-    handover: bool = True  # a running service takes messages over
-    socket: FilePath = "send.sock"
-    max_connections: Count = 500
-    remember: Duration = Duration(7 * DAY)
-
-
-class Spool(Section, frozen=True):
-    """Directories of messages in the form of Exim's spool; see `deliver.spool`."""
-
-    directories: tuple[FilePath, ...] = ()  # that `outrider relay` takes messages from
-    interval: Duration = Duration(1)  # between looks
-    skip_domains: tuple[NamePattern, ...] = ()  # recipients there are Exim's own
-
-
-class Sendmail(Section, frozen=True):
-    """`outrider sendmail`."""
-
-    via: Literal["relay", "direct"] = "relay"
-    relay: ListenEndpoint | None = None  # none: the first of relay.listen
-    domain: HostName = ""  # of addresses without one; none: relay.hostname, delivery.helo
-
-
-class Hints(Section, frozen=True):
-    """What was learned."""
-
-    url: HintsUrl = "sqlite:///hints.db"  # relative to state_dir; "memory" keeps nothing
-    max_size: Size = Size(256 * 1024 * 1024)
-
-
-class EventAction(Section, frozen=True):
-    """SQL statements to run when an event happens, in one transaction; or, with `veto`, before it does."""
-
-    name: str
-    events: tuple[str, ...]  # names, `*` as wildcard: "msg:*"
-    database: DatabaseUrl  # an SQLAlchemy URL
-    sql: str | tuple[str, ...]
-    password_file: SecretFile | None = None
-    when: str | None = None  # a comparison on fields, see `events.condition`
-    veto: bool = False
-    deadline: Duration = Duration(2)  # of a veto
-    on_error: Literal["allow", "defer"] = "defer"  # of a veto
-
-
-class EventFile(Section, frozen=True):
-    """A file that gets one line of JSON per event."""
-
-    name: str
-    events: tuple[str, ...]
-    path: FilePath
-    when: str | None = None
-
-
-class Events(Section, frozen=True):
-    """Testimony."""
-
-    # "default" fills the ready-made table in `database`; "none" leaves it to the actions.
-    schema_name: Literal["default", "none"] = msgspec.field(default="default", name="schema")
-    database: DatabaseUrl = "sqlite:///events.db"  # relative to state_dir
-    backlog: Count = 1_000_000  # events that may wait for databases
-    action: tuple[EventAction, ...] = ()
-    file: tuple[EventFile, ...] = ()
-
-
-class Metrics(Section, frozen=True):
-    """Counts for Prometheus."""
-
-    listen: ListenEndpoint | None = None
-
-
-class Log(Section, frozen=True):
-    """Where decisions are told."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text", "json"] = "text"
-    protocol_detail: bool = False  # unusual ends of clients' connections
 
 
 class Route(Section, frozen=True):

@@ -23,8 +23,7 @@ from threading import Event
 
 import trio
 
-from hints import port as contract
-from hints import sessions
+from hints import port as contract, sessions
 from hints.check import accept, accept_key, accept_session
 from hints.engine import Busy, Unavailable
 from hints.file import HintsFile

@@ -86,8 +86,7 @@ def export(
 
 
 def _found(application: Application, /, selection: Any) -> Iterator[Found]:
-    from deliver.queue import browse, changes
-    from deliver.queue import export as exporting
+    from deliver.queue import browse, changes, export as exporting
 
     now = datetime.now(UTC).timestamp()
     for place in places_of(application):
@@ -130,8 +129,7 @@ def _write(file: BinaryIO, found: Found, bare: bool, as_json: bool) -> None:
 def _blocks(found: Found) -> Iterator[bytes]:
     """The content piece by piece. Raises StorageError when it is gone."""
     from deliver.cli.queue_shards import spool_of
-    from deliver.queue import browse
-    from deliver.queue import export as exporting
+    from deliver.queue import browse, export as exporting
 
     name = found.message.spool_name
     if name is None or not isinstance(found.place, Path):

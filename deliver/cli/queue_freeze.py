@@ -57,8 +57,7 @@ _of_kind("host", "Do not contact a host: a name, *.name, an address or a network
 @click.pass_obj
 def list_(application: Application, as_json: bool) -> None:
     """List the rules with their reasons and ends."""
-    from deliver.queue import browse
-    from deliver.queue import freeze as rules
+    from deliver.queue import browse, freeze as rules
 
     now = datetime.now(UTC).timestamp()
     found: dict[int, Rule] = {}
@@ -91,8 +90,7 @@ def list_(application: Application, as_json: bool) -> None:
 def thaw(application: Application, rules: tuple[int, ...]) -> None:
     """Take freeze rules back and release what they hold."""
     from deliver.cli.queue_shards import event_append, writing
-    from deliver.queue import changes
-    from deliver.queue import freeze as freezing
+    from deliver.queue import changes, freeze as freezing
 
     now = datetime.now(UTC).timestamp()
     append = event_append(application.settings)
@@ -114,8 +112,7 @@ def thaw(application: Application, rules: tuple[int, ...]) -> None:
 
 def _add(application: Application, kind: str, pattern: str, reason: str, end: str) -> None:
     from deliver.cli.queue_shards import event_append, writing
-    from deliver.queue import changes
-    from deliver.queue import freeze as freezing
+    from deliver.queue import changes, freeze as freezing
 
     now = datetime.now(UTC).timestamp()
     until = end_of(end, now)

@@ -79,8 +79,7 @@ def list_(application: Application, /, sort: str, limit: int, as_json: bool, **o
 def summary(application: Application, /, by: Any, limit: int, as_json: bool, **options: Any) -> None:
     """Count what waits by age and recipient domain, sender domain or state."""
     from deliver.queue import browse
-    from deliver.queue.summary import AGES, Row, ordered
-    from deliver.queue.summary import summary as summary_of
+    from deliver.queue.summary import AGES, Row, ordered, summary as summary_of
 
     selection = selection_of(options)
     now = _now()

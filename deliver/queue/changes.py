@@ -21,8 +21,7 @@ from deliver.queue import codec, freeze, hold
 from deliver.queue.due import note_due, note_due_again
 from deliver.queue.hold import Append, Key
 from deliver.queue.owed import Owed, owed
-from deliver.queue.schema import State, counter, message, recipient
-from deliver.queue.schema import freeze as freeze_table
+from deliver.queue.schema import State, counter, freeze as freeze_table, message, recipient
 from deliver.queue.selection import Selection, conditions
 from deliver.queue.store import complete_all, note_owed
 from deliver.smtp.reply import EnhancedCode

@@ -24,8 +24,7 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, 
 from deliver.errors import UsageError
 from deliver.pattern import canonical
 from deliver.queue.hold import Append, Key, hold
-from deliver.queue.schema import State, message, recipient
-from deliver.queue.schema import freeze as table
+from deliver.queue.schema import State, freeze as table, message, recipient
 from deliver.queue.selection import NULL_SENDER, name_matches, sent_by
 from deliver.queue.statement import Statement
 

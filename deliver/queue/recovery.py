@@ -15,8 +15,18 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, literal, or_, select, update
-from sqlalchemy import delete as sql_delete
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    delete as sql_delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from deliver.errors import Blame
 from deliver.message import Mailbox, MessageId, Recipient

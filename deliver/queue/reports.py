@@ -19,8 +19,7 @@ from deliver.queue import codec
 from deliver.queue.locking import lock_messages
 from deliver.queue.notice import Compose, NewMessage
 from deliver.queue.owed import Owed
-from deliver.queue.schema import OPEN_STATES, attempt, message, recipient
-from deliver.queue.schema import report as report_table
+from deliver.queue.schema import OPEN_STATES, attempt, message, recipient, report as report_table
 from deliver.queue.store import Append, accept, complete
 from deliver.relay.statusfields import Entry
 from events import outbox

@@ -30,9 +30,14 @@ from deliver.queue import claiming, due, recovery, store
 from deliver.queue.admission import Permits
 from deliver.queue.claiming import Claim
 from deliver.queue.content import remove
-from deliver.queue.execution import RETRY_AFTER, Begin, Ended, Execution
-from deliver.queue.execution import Attempt as Attempt
-from deliver.queue.execution import JournalReply as JournalReply
+from deliver.queue.execution import (
+    RETRY_AFTER,
+    Attempt as Attempt,
+    Begin,
+    Ended,
+    Execution,
+    JournalReply as JournalReply,
+)
 from deliver.queue.lanes import Feedback, Lane, Lanes, Occupancy, feedback
 from deliver.queue.shard import Shard
 from deliver.queue.share import Share, mark

@@ -24,8 +24,7 @@ from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.outcome import Deferred, Delivered, Failed, Outcome
 from deliver.queue import chunks, codec, due
 from deliver.queue.chunks import ChunkedContent
-from deliver.queue.claiming import Claim as Claim
-from deliver.queue.claiming import sender_key
+from deliver.queue.claiming import Claim as Claim, sender_key
 from deliver.queue.content import InlineContent, SpoolContent, StoredContent
 from deliver.queue.locking import lock_messages
 from deliver.queue.owed import owed

@@ -18,10 +18,12 @@ import trio
 from deliver.errors import OutriderError, PeerError
 from deliver.message import Envelope, Mailbox, MessageId
 from deliver.net.clock import Clock
-from deliver.relay.acceptance import Incoming as Incoming
-from deliver.relay.acceptance import apology as apology
-from deliver.relay.acceptance import envelope_of as envelope_of
-from deliver.relay.acceptance import header_of
+from deliver.relay.acceptance import (
+    Incoming as Incoming,
+    apology as apology,
+    envelope_of as envelope_of,
+    header_of,
+)
 from deliver.relay.access import denial
 from deliver.relay.admission import over_limit, recipient_refusal
 from deliver.relay.intake import Intake, Origin

@@ -21,12 +21,12 @@ from deliver.relay.dovecot import (
     Answer,
     Caller,
     Continue,
+    Denied as DovecotDenied,
     DovecotBroken,
     DovecotMachine,
     Granted,
     Greeted,
 )
-from deliver.relay.dovecot import Denied as DovecotDenied
 from deliver.relay.login import Attempt, Denied, Judgement, Unavailable
 from deliver.relay.security import Challenge, Client, LoggedIn
 from deliver.tls import pkix

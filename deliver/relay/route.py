@@ -26,8 +26,7 @@ from deliver.level import Level
 from deliver.message import domain_name
 from deliver.pattern import matches
 from deliver.report.trace import Finding, Stage, Verdict
-from deliver.settings import FallbackOn
-from deliver.settings import Route as RouteSettings
+from deliver.settings import FallbackOn, Route as RouteSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,7 @@ from deliver.smtp.command import (
 )
 from deliver.smtp.ehlo import Capabilities
 from deliver.smtp.reply import MalformedReply, Reply, ReplyParser
-from deliver.smtp.states import RECEIVING, RECEIVING_CHUNKS, SENDING, SENDING_EARLY
-from deliver.smtp.states import State as State
+from deliver.smtp.states import RECEIVING, RECEIVING_CHUNKS, SENDING, SENDING_EARLY, State as State
 
 
 class Lost(PeerError):

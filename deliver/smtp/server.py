@@ -27,11 +27,9 @@ from deliver.smtp.action import (
     RcptRequest,
     StartTls,
 )
-from deliver.smtp.answer import AUTH_FIRST, DEFECTIVE, NOT_IMPLEMENTED, TLS_FIRST
-from deliver.smtp.answer import encode as encode
+from deliver.smtp.answer import AUTH_FIRST, DEFECTIVE, NOT_IMPLEMENTED, TLS_FIRST, encode as encode
 from deliver.smtp.inspection import Defect, Inspection
-from deliver.smtp.offer import Limits as Limits
-from deliver.smtp.offer import Offer
+from deliver.smtp.offer import Limits as Limits, Offer
 from deliver.smtp.reply import Reply
 from deliver.smtp.request import (
     MAX_HELO,
@@ -45,12 +43,9 @@ from deliver.smtp.request import (
     parse_mail,
     parse_rcpt,
 )
-from deliver.smtp.serverline import MAX_COMMAND as MAX_COMMAND
-from deliver.smtp.serverline import MAX_DISCARD as MAX_DISCARD
+from deliver.smtp.serverline import MAX_COMMAND as MAX_COMMAND, MAX_DISCARD as MAX_DISCARD
 from deliver.smtp.serverlogin import SecuringMachine
-from deliver.smtp.serverstates import OUT_OF_SEQUENCE
-from deliver.smtp.serverstates import TRANSITIONS as TRANSITIONS
-from deliver.smtp.serverstates import State as State
+from deliver.smtp.serverstates import OUT_OF_SEQUENCE, TRANSITIONS as TRANSITIONS, State as State
 from deliver.smtp.undot import IncomingChunks, IncomingContent
 
 SMALL_CHUNK = 1024  # octets; a smaller one counts as an idle command

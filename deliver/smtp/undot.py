@@ -10,10 +10,7 @@ How the octets are cut into pieces never changes the result; which pieces come o
 
 from __future__ import annotations
 
-from deliver.smtp.inspection import MAX_LINE as MAX_LINE
-from deliver.smtp.inspection import SURPLUS as SURPLUS
-from deliver.smtp.inspection import Defect as Defect
-from deliver.smtp.inspection import Inspection
+from deliver.smtp.inspection import MAX_LINE as MAX_LINE, SURPLUS as SURPLUS, Defect as Defect, Inspection
 
 _END = b"\r\n.\r\n"
 

@@ -42,8 +42,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import ExtendedKeyUsageOID
-from cryptography.x509.oid import SignatureAlgorithmOID as Oid
+from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID as Oid
 
 from deliver.tls import chain, signature, spki
 from deliver.tls.certificate import looking, parse

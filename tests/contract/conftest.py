@@ -13,9 +13,7 @@ import sqlalchemy
 
 from deliver.queue import schema
 from deliver.sqlrun import Database
-from tests.interop.conftest import postgres as postgres
-from tests.interop.conftest import programs as programs
-from tests.interop.conftest import scratch as scratch
+from tests.interop.conftest import postgres as postgres, programs as programs, scratch as scratch
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from deliver.cli.output import duration, printable
-from deliver.cli.output import size as octets
+from deliver.cli.output import duration, printable, size as octets
 from tests.internet.report import Report, Seen, Story
 
 WIDTH = 118  # columns at most, and where there is no terminal

@@ -16,13 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.peers import dovecot as dovecot_server
-from tests.interop.peers import exim as exim_server
-from tests.interop.peers import mariadb as mariadb_server
-from tests.interop.peers import nsd as nsd_server
-from tests.interop.peers import postfix as postfix_server
-from tests.interop.peers import postgres as postgres_server
-from tests.interop.peers import unbound as unbound_server
+from tests.interop.peers import (
+    dovecot as dovecot_server,
+    exim as exim_server,
+    mariadb as mariadb_server,
+    nsd as nsd_server,
+    postfix as postfix_server,
+    postgres as postgres_server,
+    unbound as unbound_server,
+)
 from tests.interop.peers.database import Database
 from tests.interop.peers.dovecot import Dovecot, DovecotConfig
 from tests.interop.peers.exim import Exim, EximConfig

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
 from deliver.net.clock import WallClock

@@ -11,8 +11,7 @@ from typing import Any, cast
 
 import trio
 import trio.testing
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from deliver.agent import Agent
 from deliver.encounter import Target, Unusable

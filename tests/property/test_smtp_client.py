@@ -7,8 +7,7 @@ from itertools import pairwise
 
 import trio
 import trio.testing
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from deliver.errors import PeerError
 from deliver.message import Envelope, Mailbox, MessageId, Recipient

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from deliver.spool.header import Malformed, parse, parse_recipient
 from tests.unit.spool.pairs import FIELDS, header_file

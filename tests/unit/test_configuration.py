@@ -10,8 +10,14 @@ from typing import Any
 import pytest
 from msgspec import inspect
 
-from deliver.configuration import Configuration, InvalidSettings, load, read, read_secret
-from deliver.configuration import reader as configuration_reader
+from deliver.configuration import (
+    Configuration,
+    InvalidSettings,
+    load,
+    read,
+    read_secret,
+    reader as configuration_reader,
+)
 from deliver.configuration.show import as_data, as_toml, masked
 from deliver.configuration.values import section_of, settings_type
 from deliver.errors import ConfigurationError, UsageError
@@ -442,8 +448,10 @@ def test_the_commented_examples_of_the_reference_file_load(write: Write, tmp_pat
         text = text.replace(f"\n{file}", "\n#")
     chain = tmp_path / "mail.pem"
     chain.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
-    text = text.replace("/etc/outrider/mail.pem", str(chain)).replace("/var/lib/outrider/mail.ocsp", str(chain))
-    for file in ("client_ca =", "password_file = \"/etc", "dovecot_ca ="):
+    text = text.replace("/etc/outrider/mail.pem", str(chain)).replace(
+        "/var/lib/outrider/mail.ocsp", str(chain)
+    )
+    for file in ("client_ca =", 'password_file = "/etc', "dovecot_ca ="):
         text = text.replace(f"\n{file}", "\n#")
     settings = load(write(text), environ={})
     assert [route.via for route in settings.route] == ["smarthost", "smarthost", "reject"]

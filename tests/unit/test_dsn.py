@@ -1,8 +1,7 @@
 """NOTIFY, ORCPT and xtext: RFC 3461."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from deliver.dsn import Notify, OriginalRecipient, from_xtext, notify_text, parse_notify, xtext
 from deliver.errors import UsageError

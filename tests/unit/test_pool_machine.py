@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import trio
 import trio.testing
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from deliver.pool import SessionPool
 from deliver.settings import Duration, Pool

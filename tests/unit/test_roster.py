@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from deliver.roster import FIRST_PAUSE, LONGEST_PAUSE, SETTLED, handing, owner, pause
 

@@ -11,8 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import create_engine
 
-from deliver.cli import events as verb
-from deliver.cli import outrider
+from deliver.cli import events as verb, outrider
 from events import outbox
 from events.actions import ready_made
 from events.catalogue import EVENTS, Event

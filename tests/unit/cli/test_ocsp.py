@@ -14,8 +14,7 @@ from cryptography.x509 import ocsp as wire
 
 from deliver import stapling
 from deliver.cli import outrider
-from deliver.tls.ocsp import Result as Judged
-from deliver.tls.ocsp import Status
+from deliver.tls.ocsp import Result as Judged, Status
 from tests.unit.tls.certificates import DAY, Issued, Wish, issue
 from tests.unit.tls.responder import Answer, refusal, respond
 

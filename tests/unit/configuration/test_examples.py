@@ -11,7 +11,9 @@ from deliver.configuration import read
 EXAMPLES = Path(__file__).parents[3] / "conf" / "examples"
 
 
-@pytest.mark.parametrize("name", ["lmtp.toml", "sendmail.toml", "smarthost.toml", "spool.toml", "strict-dane.toml"])
+@pytest.mark.parametrize(
+    "name", ["lmtp.toml", "sendmail.toml", "smarthost.toml", "spool.toml", "strict-dane.toml"]
+)
 def test_an_example_is_accepted_without_a_warning(name: str) -> None:
     found = read(EXAMPLES / name, environ={})
     assert found.warnings == ()

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from events import document
 from events.catalogue import EVENTS, FIELDS, Event, match, parameters_of, vocabulary_problems

@@ -7,8 +7,7 @@ import os
 
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from deliver.errors import MessageError, StorageError
 from deliver.message import MessageId

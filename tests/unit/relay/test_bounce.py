@@ -6,8 +6,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from deliver.dsn import OriginalRecipient, Ret
 from deliver.errors import Blame

@@ -6,8 +6,7 @@ from hashlib import sha256
 
 import pytest
 from cryptography import x509
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from deliver.message import Envelope, MessageId
 from deliver.outcome import Resumption

@@ -6,8 +6,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from deliver.errors import MessageError
 from deliver.smtp.dot import MAX_LINE, DotStuffer, MessageText

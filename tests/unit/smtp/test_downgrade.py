@@ -8,8 +8,7 @@ from email.message import Message
 from zlib import crc32
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from deliver.smtp.dot import MAX_LINE, MessageText
 from deliver.smtp.downgrade import MAX_DEPTH, MAX_HEADER, MAX_PARTS, Unconvertible, has_ascii_headers, to_7bit

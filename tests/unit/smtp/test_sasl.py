@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from deliver.errors import ConfigurationError
 from deliver.smtp.command import MAX_COMMAND_LINE, Auth, AuthResponse, CommandTooLong, LocalMisuse

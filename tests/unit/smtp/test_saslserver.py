@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from deliver.smtp.sasl import Binding, Credentials, Login, LoginBroken, Mechanism, Plain, Scram, ServerForged
 from deliver.smtp.saslserver import (

@@ -20,8 +20,7 @@ from deliver.queue import schema
 from deliver.queue.content import ContentWriter
 from deliver.relay.identity import MessageIds
 from deliver.settings import Settings, Spool
-from deliver.spool import directory as spool_directory
-from deliver.spool import ledger
+from deliver.spool import directory as spool_directory, ledger
 from deliver.spool.directory import OVERDUE, SET_ASIDE, SpoolDirectory
 from deliver.spool.door import SpoolDoor
 from deliver.spool.opening import open_spool

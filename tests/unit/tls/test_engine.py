@@ -6,8 +6,7 @@ import contextlib
 import ssl
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from OpenSSL import SSL
 
 from deliver.errors import PeerError

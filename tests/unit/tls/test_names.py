@@ -6,8 +6,7 @@ import ipaddress
 
 import pytest
 from cryptography import x509
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from deliver.tls import names
 from deliver.tls.names import NameMatch, NameMismatch

@@ -6,8 +6,7 @@ from itertools import product
 
 import pytest
 from cryptography.x509.ocsp import OCSPCertStatus
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from deliver.tls import chain, ocsp
 from deliver.tls.chain import Anchors, NoPath, Path

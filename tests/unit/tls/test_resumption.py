@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography.x509.ocsp import OCSPCertStatus
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from OpenSSL import SSL
 
 from deliver.tls import sessions

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cryptography import x509
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from deliver.tls import spki
 from tests.unit.tls.certificates import House, Wish, build_house, element, issue, rsa_key
