@@ -151,7 +151,9 @@ def _hint(hint: dict[str, Any]) -> str:
         return f"{values['greeted_as']}: {', '.join(str(line).split(' ')[0] for line in values['keywords'])}"
     if hint["kind"] == "level":
         return f"last reached {values['level']}"
-    return "reachable" if not values["failures"] else f"{values['failures']} failures"
+    if hint["kind"] == "reachability":
+        return "reachable" if not values["failures"] else f"{values['failures']} failures"
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
 def _print_table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -185,7 +186,7 @@ def test_a_server_without_starttls_gets_nothing(
     ("mode", "security", "why"),
     [
         ("trust-ad", Security.BOGUS, "DNSSEC_BOGUS"),
-        ("trust-ad", Security.EXPIRED, "SIGNATURE_EXPIRED"),
+        ("trust-ad", Security.EXPIRED, "SIGNATURE_EXPIRED|DNSSEC_BOGUS"),  # the latter if it was asked before
         ("validate", Security.BOGUS, "does not verify"),
         ("validate", Security.EXPIRED, "has expired"),
     ],
@@ -204,7 +205,7 @@ def test_what_is_bogus_waits(
     )
     assert sent.status == 75
     assert "mx-lookup-failed" in sent.codes
-    assert why in sent.results[0]["reasons"][-1]["text"]
+    assert re.search(why, sent.results[0]["reasons"][-1]["text"])
     assert f"one@{name}" not in server.log()
 
 

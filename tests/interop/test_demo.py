@@ -132,7 +132,7 @@ def test_sql_holds_each_delivery_and_what_authenticated_it(
         )
     ]
     assert names[0] == "msg:accept"
-    assert names[-1] == "msg:complete"
+    assert [name for name in names if name != "tcp:close"][-1] == "msg:complete"  # the session may outlive it
     assert "msg:defer" not in names
 
 

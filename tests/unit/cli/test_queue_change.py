@@ -20,8 +20,6 @@ from deliver.sqlrun import Database
 from tests.unit.cli.test_queue import accept
 from tests.unit.queue.values import CONTENT, claim
 
-NOW = time.time_ns() / 1e9
-
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
@@ -32,13 +30,14 @@ def state(tmp_path: Path) -> Path:
 @pytest.fixture
 def shard(state: Path) -> Iterator[Database]:
     """Three messages, one of them being tried; its owner keeps the shard open, as a running relay does."""
+    now = time.time_ns() / 1e9  # the verbs look at the clock
     database = Database(state / "queue/shard-0.db")
     with database._writer.begin() as conn:
         schema.migrate(conn)
         accept(conn, "m1", "b@example.org", "c@example.net")
-        accept(conn, "m2", "d@example.org", sender=None, at=NOW - 60)
-        accept(conn, "m3", "e@busy.example", at=NOW - 60)
-        assert len(claim(conn, NOW, domains=("busy.example",))) == 1
+        accept(conn, "m2", "d@example.org", sender=None, at=now - 60)
+        accept(conn, "m3", "e@busy.example", at=now - 60)
+        assert len(claim(conn, now, domains=("busy.example",))) == 1
     yield database
     database.close()
 
