@@ -8,12 +8,13 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint soak bench peers clean plan
+.PHONY: help demo test lint coverage soak bench peers clean plan
 
 help:
 	@echo 'make demo    deliver real messages through a miniature signed mail Internet on loopback (DEMO_ARGS=...)'
 	@echo 'make test    all tests, with real mail and DNS servers where they can be had (PYTEST_ARGS=...)'
 	@echo 'make lint    ruff, mypy and the import contracts'
+	@echo 'make coverage  the tests again, and which lines they reach'
 	@echo 'make soak    the long forms of the tests'
 	@echo 'make bench   measurements; beside Postfix and Exim after make peers (BENCH_ARGS="relay --scenario plain")'
 	@echo 'make peers   fetch Exim, Postfix, NSD, unbound and databases into .peers/ (Debian, root; installs nothing)'
@@ -39,7 +40,11 @@ peers:
 
 test: plan
 	@$(MAKE) --no-print-directory .venv/.dev peers
-	@$(PYTEST) -n $(WORKERS) --dist loadgroup --cov --cov-report=term --durations=10 $(PYTEST_ARGS)
+	@$(PYTEST) -n $(WORKERS) --dist loadgroup --durations=10 $(PYTEST_ARGS)
+
+coverage: plan
+	@$(MAKE) --no-print-directory .venv/.dev peers
+	@$(PYTEST) -n $(WORKERS) --dist loadgroup --cov --cov-report=term $(PYTEST_ARGS)
 
 soak: plan
 	@$(MAKE) --no-print-directory .venv/.dev peers

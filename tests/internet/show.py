@@ -151,6 +151,8 @@ def _hint(hint: dict[str, Any]) -> str:
         return f"{values['greeted_as']}: {', '.join(str(line).split(' ')[0] for line in values['keywords'])}"
     if hint["kind"] == "level":
         return f"last reached {values['level']}"
+    if hint["kind"] == "session":
+        return f"a session of {values['version']}, sealed"
     if hint["kind"] == "reachability":
         return "reachable" if not values["failures"] else f"{values['failures']} failures"
     return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)

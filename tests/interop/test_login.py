@@ -13,6 +13,8 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import create_engine, text
 
 from deliver.smtp.sasl import Binding, Credentials, Mechanism, Scram
@@ -172,7 +174,8 @@ def postgres_login(postgres: Factory[PostgresConfig, Database]) -> tuple[str, by
         connection.exec_driver_sql("ALTER SYSTEM SET ssl = on")
         connection.execute(text("SELECT pg_reload_conf()"))
     engine.dispose()
-    return database.url, ssl.PEM_cert_to_DER_cert(own.chain_pem.decode())
+    leaf = x509.load_pem_x509_certificates(own.chain_pem)[0]
+    return database.url, leaf.public_bytes(Encoding.DER)
 
 
 def connected(url: str) -> PostgresLogin:
