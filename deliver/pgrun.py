@@ -22,6 +22,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from uuid import uuid4
@@ -118,6 +119,29 @@ class Patience:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class SessionLock:
+    """An advisory lock, and the database session whose end is the lock's."""
+
+    connection: Connection
+
+    def is_held(self) -> bool:
+        """Whether the session still lives; asks the database."""
+        try:
+            self.connection.execute(text("SELECT 1"))
+            self.connection.commit()
+        except SQLAlchemyError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let go of it, and end the session: its connection never serves anybody else."""
+        with suppress(SQLAlchemyError):  # the server notices the end of a session when it has the time
+            self.connection.execute(text("SELECT pg_advisory_unlock_all()"))
+        self.connection.invalidate()
+        self.connection.close()
+
+
 class PostgresDatabase:
     """The synchronous part: a bounded pool of connections, and transactions that are carried out again."""
 
@@ -178,8 +202,8 @@ class PostgresDatabase:
                 if not _is_worth_another_try(error) or not patience.wait():
                     raise self._translated("writing to", error) from error
 
-    def hold_lock(self, space: int, key: int) -> Connection | None:
-        """A connection that holds this lock until it is closed; None if another does. Raises StorageError."""
+    def hold_lock(self, space: int, key: int) -> SessionLock | None:
+        """This advisory lock; None if another session holds it. Raises StorageError."""
         connection = None
         try:
             connection = self._engine.connect()
@@ -188,11 +212,10 @@ class PostgresDatabase:
             connection.commit()  # the lock is the session's
         except DBAPIError as error:
             if connection is not None:
-                connection.invalidate()
+                SessionLock(connection).release()
             raise self._translated("writing to", error) from error
         if taken:
-            connection.detach()  # closing it ends the session, and the lock with it
-            return connection
+            return SessionLock(connection)
         connection.close()
         return None
 

@@ -18,7 +18,7 @@ import math
 import os
 import zlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,10 +26,10 @@ from typing import Final
 
 import sqlalchemy
 import trio
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, select
 
 from deliver.errors import StorageError, StorageFault
-from deliver.pgrun import PostgresDatabase, PostgresRunner
+from deliver.pgrun import PostgresDatabase, PostgresRunner, SessionLock
 from deliver.queue import browse, chunks, recovery, schema
 from deliver.queue.journal import Journal
 from deliver.queue.latch import Latch, LatchedSql
@@ -65,31 +65,27 @@ class Membership:
 
 
 class NodeLock:
-    """The advisory lock of a node's name, and the connection that holds it."""
+    """The advisory lock of a node's name, taken again when the session that held it was ended."""
 
     def __init__(self, database: PostgresDatabase, node: str) -> None:
         self.database = database
         self._node = node
-        self._connection: Connection | None = None
+        self._lock: SessionLock | None = None
 
     def take(self) -> bool:
         """Whether the name is ours (again). Raises StorageError."""
-        if self._connection is not None:
-            try:
-                self._connection.execute(text("SELECT 1"))
-                self._connection.commit()
+        if self._lock is not None:
+            if self._lock.is_held():
                 return True
-            except sqlalchemy.exc.SQLAlchemyError:
-                self.release()
-        self._connection = self.database.hold_lock(NODES, _number(self._node))
-        return self._connection is not None
+            self.release()
+        self._lock = self.database.hold_lock(NODES, _number(self._node))
+        return self._lock is not None
 
     def release(self) -> None:
-        """End the session that holds it."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(sqlalchemy.exc.SQLAlchemyError):
-                connection.close()
+        """Let go of the name."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
 
 
 @dataclass(frozen=True, slots=True)

@@ -299,7 +299,24 @@ def test_a_lock_is_held_by_one_session_until_it_ends(database: PostgresDatabase)
     held = database.hold_lock(1, 2)
     assert held is not None
     assert database.hold_lock(1, 2) is None
-    held.close()
+    assert held.is_held()
+    held.release()
     again = database.hold_lock(1, 2)
     assert again is not None
-    again.close()
+    again.release()
+
+
+def test_a_lock_whose_session_was_ended_leaves_no_connection_open(
+    database: PostgresDatabase, url: sqlalchemy.URL
+) -> None:
+    held = database.hold_lock(1, 2)
+    assert held is not None
+    driver = held.connection.connection.dbapi_connection
+    assert driver is not None
+    end_session(url, held.connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+    assert not held.is_held()
+    held.release()
+    assert driver.closed
+    again = database.hold_lock(1, 2)
+    assert again is not None
+    again.release()

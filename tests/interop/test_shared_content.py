@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -199,30 +201,48 @@ async def test_a_node_whose_name_another_has_taken_stands_still(
     async with open_cluster(membership(database, tmp_path)) as shard:
         assert shard.keep is not None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(shard.keep)
-            await trio.sleep(0.2)
-            assert shard.latch.fault is None
-            thief = None
-            while thief is None:  # the session of the node is ended, and somebody is quicker than it
-                await trio.to_thread.run_sync(end_lock_sessions, database)
-                thief = await trio.to_thread.run_sync(database.hold_lock, cluster.NODES, cluster._number("a"))
-            with trio.fail_after(LIMIT):
-                while shard.latch.fault is None:  # noqa: ASYNC110 (nothing tells of it)
-                    await trio.sleep(0.02)
+            with waiting_for_the_name(database, "a") as taken:
+                nursery.start_soon(shard.keep)
+                await trio.to_thread.run_sync(end_session_that_holds_the_name, database)
+                await trio.to_thread.run_sync(taken.wait, LIMIT)
+                with trio.fail_after(LIMIT):
+                    while shard.latch.fault is None:  # noqa: ASYNC110 (nothing tells of it)
+                        await trio.sleep(0.02)
             nursery.cancel_scope.cancel()
-        thief.close()
         assert shard.latch.fault.final
 
 
-def end_lock_sessions(database: PostgresDatabase) -> None:
-    def end(conn: sqlalchemy.Connection) -> None:
-        conn.execute(
-            sqlalchemy.text(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND granted"
-            )
-        )
+@contextmanager
+def waiting_for_the_name(database: PostgresDatabase, node: str) -> Iterator[threading.Event]:
+    """Another session is the first in the queue for the node's lock; the event tells that it has it."""
+    taken = threading.Event()
+    lock = f"SELECT pg_advisory_lock({cluster.NODES}, {cluster._number(node)})"
+    with database._engine.connect() as conn:
 
-    database.run_read(end)
+        def wait() -> None:
+            conn.execute(sqlalchemy.text(lock))
+            taken.set()
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        try:
+            while not lock_sessions(database, granted=False):
+                time.sleep(0.01)
+            yield taken
+        finally:
+            thread.join(LIMIT)
+            conn.invalidate()
+
+
+def lock_sessions(database: PostgresDatabase, *, granted: bool) -> list[int]:
+    query = sqlalchemy.text("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted = :granted")
+    return database.run_read(lambda conn: list(conn.execute(query, {"granted": granted}).scalars()))
+
+
+def end_session_that_holds_the_name(database: PostgresDatabase) -> None:
+    (holder,) = lock_sessions(database, granted=True)
+    end = sqlalchemy.text("SELECT pg_terminate_backend(:holder, 5000)")
+    assert database.run_read(lambda conn: conn.execute(end, {"holder": holder}).scalar_one())
 
 
 async def test_a_node_with_a_wrong_clock_is_refused(database: PostgresDatabase, tmp_path: Path) -> None:
