@@ -1,62 +1,108 @@
-"""The composition root of `outrider lmtp`: the doors without a queue, and nothing else."""
+"""The composition root of `outrider lmtp`: the doors without a queue, and nothing else.
+
+As one process, or as one of several workers of a supervisor; see `deliver.startup`.
+"""
 
 from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from random import SystemRandom
 
 import trio
 
 from deliver.assembly import build_agent, open_hints
 from deliver.doors import Doors, open_doors
-from deliver.errors import ConfigurationError
+from deliver.doorway import Doorway
+from deliver.line import BEAT, Line
 from deliver.net.clock import WallClock
 from deliver.outbox import event_gate
 from deliver.pool import SessionPool
+from deliver.portion import portion
 from deliver.relay.identity import MessageIds
 from deliver.report.log import say
 from deliver.settings import Settings
+from deliver.station import HELD, Station, detach
 from deliver.tuning import tune
 from hints.sql import SqlHints
-
-RESYNC = 60.0  # seconds
 
 _log = logging.getLogger("outrider.service")
 
 
 async def run_lmtp(settings: Settings, digest: str | None) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigurationError or StorageError."""
-    if not settings.lmtp.listen:
-        raise ConfigurationError(
-            "starting the LMTP listener", "lmtp.listen is empty", 'set it, for instance to ["127.0.0.1:2424"]'
-        )
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+        await _serve(settings, digest, signals)
+    say(_log, logging.INFO, "stopped")
+
+
+def run_lmtp_worker(settings: Settings, digest: str | None, station: Station) -> None:
+    """Serve until the supervisor says stop. Raises ConfigurationError or StorageError."""
+    detach()
+    trio.run(_work, settings, digest, station)
+
+
+async def _work(settings: Settings, digest: str | None, station: Station) -> None:
+    line = Line(station.line)
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as beside:
+            beside.start_soon(line.pass_on, signals)
+            beside.start_soon(_heed, line, station.number)
+
+            async def ready() -> None:
+                await line.tell("ready", {})
+                beside.start_soon(_beat, line)
+
+            part = portion(settings, station.number, station.workers)
+            await _serve(part, digest, line.orders, station.doorway, ready)
+            beside.cancel_scope.cancel()
+
+
+async def _heed(line: Line, worker: int) -> None:
+    while (frame := await line.next()) is not None:
+        if frame.word == "stop":
+            await line.stop()
+    await line.abandoned(worker)
+
+
+async def _beat(line: Line) -> None:
+    """There is nothing to prove but that the event loop turns."""
+    while True:
+        await line.tell("alive", {"counts": {}})
+        await trio.sleep(BEAT)
+
+
+async def _serve(
+    settings: Settings,
+    digest: str | None,
+    signals: AsyncIterator[int],
+    doorway: Doorway | None = None,
+    ready: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+) -> None:
     tune()
     clock, rng = WallClock(), SystemRandom()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_doors(settings, digest, clock) as doors:
-            hints = open_hints(settings, clock)
-            gate = event_gate(settings)
-            pool = SessionPool(settings.pool, doors.tell)
-            agent = build_agent(
-                settings, hints=hints, clock=clock, rng=rng, learner="lmtp", gate=gate, pool=pool
-            )
-            hostname = settings.relay.hostname or agent.helo
-            try:
-                async with trio.open_nursery() as background:
-                    background.start_soon(_keep_time, clock)
-                    if isinstance(hints, SqlHints):
-                        background.start_soon(hints.run)
-                    async with pool.open(), trio.open_nursery() as work:
-                        await work.start(doors.run, agent, hostname, MessageIds(clock.now, rng))
-                        work.start_soon(_obey, signals, doors, settings.queue.shutdown_grace, work)
-                    background.cancel_scope.cancel()
-            finally:
-                with trio.CancelScope(shield=True):
-                    await gate.aclose()
-                    await hints.aclose()
-    say(_log, logging.INFO, "stopped")
+    async with open_doors(settings, digest, clock, doorway) as doors:
+        hints = open_hints(settings, clock)
+        gate = event_gate(settings)
+        pool = SessionPool(settings.pool, doors.tell)
+        agent = build_agent(settings, hints=hints, clock=clock, rng=rng, learner="lmtp", gate=gate, pool=pool)
+        hostname = settings.relay.hostname or agent.helo
+        try:
+            async with trio.open_nursery() as background:
+                background.start_soon(clock.follow_system)
+                if isinstance(hints, SqlHints):
+                    background.start_soon(hints.run)
+                async with pool.open(), trio.open_nursery() as work:
+                    await work.start(doors.run, agent, hostname, MessageIds(clock.now, rng))
+                    await ready()
+                    work.start_soon(_obey, signals, doors, settings.queue.shutdown_grace, work)
+                background.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await gate.aclose()
+                await hints.aclose()
 
 
 async def _obey(signals: AsyncIterator[int], doors: Doors, grace: float, work: trio.Nursery) -> None:
@@ -73,10 +119,3 @@ async def _second(signals: AsyncIterator[int], work: trio.CancelScope) -> None:
     await anext(signals)
     say(_log, logging.WARNING, "stopping at once")
     work.cancel()
-
-
-async def _keep_time(clock: WallClock) -> None:
-    """Follow a system clock that is set: signatures go by it."""
-    while True:
-        await trio.sleep(RESYNC)
-        clock.resync()

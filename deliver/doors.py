@@ -4,15 +4,16 @@
     middle   deliveries under way          end after the grace
     inner    LMTP clients, callers         stop first; who waits for a delivery gets its answer
 
-`open_doors` binds the sockets and opens the database `outbox.db`; `Doors.run` serves until `Doors.stop`.
+`open_doors` opens the database `outbox.db`, and the sockets where that was not done before; `Doors.run`
+serves until `Doors.stop`. Several processes may do so side by side: who delivers to a recipient, and who
+tells which events, is settled in the database.
 """
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import msgspec
@@ -20,27 +21,21 @@ import trio
 
 from deliver.agent import Agent
 from deliver.direct import Direct
-from deliver.errors import ConfigurationError
+from deliver.doorway import Doorway
 from deliver.handover.server import Desk, HandoverListener
 from deliver.message import MessageId
 from deliver.net.clock import Clock
-from deliver.net.local import listening, place_of
 from deliver.outbox import event_actions
 from deliver.records import Records
-from deliver.relay.listener import open_listeners
 from deliver.relay.lmtp import LmtpIntake, LmtpListener
-from deliver.report.log import say
 from deliver.settings import Settings
 from events.actions import matcher
 from events.backlog import Backlog
 from events.catalogue import Event
 from events.shipper import Shipper
 
-UNIX = "unix:"
 ANSWERING = 5.0  # seconds for callers to be answered once their deliveries were ended
 LAST_EVENTS = 2.0  # seconds at the end for the databases of the event actions
-
-_log = logging.getLogger("outrider.service")
 
 
 class Doors:
@@ -54,14 +49,20 @@ class Doors:
         backlog: Backlog | None,
         lmtp: Sequence[trio.SocketListener],
         handover: Sequence[trio.SocketListener],
+        *,
+        shared: bool = False,
     ) -> None:
-        """`digest` stands for the settings towards callers that hand over."""
+        """`digest` stands for the settings towards callers that hand over.
+
+        `shared`: other processes have the same doors, and whoever opened them says so.
+        """
         self._settings = settings
         self._digest = digest or ""
         self._records = records
         self._backlog = backlog
         self._lmtp_sockets = lmtp
         self._handover_sockets = handover
+        self._shared = shared
         self._direct: Direct | None = None
         self._listeners: list[LmtpListener | HandoverListener] = []
         self._closing: trio.CancelScope | None = None
@@ -79,7 +80,7 @@ class Doors:
             task_status.started()
             return
         actions = event_actions(self._settings)
-        shipper = Shipper(self._records.sql, actions, clock=agent.clock.now)
+        shipper = Shipper(self._records.sql, actions, clock=agent.clock.now, shared=self._shared)
         self._records.committed = shipper.poke
         direct = self._direct = Direct(
             agent, self._records, trio.CapacityLimiter(self._settings.queue.workers)
@@ -98,10 +99,6 @@ class Doors:
                         handover = self._handover(agent, direct, new_id)
                         self._listeners.append(handover)
                         await clients.start(handover.serve, self._handover_sockets)
-                    for listener in self._lmtp_sockets:
-                        say(_log, logging.INFO, "listening for LMTP", on=place_of(listener))
-                    for listener in self._handover_sockets:
-                        say(_log, logging.INFO, "taking over from outrider send", on=place_of(listener))
                     task_status.started()
                 direct.stop()
             with trio.move_on_after(LAST_EVENTS):
@@ -173,46 +170,36 @@ class Doors:
 
 
 @asynccontextmanager
-async def open_doors(settings: Settings, digest: str | None, clock: Clock) -> AsyncIterator[Doors]:
+async def open_doors(
+    settings: Settings, digest: str | None, clock: Clock, doorway: Doorway | None = None
+) -> AsyncIterator[Doors]:
     """The doors of the settings; the hand-over only with a `digest`, and where no other service has it.
 
+    `doorway` is what listens, where that was opened before for several processes.
     Raises ConfigurationError or StorageError.
     """
-    with ExitStack() as stack:
-        lmtp = await _lmtp_sockets(settings, stack)
-        handover = _handover_sockets(settings, stack) if digest is not None else []
-        if not lmtp and not handover:
-            yield Doors(settings, digest, None, None, (), ())
-            return
-        backlog = Backlog(settings.events.backlog, matcher(event_actions(settings)))
-        records = await Records.open(settings, backlog.append, clock)
-        try:
-            yield Doors(settings, digest, records, backlog, lmtp, handover)
-        finally:
-            with trio.CancelScope(shield=True):
-                await records.aclose()
+    if doorway is None:
+        with closing(Doorway.open(settings, handover=digest is not None)) as opened:
+            async with _behind(opened, settings, digest, clock, shared=False) as doors:
+                opened.announce()
+                yield doors
+    else:
+        async with _behind(doorway, settings, digest, clock, shared=True) as doors:
+            yield doors
 
 
-async def _lmtp_sockets(settings: Settings, stack: ExitStack) -> list[trio.SocketListener]:
-    found: list[trio.SocketListener] = []
-    mode, group = int(settings.lmtp.socket_mode, 8), settings.lmtp.socket_group
-    for text in settings.lmtp.listen:
-        if text.startswith(UNIX):
-            path = settings.path(text.removeprefix(UNIX))
-            found.append(stack.enter_context(listening(path, mode=mode, group=group, key="lmtp.listen")))
-        else:
-            for listener in await open_listeners([text], key="lmtp.listen"):
-                stack.callback(listener.socket.close)
-                found.append(listener)
-    return found
-
-
-def _handover_sockets(settings: Settings, stack: ExitStack) -> list[trio.SocketListener]:
-    if not settings.send.handover:
-        return []
-    path = settings.path(settings.send.socket)
+@asynccontextmanager
+async def _behind(
+    doorway: Doorway, settings: Settings, digest: str | None, clock: Clock, *, shared: bool
+) -> AsyncIterator[Doors]:
+    lmtp, handover = doorway.lmtp(), doorway.handover()
+    if not lmtp and not handover:
+        yield Doors(settings, digest, None, None, (), ())
+        return
+    backlog = Backlog(settings.events.backlog, matcher(event_actions(settings)))
+    records = await Records.open(settings, backlog.append, clock)
     try:
-        return [stack.enter_context(listening(path, mode=0o600, group="", key="send.socket"))]
-    except ConfigurationError as error:
-        _log.warning("outrider send delivers in its own process: %s", error)
-        return []
+        yield Doors(settings, digest, records, backlog, lmtp, handover, shared=shared)
+    finally:
+        with trio.CancelScope(shield=True):
+            await records.aclose()

@@ -1,6 +1,7 @@
 """Names looked up ahead of the attempts that will ask for them, so that a resolver's cache knows the answers.
 
-Advice only: the attempt looks up by itself whatever is not there, and nothing is decided here.
+Nothing is decided here: the attempt looks up by itself whatever the cache does not know, and is told again
+what failed here (see `deliver.lookup.caching_resolver`).
 """
 
 from __future__ import annotations

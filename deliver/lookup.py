@@ -18,18 +18,22 @@ from deliver.resolve.transport import AdResolver, Recursor, resolver_addresses
 from deliver.resolve.validating import ValidatingResolver
 from deliver.settings import Settings
 
+ONE_DELIVERY = 60.0  # seconds within which a delivery of its own asks for what was looked up ahead of it
 
-def caching_resolver(settings: Settings, clock: Clock, *, evidence: bool = False) -> CachingResolver:
-    """The resolver of `dns.dnssec` behind a cache, which keeps evidence too if told so.
 
-    Raises ConfigurationError for unusable resolvers.
+def caching_resolver(settings: Settings, clock: Clock, *, single: bool = False) -> CachingResolver:
+    """The resolver of `dns.dnssec` behind a cache.
+
+    `single`: it serves a single delivery, which is told whatever it asked once, evidence and failures
+    included, without a second question. Raises ConfigurationError for unusable resolvers.
     """
     return CachingResolver(
         build_resolver(settings, clock),
         now=trio.current_time,
         entries=settings.dns.cache_entries,
         max_ttl=settings.dns.cache_max_ttl,
-        evidence=evidence,
+        evidence=single,
+        least=ONE_DELIVERY if single else 0.0,
     )
 
 

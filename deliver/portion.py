@@ -1,19 +1,22 @@
 """What one of several worker processes gets of the settings. Pure.
 
 What counts at a time or in memory is divided, so that the settings mean the whole service; limits towards
-sites are shared out by `deliver.queue.share`. The doors that cannot be shared are worker 0's: LMTP, the
-hand-over from `outrider send`, spool directories.
+sites are shared out by `deliver.queue.share`. Spool directories are worker 0's: there is nothing in them that
+says who takes which file.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
 from deliver.quantity import Duration, Size
 from deliver.settings import Queue, Settings
+
+_NUMBERS: Final[Mapping[type, Callable[[Any], object]]] = {Duration: Duration, Size: Size}  # of the settings
 
 
 def portion(settings: Settings, worker: int, workers: int) -> Settings:
@@ -30,14 +33,14 @@ def portion(settings: Settings, worker: int, workers: int) -> Settings:
             connections=part(settings.queue.connections),
         ),
         "relay": replace(settings.relay, max_connections=part(settings.relay.max_connections)),
+        "lmtp": replace(settings.lmtp, max_connections=part(settings.lmtp.max_connections)),
+        "send": replace(settings.send, max_connections=part(settings.send.max_connections)),
         "pool": replace(settings.pool, max_sessions=part(settings.pool.max_sessions)),
         "events": replace(settings.events, backlog=part(settings.events.backlog)),
     }
     if settings.bounce.per_sender:
         changed["bounce"] = replace(settings.bounce, per_sender=part(settings.bounce.per_sender))
     if worker:
-        changed["lmtp"] = replace(settings.lmtp, listen=())
-        changed["send"] = replace(settings.send, handover=False)
         changed["spool"] = replace(settings.spool, directories=())
     return replace(settings, **changed)
 
@@ -64,6 +67,4 @@ def unpacked(data: bytes) -> Settings:
 
 
 def _exact(kind: type, value: Any) -> object:
-    if kind in (Duration, Size):
-        return kind(value)
-    raise NotImplementedError(kind)
+    return _NUMBERS[kind](value)

@@ -86,7 +86,7 @@ async def _deliver(
     envelope = Envelope(
         MessageIds(clock.now, rng)(), sender, recipients, text.content.size, text.eight_bit, clock.now()
     )
-    resolver = caching_resolver(settings, clock, evidence=True)
+    resolver = caching_resolver(settings, clock, single=True)
     async with trio.open_nursery() as ahead:
         domains = [box.domain for box in boxes]
         ahead.start_soon(look_ahead, Ahead(settings, resolver, rng), envelope.reverse_path, domains)

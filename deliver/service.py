@@ -19,13 +19,14 @@ from random import SystemRandom
 
 import trio
 
+from deliver.adoption import Adoption
 from deliver.agent import Agent
 from deliver.assembly import build_agent, open_hints
 from deliver.attempt import Attempt
+from deliver.checkup import see_the_doctor
 from deliver.doors import Doors, open_doors
 from deliver.errors import OutriderError, StorageError
 from deliver.frozen import FrozenHosts
-from deliver.lookup import examine_resolvers
 from deliver.message import Content
 from deliver.net.clock import WallClock
 from deliver.notify import Notifier as Systemd
@@ -51,14 +52,12 @@ from deliver.report.metrics import Meter, Snapshot, Timed, gauge, merged
 from deliver.settings import Settings
 from deliver.shardwork import ShardWork, report_terms
 from deliver.spool.opening import open_spool
+from deliver.station import HELD
 from events.actions import matcher
 from events.backlog import Backlog
 from events.catalogue import Event
 from events.shipper import Shipper
 from hints.sql import SqlHints
-
-RESYNC = 60.0  # seconds
-HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # until somebody listens to them
 
 _log = logging.getLogger("outrider.service")
 
@@ -128,9 +127,6 @@ class Relay:
         self.meter = Meter()
         self._systemd = Systemd()
         self._chatter = logging.INFO
-        self._ending = trio.Event()
-        self._adopted: dict[int, ShardWork] = {}
-        self._adopting: trio.Nursery | None = None
         self._settings = settings
         self._doors = doors
         self._reread = reread
@@ -146,6 +142,7 @@ class Relay:
         self._agent = self._build_agent(settings)
         self._ids = MessageIds(clock.now, self._rng)
         self._work = self._shard_work(shard, backlog, shipper, share)
+        self.works = Adoption(self._work, self._employ)
         self.meter.gauges.append(self._gauges)
         hostname = self._hostname(settings)
         self._post = Post(settings, clock, self._tell_one)
@@ -179,6 +176,11 @@ class Relay:
             share=share,
             meter=self.meter,
         )
+
+    def _employ(self, shard: Shard, backlog: Backlog, share: Share) -> ShardWork:
+        """Another worker's shard is to be worked off."""
+        shipper = Shipper(shard.sql, event_actions(self._settings), clock=self._clock.now)
+        return self._shard_work(shard, backlog, shipper, share)
 
     def _build_agent(self, settings: Settings) -> Agent:
         places = [listener.socket.getsockname() for listener in self._sockets.values()]
@@ -225,8 +227,8 @@ class Relay:
         self._chatter = logging.INFO if ready is None else logging.DEBUG
         async with trio.open_nursery() as testimony:
             testimony.start_soon(self._work.background)
-            testimony.start_soon(self._see_the_doctor)
-            testimony.start_soon(self._keep_time)
+            testimony.start_soon(see_the_doctor, self._settings, self._clock)
+            testimony.start_soon(self._clock.follow_system)
             testimony.start_soon(self._post.run)
             if isinstance(self._hints, SqlHints):
                 testimony.start_soon(self._hints.run)
@@ -238,7 +240,7 @@ class Relay:
                     )
                     await work.start(self._run_doors)
                     await work.start(self.spool.run)
-                    self._adopting = await work.start(self._hold_adopted)
+                    await work.start(self.works.hold)
                     if ready is not None:
                         await ready()
                     else:
@@ -255,66 +257,12 @@ class Relay:
         await self._hints.aclose()
         say(_log, self._chatter, "stopped")
 
-    # Shards of other workers
-
-    async def _hold_adopted(
-        self, *, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        async with trio.open_nursery() as nursery:
-            task_status.started(nursery)
-            await self._ending.wait()
-
-    async def adopt(
-        self, number: int, shard: Shard, backlog: Backlog, share: Share, opened: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Work off another worker's shard until `release` and the end of what is under way there."""
-        assert self._adopting is not None, "the relay does not run"
-        over = trio.Event()
-        shipper = Shipper(shard.sql, event_actions(self._settings), clock=self._clock.now)
-        work = self._adopted[number] = self._shard_work(shard, backlog, shipper, share)
-
-        async def run() -> None:
-            try:
-                await work.run()
-            finally:
-                over.set()
-
-        try:
-            self._adopting.start_soon(run)
-            if self._ending.is_set():
-                work.stop()
-            await opened()
-            await over.wait()
-        finally:
-            del self._adopted[number]
-
-    def release(self, number: int) -> None:
-        """Begin no more deliveries of an adopted shard."""
-        if number in self._adopted:
-            self._adopted[number].stop()
-
-    async def give_up(self, number: int | None, share: Share) -> list[str]:
-        """See `Runner.give_up`; `number` None means our own shard."""
-        work = self._work if number is None else self._adopted.get(number)
-        return [] if work is None else await work.runner.give_up(share)
-
-    def share_out(self, number: int | None, share: Share) -> None:
-        """See `Runner.share_out`."""
-        work = self._work if number is None else self._adopted.get(number)
-        if work is not None:
-            work.runner.share_out(share)
-
     # What others want to know
-
-    async def prove_progress(self) -> None:
-        """Return when every database has answered: the event loop turns, and nothing hangs."""
-        for work in (self._work, *self._adopted.values()):
-            await work.prove_progress()
 
     async def watch(self, systemd: Systemd) -> None:
         """Tell the watchdog of progress, if there is one, until cancelled."""
         while systemd.period is not None:
-            await self.prove_progress()
+            await self.works.prove_progress()
             systemd.alive()
             await trio.sleep(systemd.period / 3)
 
@@ -323,34 +271,14 @@ class Relay:
         return merged([self.meter.snapshot(), gauge("outrider_workers", 1)])
 
     def _gauges(self) -> Snapshot:
-        works = (self._work, *self._adopted.values())
-        return merged([*(work.gauges() for work in works), gauge("outrider_sessions_idle", self._pool.count)])
+        idle = gauge("outrider_sessions_idle", self._pool.count)
+        return merged([*(work.gauges() for work in self.works), idle])
 
     async def idle(self) -> bool:
         """Whether no attempt is under way or due, and no report. Raises StorageError."""
         soon = self._clock.now() + self._settings.bounce.gather
         report = await self._shard.sql.read(next_report)
         return (report is None or report > soon) and await self._work.runner.idle()
-
-    async def _keep_time(self) -> None:
-        """Follow a system clock that is set: signatures and schedules go by it."""
-        while True:
-            await trio.sleep(RESYNC)
-            self._clock.resync()
-
-    async def _see_the_doctor(self) -> None:
-        """Say once, plainly, what a resolver is not fit for; mail is not held up by it."""
-        mode = self._settings.dns.dnssec
-        for found in await examine_resolvers(self._settings, self._clock):
-            fit = found.fit_for(mode)
-            say(
-                _log,
-                logging.INFO if fit else logging.WARNING,
-                "resolver" if fit else f"resolver unfit for dns.dnssec = {mode}",
-                resolver=found.resolver,
-                state=found.state,
-                why=None if fit else "; ".join(found.notes),
-            )
 
     def _begin(self, claim: Claim, content: Content, journal: JournalReply) -> Timed:
         attempt = Attempt(
@@ -386,10 +314,8 @@ class Relay:
         grace = self._settings.queue.shutdown_grace
         say(_log, self._chatter, "stopping", grace=f"{grace:g}")
         self._systemd.stopping()
-        self._ending.set()
         self._listener.stop(grace)
-        for each in (self._work, *self._adopted.values()):
-            each.stop()
+        self.works.stop()
         self.spool.stop()
         async with trio.open_nursery() as stopping:
             stopping.start_soon(self._doors.stop, grace)
@@ -452,7 +378,7 @@ class Relay:
                 listener.socket.close()
             raise
         self._settings, self._agent = settings, agent
-        for work in (self._work, *self._adopted.values()):
+        for work in self.works:
             work.reconfigure(settings, self._notifier(settings))
         self._doors.reload(agent)
         self._post.relieve(guard)

@@ -16,6 +16,7 @@ from deliver.queue.browse import Counts, counts
 from deliver.queue.execution import Begin
 from deliver.queue.latch import unlatch
 from deliver.queue.notice import Notifier, Terms
+from deliver.queue.reading import Connected
 from deliver.queue.runner import Runner
 from deliver.queue.shard import Shard
 from deliver.queue.share import WHOLE, Share
@@ -150,7 +151,7 @@ class ShardWork:
         """How much waits, now and then."""
         while True:
             with suppress(StorageError):
-                self._counts = await self.shard.sql.read(counts)
+                self._counts = await self.shard.sql.read(lambda conn: counts(Connected(conn)))
             await trio.sleep(COUNT_EVERY)
 
     def _settled(self) -> None:

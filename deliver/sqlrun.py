@@ -251,7 +251,10 @@ class SqlRunner:
     async def _wait_for_turn(self, mine: Write[Any]) -> None:
         """Until the write is done, it is its turn to lead the next batch, or its patience is at an end."""
         try:
-            with trio.move_on_at(mine.deadline if mine.deadline > trio.current_time() else math.inf):
+            if mine.deadline > trio.current_time():
+                with trio.move_on_at(mine.deadline):
+                    await mine.wake.wait()
+            else:
                 await mine.wake.wait()
         except trio.Cancelled:
             if mine in self._waiting:

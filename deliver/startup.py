@@ -1,23 +1,34 @@
-"""The start of `outrider relay`: sockets, then root's rights are given up, then one process or more."""
+"""The start of `outrider relay` and `outrider lmtp`: sockets, one process or more.
+
+The relay gives up root's rights between the two.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import trio
 
+from deliver.doorkeeper import run_lmtp, run_lmtp_worker
+from deliver.doorway import Doorway
+from deliver.errors import ConfigurationError
 from deliver.notify import Notifier
 from deliver.privileges import give_up
+from deliver.queue.orphans import orphans
 from deliver.relay.binding import bind, passed_by_systemd
 from deliver.relay.terms import places
 from deliver.reload import Reread
-from deliver.service import HELD, run_relay
+from deliver.service import run_relay
 from deliver.settings import Settings
+from deliver.station import HELD
 from deliver.supervisor import Child, Supervisor
+from deliver.tuning import raise_file_limit
 from deliver.worker import run_worker
 
 NEW_OBJECTS = 20_000  # after which the collector looks at the youngest; a delivery makes some thousands
@@ -28,10 +39,26 @@ def start(settings: Settings, digest: str | None, reread: Reread) -> int:
 
     With several workers this is the supervisor; it returns in each of the processes.
     """
-    # from here on clients may come, and a signal is for those who know how to stop
+    with _held():
+        return _start(settings, digest, reread)
+
+
+def start_lmtp(settings: Settings, digest: str | None) -> int:
+    """The same for the LMTP door alone."""
+    if not settings.lmtp.listen:
+        raise ConfigurationError(
+            "starting the LMTP listener", "lmtp.listen is empty", 'set it, for instance to ["127.0.0.1:2424"]'
+        )
+    with _held():
+        return _start_lmtp(settings, digest)
+
+
+@contextmanager
+def _held() -> Iterator[None]:
+    """From here on clients may come, and a signal is for those who know how to stop."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
-        return _start(settings, digest, reread)
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
@@ -39,31 +66,66 @@ def start(settings: Settings, digest: str | None, reread: Reread) -> int:
 def _start(settings: Settings, digest: str | None, reread: Reread) -> int:
     sockets = bind(places(settings.relay), passed_by_systemd(os.environ))
     metrics = bind([settings.metrics.listen] if settings.metrics.listen else [], key="metrics.listen")
+    raise_file_limit()
     give_up(settings.relay.user, Path(settings.state_dir))
     systemd = Notifier.of(os.environ)
     workers = worker_count(settings)
+    _spare_the_collector()
     if workers == 1:
-        _spare_the_collector()
         relay = partial(run_relay, settings, digest, reread, bound=sockets, metrics=metrics, systemd=systemd)
         trio.run(relay)
         return 0
     try:
         supervisor = Supervisor(
-            settings, workers, sockets, metrics, reread=reread, notifier=systemd, digest=digest
+            settings,
+            workers,
+            sockets,
+            metrics,
+            shards=shards_of(settings, workers),
+            notifier=systemd,
+            doorway=Doorway.open(settings, handover=digest is not None),
+            reread=reread,
         )
         return supervisor.run()
     except Child as child:
-        station, settings, digest = child.station, child.settings, child.digest
-    _spare_the_collector()
+        station, settings = child.station, child.settings
     run_worker(settings, digest, station)
     return 0
 
 
+def _start_lmtp(settings: Settings, digest: str | None) -> int:
+    raise_file_limit()
+    workers = worker_count(settings)
+    _spare_the_collector()
+    if workers == 1:
+        trio.run(run_lmtp, settings, digest)
+        return 0
+    doorway = Doorway.open(settings, handover=digest is not None)
+    try:
+        return Supervisor(
+            settings, workers, {}, {}, shards=(), notifier=Notifier.of(os.environ), doorway=doorway
+        ).run()
+    except Child as child:
+        station = child.station
+    run_lmtp_worker(settings, digest, station)
+    return 0
+
+
 def _spare_the_collector() -> None:
-    """What is loaded by now stays: not to be looked through again, for every few hundred new objects."""
+    """What is loaded by now stays: not to be looked through again, for every few hundred new objects.
+
+    Before there are workers, so that they share the memory that it is in.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(NEW_OBJECTS, 20, 20)
+
+
+def shards_of(settings: Settings, workers: int) -> tuple[int, ...]:
+    """Each worker's own, and those of workers that there were once."""
+    if settings.queue.url:
+        return tuple(range(workers))
+    return (*range(workers), *orphans(settings.path(settings.queue.directory), workers))
 
 
 def worker_count(settings: Settings) -> int:

@@ -19,6 +19,11 @@ def tune() -> None:
     with the interpreter's own 5 ms a few system calls cost more time than the delivery that they belong to.
     """
     sys.setswitchinterval(SWITCH)
+    raise_file_limit()
+
+
+def raise_file_limit() -> None:
+    """As many open files as the hard limit allows, up to FILES; the processes that we start have it too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -26,3 +31,9 @@ def tune() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError) as error:
             _log.warning("no more than %d files can be open at a time: %s", soft, error)
+
+
+def file_limit() -> int:
+    """How many files this process may have open at a time."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft

@@ -19,35 +19,34 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import trio
 
 from deliver import channel
-from deliver.channel import Closed, Frame
+from deliver.channel import Frame
 from deliver.doors import open_doors
 from deliver.errors import OutriderError, StorageError
+from deliver.line import BEAT, Line
 from deliver.net.clock import WallClock
 from deliver.outbox import event_actions
 from deliver.portion import portion, unpacked
-from deliver.queue import browse, freeze
-from deliver.queue.browse import shard_files
+from deliver.queue import freeze
+from deliver.queue.reading import reading, shard_files
 from deliver.queue.shard import Shard
 from deliver.queue.share import Share
 from deliver.queueing import open_queue
-from deliver.relay.binding import Bound
 from deliver.report.exporter import serve_metrics
-from deliver.report.log import configure, say
+from deliver.report.log import configure
 from deliver.report.metrics import Snapshot
 from deliver.service import Relay, listeners_on
 from deliver.settings import Settings
+from deliver.station import Station, detach
 from events.actions import matcher
 from events.backlog import Backlog
 from events.shipper import Shipper
 
-BEAT = 5.0  # seconds
 AGAIN = 0.2  # seconds
 OWNED_FOR = 15.0  # seconds for which a worker of before may still own a shard
 MAX_MARKS = 2000  # in one frame
@@ -56,21 +55,9 @@ SCRAPE = 5.0  # seconds for the supervisor to answer with the counts of all
 _log = logging.getLogger("outrider.service")
 
 
-@dataclass(frozen=True, slots=True)
-class Station:
-    """Where a worker stands: its number among so many, its line to the supervisor, and the sockets."""
-
-    number: int
-    workers: int
-    line: socket.socket
-    sockets: Bound
-    metrics: Bound = field(default_factory=dict)
-
-
 def run_worker(settings: Settings, digest: str | None, station: Station) -> None:
     """Work until the supervisor says stop. Raises ConfigurationError or StorageError."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the supervisor has it too
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    detach()
     trio.run(Worker(settings, digest, station).run)
 
 
@@ -81,7 +68,7 @@ class Worker:
         self._settings = portion(settings, station.number, station.workers)
         self._digest = digest
         self._station = station
-        self._orders, self._ordered = trio.open_memory_channel[int](10)
+        self._line = Line(station.line)
         self._scrapes: list[trio.Event] = []
         self._merged: Snapshot = {}
         self._relay: Relay | None = None
@@ -92,7 +79,7 @@ class Worker:
         """Until the end of the relay."""
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._pass_on, signals)
+                self._nursery.start_soon(self._line.pass_on, signals)
                 first = await self._home()
                 if first is not None:
                     await self._serve(first)
@@ -101,7 +88,7 @@ class Worker:
     async def _home(self) -> Share | None:
         """The share of our own shard, when it is given to us; None: we are to stop before that."""
         while True:
-            frame = await self._next()
+            frame = await self._line.next()
             if frame is None or frame.word == "stop":
                 return None
             if frame.word == "open" and frame.about["shard"] == self._station.number:
@@ -115,7 +102,7 @@ class Worker:
         sockets = listeners_on(self._station.sockets)
         async with (
             owned_queue(settings, clock, backlog, number) as shard,
-            open_doors(settings, self._digest, clock) as doors,
+            open_doors(settings, self._digest, clock, self._station.doorway) as doors,
         ):
             await learn_rules(settings, shard)
             shipper = Shipper(shard.sql, actions, clock=clock.now, shared=shard.node is not None)
@@ -126,17 +113,17 @@ class Worker:
             self._nursery.start_soon(self._beat)
             for listener in listeners_on(self._station.metrics):
                 self._nursery.start_soon(serve_metrics, listener, self._everybodys)
-            await relay.run(self._ordered, ready=partial(self._tell, "ready", {"shard": number}))
+            await relay.run(self._line.orders, ready=partial(self._line.tell, "ready", {"shard": number}))
 
     # From the supervisor
 
     async def _obey(self) -> None:
-        while (frame := await self._next()) is not None:
+        while (frame := await self._line.next()) is not None:
             match frame.word:
                 case "open":
                     self._nursery.start_soon(self._open, frame.about["shard"], share_of(frame.about))
                 case "close":
-                    self._working.release(frame.about["shard"])
+                    self._working.works.release(frame.about["shard"])
                 case "give up":
                     self._nursery.start_soon(self._give_up, frame.about["turn"])
                 case "turn":
@@ -149,24 +136,8 @@ class Worker:
                     for scrape in scrapes:
                         scrape.set()
                 case "stop":
-                    await self._orders.send(signal.SIGTERM)
-        say(_log, logging.ERROR, "the supervisor is gone, worker stops", worker=self._station.number)
-        await self._orders.send(signal.SIGTERM)
-        await self._orders.send(signal.SIGTERM)
-
-    async def _next(self) -> Frame | None:
-        """What comes next; None when the supervisor is gone."""
-        while True:
-            try:
-                return channel.receive(self._station.line)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._station.line)
-            except Closed:
-                return None
-
-    async def _pass_on(self, signals: AsyncIterator[int]) -> None:
-        async for number in signals:
-            await self._orders.send(number)
+                    await self._line.stop()
+        await self._line.abandoned(self._station.number)
 
     @property
     def _working(self) -> Relay:
@@ -177,16 +148,16 @@ class Worker:
         """Work off another worker's shard until it is closed again."""
         try:
             self._shares[shard] = share
-            opened = partial(self._tell, "opened", {"shard": shard})
+            opened = partial(self._line.tell, "opened", {"shard": shard})
             clock = WallClock()
             backlog = Backlog(self._settings.events.backlog, matcher(event_actions(self._settings)))
             async with owned_queue(self._settings, clock, backlog, shard) as found:
-                await self._working.adopt(shard, found, backlog, share, opened)
+                await self._working.works.adopt(shard, found, backlog, share, opened)
         except OutriderError as error:
             _log.error("%s", error)
-            await self._tell("refused", {"shard": shard})
+            await self._line.tell("refused", {"shard": shard})
         else:
-            await self._tell("closed", {"shard": shard})
+            await self._line.tell("closed", {"shard": shard})
         finally:
             self._shares.pop(shard, None)
 
@@ -194,8 +165,8 @@ class Worker:
         marks: list[str] = []
         for shard, share in tuple(self._shares.items()):
             self._shares[shard] = share.between()
-            marks += await self._working.give_up(self._key(shard), share.at(turn))
-        await self._tell("gave up", {"turn": turn, "marks": marks[:MAX_MARKS]})
+            marks += await self._working.works.give_up(self._key(shard), share.at(turn))
+        await self._line.tell("gave up", {"turn": turn, "marks": marks[:MAX_MARKS]})
 
     def _key(self, shard: int) -> int | None:
         return None if shard == self._station.number else shard
@@ -203,7 +174,7 @@ class Worker:
     def _take_turn(self, turn: int, without: frozenset[str]) -> None:
         for shard, share in tuple(self._shares.items()):
             self._shares[shard] = share.at(turn, without)
-            self._working.share_out(self._key(shard), self._shares[shard])
+            self._working.works.share_out(self._key(shard), self._shares[shard])
 
     async def _reload(self, frame: Frame) -> None:
         settings, *descriptors = frame.files
@@ -216,32 +187,22 @@ class Worker:
         new = portion(unpacked(data), self._station.number, self._station.workers)
         configure(new.log.level, new.log.format)
         refused = await self._working.take(new, bound)
-        await self._tell("reloaded", {"refused": refused})
+        await self._line.tell("reloaded", {"refused": refused})
 
     # To the supervisor
-
-    async def _tell(self, word: str, about: dict[str, Any]) -> None:
-        while True:
-            try:
-                channel.send(self._station.line, word, about)
-                return
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._station.line)
-            except Closed:
-                return  # `_obey` notices
 
     async def _beat(self) -> None:
         """Say that we are alive as long as the event loop turns and the queue answers."""
         while True:
-            await self._working.prove_progress()
-            await self._tell("alive", {"counts": self._working.meter.snapshot()})
+            await self._working.works.prove_progress()
+            await self._line.tell("alive", {"counts": self._working.meter.snapshot()})
             await trio.sleep(BEAT)
 
     async def _everybodys(self) -> Snapshot:
         """The counts of all workers, by the supervisor; our own if it does not answer."""
         came = trio.Event()
         self._scrapes.append(came)
-        await self._tell("scrape", {"counts": self._working.meter.snapshot()})
+        await self._line.tell("scrape", {"counts": self._working.meter.snapshot()})
         with trio.move_on_after(SCRAPE):
             await came.wait()
             return self._merged
@@ -273,7 +234,7 @@ async def learn_rules(settings: Settings, shard: Shard) -> None:
         return
     for path in shard_files(settings.path(settings.queue.directory)):
         try:
-            with browse.reading(path) as connection:
+            with reading(path) as connection:
                 known = freeze.rules(connection)
         except StorageError as error:  # just being made, or its worker says what is wrong with it
             _log.debug("%s", error)

@@ -227,9 +227,11 @@ def pending(conn: Connection, action: str, limit: int, *, now: float) -> tuple[P
 def claim(conn: Connection, action: str, limit: int, *, now: float, lease: float) -> tuple[Pending, ...]:
     """As `pending`, for one of several shippers: for `lease` seconds the others leave them alone.
 
-    They take turns per action, so that events of one message stay in order. PostgreSQL only.
+    They take turns per action, so that events of one message stay in order; a write transaction of SQLite has
+    the whole file anyway.
     """
-    conn.execute(select(func.pg_advisory_xact_lock(_SHIPPING, func.hashtext(action))))
+    if conn.dialect.name == "postgresql":
+        conn.execute(select(func.pg_advisory_xact_lock(_SHIPPING, func.hashtext(action))))
     batch = pending(conn, action, limit, now=now)
     _put_off(conn, action, [one.seq for one in batch], now + lease)
     return batch

@@ -311,9 +311,7 @@ class SqlHints:
         base, done, folded = self._folded.get(key, (view, 0, view))
         if base != view:
             done, folded = 0, view
-        for stamped in noted[done:]:
-            if isinstance(stamped.note, EhloAnswer) or stamped.note.host == host:
-                folded = fold(folded, stamped.note, stamped.at)
+        folded = _folded(folded, host, noted[done:])
         if len(self._folded) >= MAX_CACHE:
             self._folded.clear()
         self._folded[key] = (view, len(noted), folded)
@@ -329,17 +327,21 @@ class SqlHints:
             self._unwritten.setdefault((note.address, note.port), []).append(stamped)
 
     def _written(self, count: int, uses: dict[_Key, int]) -> None:
-        """The first `count` notes are in the file now: what was read before is out of date."""
+        """The first `count` notes are in the file now; what is cached knows them too, and is no fresher."""
         self._generation += 1
         self._uses.subtract(uses)
         self._uses = +self._uses  # drops the zeroes
-        touched = {(one.note.address, one.note.port) for one in self._buffer[:count] if _has_address(one)}  # type: ignore[union-attr]
+        written: dict[tuple[str, int], list[Stamped]] = {}
+        for stamped in self._buffer[:count]:
+            if not isinstance(stamped.note, LevelSeen):
+                written.setdefault((stamped.note.address, stamped.note.port), []).append(stamped)
         del self._buffer[:count]
         self._unwritten, self._levels, self._folded = {}, {}, {}
         for stamped in self._buffer:
             self._remember_unwritten(stamped)
-        for key in [key for key in self._cache if key[1:] in touched]:
-            del self._cache[key]
+        for key, (read_at, view) in self._cache.items():
+            if noted := written.get(key[1:]):
+                self._cache[key] = (read_at, _folded(view, key[0], noted))
 
     def _trouble(self, error: Exception, now: float) -> None:
         self._not_before = now + RETRY
@@ -359,5 +361,10 @@ def _added(
     return tuple(each for each in (*known, one) if any(each[0] is session for session in kept))
 
 
-def _has_address(stamped: Stamped) -> bool:
-    return not isinstance(stamped.note, LevelSeen)
+def _folded(view: AddressView, host: str, noted: Sequence[Stamped]) -> AddressView:
+    """The view with the notes about its address that concern `host`."""
+    for stamped in noted:
+        note = stamped.note
+        if isinstance(note, EhloAnswer) or note.host == host:
+            view = fold(view, note, stamped.at)
+    return view

@@ -22,15 +22,13 @@ a second signal cuts that short. Whoever has no outcome then is answered 451.
 
 @click.command("lmtp", epilog=EPILOG)
 @click.pass_obj
-def lmtp(application: Application) -> None:
+def lmtp(application: Application) -> int:
     """Deliver for an MTA that keeps the queue: one answer per recipient, after the delivery."""
-    import trio
-
-    from deliver.doorkeeper import run_lmtp
     from deliver.report.log import configure
+    from deliver.startup import start_lmtp
 
     settings = application.settings
     configure(settings.log.level, settings.log.format)
     for warning in application.configuration.warnings:
         logging.getLogger("outrider.service").warning("%s", warning)
-    trio.run(run_lmtp, settings, application.digest)
+    return start_lmtp(settings, application.digest)

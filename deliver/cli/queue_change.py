@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from deliver.cli.frame import Application
-    from deliver.queue.browse import Place
     from deliver.queue.changes import Changed
     from deliver.queue.hold import Key
+    from deliver.queue.reading import Place
     from deliver.queue.selection import Selection
 
 EX_TEMPFAIL = 75
@@ -180,11 +180,12 @@ def _obey(
 
 
 def _meant(places: tuple[Place, ...], selection: Selection, now: float) -> dict[Place, list[Key]]:
-    from deliver.queue import browse, changes
+    from deliver.queue import changes
+    from deliver.queue.reading import reading
 
     found = {}
     for place in places:
-        with browse.reading(place) as connection:
+        with reading(place) as connection:
             found[place] = changes.matching(connection, selection, now)
     return found
 
@@ -241,11 +242,12 @@ def _change(change: Change, keys: Sequence[Key], now: float, conn: Connection) -
 
 def _say_who(order: Order, meant: dict[Place, list[Key]]) -> int:
     from deliver.queue import browse
+    from deliver.queue.reading import looking
 
     rows = []
     for place, keys in meant.items():
-        with browse.reading(place) as connection:
-            rows += browse.named(connection, keys[:MAX_SHOWN])
+        with looking(place) as reader:
+            rows += browse.named(reader, keys[:MAX_SHOWN])
     total = sum(len(keys) for keys in meant.values())
     if order.as_json:
         json_lines({"would": order.verb, **row} for row in rows)

@@ -19,8 +19,8 @@ from deliver.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from deliver.cli.frame import Application
-    from deliver.queue.browse import Place
     from deliver.queue.export import Exported
+    from deliver.queue.reading import Place
 
 BLOCK = 48 * 1024  # octets; a multiple of 3, so that base64 can be written piece by piece
 
@@ -86,11 +86,12 @@ def export(
 
 
 def _found(application: Application, /, selection: Any) -> Iterator[Found]:
-    from deliver.queue import browse, changes, export as exporting
+    from deliver.queue import changes, export as exporting
+    from deliver.queue.reading import reading
 
     now = datetime.now(UTC).timestamp()
     for place in places_of(application):
-        with browse.reading(place) as connection:
+        with reading(place) as connection:
             keys = changes.matching(connection, selection, now)
             for message_id in dict.fromkeys(key.message_id for key in keys):
                 message = exporting.exported(connection, message_id)
@@ -129,11 +130,12 @@ def _write(file: BinaryIO, found: Found, bare: bool, as_json: bool) -> None:
 def _blocks(found: Found) -> Iterator[bytes]:
     """The content piece by piece. Raises StorageError when it is gone."""
     from deliver.cli.queue_shards import spool_of
-    from deliver.queue import browse, export as exporting
+    from deliver.queue import export as exporting
+    from deliver.queue.reading import reading
 
     name = found.message.spool_name
     if name is None or not isinstance(found.place, Path):
-        with browse.reading(found.place) as connection:
+        with reading(found.place) as connection:
             blocks = exporting.blocks(connection, found.message.envelope, BLOCK)
             first = next(blocks, None)
             if first is None:

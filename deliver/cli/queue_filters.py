@@ -12,7 +12,7 @@ from deliver.quantity import Duration, Size
 
 if TYPE_CHECKING:
     from deliver.cli.frame import Application
-    from deliver.queue.browse import Place
+    from deliver.queue.reading import Place
     from deliver.queue.selection import Selection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -49,16 +49,9 @@ def filters(command: Command) -> Command:
 
 def selection_of(options: dict[str, Any], ids: tuple[str, ...] = ()) -> Selection:
     """The options as a value. Raises UsageError."""
-    from deliver.queue.schema import message, recipient  # loads SQLAlchemy
-    from deliver.queue.selection import Selection, address_matches, name_matches, parse_states, sent_by
+    from deliver.queue.selection import Selection, conditions, parse_states
 
-    if options["domain"] is not None:
-        name_matches(recipient.c.domain, options["domain"])
-    if options["sender"] is not None:
-        sent_by(options["sender"])
-    if options["recipient"] is not None:
-        address_matches(message.c.sender_local_part, recipient.c.domain, options["recipient"])
-    return Selection(
+    selection = Selection(
         ids=ids,
         domain=options["domain"],
         sender=options["sender"],
@@ -70,6 +63,8 @@ def selection_of(options: dict[str, Any], ids: tuple[str, ...] = ()) -> Selectio
         larger_than=_size_of("--larger-than", options["larger_than"]),
         smaller_than=_size_of("--smaller-than", options["smaller_than"]),
     )
+    conditions(selection, now=0.0)  # what a pattern cannot mean is said before anything is opened
+    return selection
 
 
 def duration_of(option: str, text: str | None) -> float | None:
@@ -89,9 +84,13 @@ def _size_of(option: str, text: str | None) -> int | None:
 
 def places_of(application: Application) -> tuple[Place, ...]:
     """Where the parts of the queue are. Raises ConfigurationError."""
-    from deliver.queue.browse import shard_files
-    from deliver.queueing import queue_url
+    from deliver.queue.reading import shard_files
 
     settings = application.settings
+    if settings.queue.url is None:
+        return shard_files(settings.path(settings.queue.directory))
+    from deliver.queueing import queue_url  # loads all that the relay does
+
     shared = queue_url(settings)
-    return (shared,) if shared is not None else shard_files(settings.path(settings.queue.directory))
+    assert shared is not None
+    return (shared,)

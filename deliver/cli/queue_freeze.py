@@ -16,7 +16,7 @@ from deliver.quantity import Duration
 
 if TYPE_CHECKING:
     from deliver.cli.frame import Application
-    from deliver.queue.freeze import Rule
+    from deliver.queue.rule import Rule
 
 FOREVER = "forever"
 
@@ -57,13 +57,14 @@ _of_kind("host", "Do not contact a host: a name, *.name, an address or a network
 @click.pass_obj
 def list_(application: Application, as_json: bool) -> None:
     """List the rules with their reasons and ends."""
-    from deliver.queue import browse, freeze as rules
+    from deliver.queue.reading import looking
+    from deliver.queue.rule import listed
 
     now = datetime.now(UTC).timestamp()
     found: dict[int, Rule] = {}
     for place in places_of(application):
-        with browse.reading(place) as connection:
-            found |= {rule.id: rule for rule in rules.rules(connection)}
+        with looking(place) as reader:
+            found |= {rule.id: rule for rule in listed(reader)}
     if as_json:
         json_lines(asdict(rule) for rule in found.values())
         return

@@ -12,7 +12,8 @@ from deliver.cli.queue_filters import filters, places_of, selection_of
 
 if TYPE_CHECKING:
     from deliver.cli.frame import Application
-    from deliver.queue.browse import Place, Waiting
+    from deliver.queue.browse import Waiting
+    from deliver.queue.reading import Place
     from deliver.queue.selection import Selection
 
 SORTS = ("next", "age", "size", "tries", "domain")
@@ -78,15 +79,15 @@ def list_(application: Application, /, sort: str, limit: int, as_json: bool, **o
 @click.pass_obj
 def summary(application: Application, /, by: Any, limit: int, as_json: bool, **options: Any) -> None:
     """Count what waits by age and recipient domain, sender domain or state."""
-    from deliver.queue import browse
+    from deliver.queue.reading import looking
     from deliver.queue.summary import AGES, Row, ordered, summary as summary_of
 
     selection = selection_of(options)
     now = _now()
     found: list[Row] = []
     for place in places_of(application):
-        with browse.reading(place) as connection:
-            found += summary_of(connection, selection, by, now)
+        with looking(place) as reader:
+            found += summary_of(reader, selection, by, now)
     rows = ordered(found)
     if as_json:
         json_lines({**asdict(row), "limits": AGES} for row in rows[:limit])
@@ -121,12 +122,13 @@ def why_text(state: str, held_reason: str | None, last: str | None) -> str:
 def _waiting(
     places: tuple[Place, ...], selection: Selection, limit: int, sort: str, now: float
 ) -> list[Waiting]:
-    from deliver.queue import browse  # loads SQLAlchemy
+    from deliver.queue import browse
+    from deliver.queue.reading import looking
 
     rows: list[Waiting] = []
     for place in places:
-        with browse.reading(place) as connection:
-            rows += browse.waiting(connection, selection, now=now, limit=limit, sort=sort)
+        with looking(place) as reader:
+            rows += browse.waiting(reader, selection, now=now, limit=limit, sort=sort)
     return browse.merged(rows, sort)[:limit]
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from deliver.pgrun import PostgresDatabase
-    from deliver.queue.browse import Place
     from deliver.queue.hold import Append
+    from deliver.queue.reading import Place
     from deliver.settings import Settings
     from deliver.sqlrun import Database
 
@@ -26,7 +26,7 @@ class ShardWriter:
 
     def __init__(self, place: Place) -> None:
         """Raises StorageError, also for tables that the relay has not brought to this version yet."""
-        from deliver.queue.browse import named_place
+        from deliver.queue.reading import named_place
         from deliver.queue.schema import VERSION, version_of
 
         self._database = storage(place)

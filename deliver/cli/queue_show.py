@@ -16,7 +16,8 @@ from deliver.errors import UsageError
 
 if TYPE_CHECKING:
     from deliver.cli.frame import Application
-    from deliver.queue.browse import Place, Shown, ShownRecipient, TriedAttempt
+    from deliver.queue.browse import Shown, ShownRecipient, TriedAttempt
+    from deliver.queue.reading import Place
 
 EPILOG = """The id is the one that `queue list`, the log and the 250 reply give.
 
@@ -47,11 +48,12 @@ def show(application: Application, message_id: str, as_json: bool) -> None:
 
 
 def _find(places: tuple[Place, ...], message_id: str) -> Shown | None:
-    from deliver.queue import browse  # loads SQLAlchemy
+    from deliver.queue import browse
+    from deliver.queue.reading import looking
 
     for place in places:
-        with browse.reading(place) as connection:
-            found = browse.show(connection, message_id)
+        with looking(place) as reader:
+            found = browse.show(reader, message_id)
         if found is not None:
             return found
     return None

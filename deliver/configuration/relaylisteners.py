@@ -9,7 +9,8 @@ one address twice, or a listener without any           nobody could tell which r
 TLS demanded without a certificate                     nobody could send anything
 login demanded (also by mode = "submission" without    nobody could send anything
   networks) without a way to log in
-recipient_limit without recipients                     it limits nothing
+recipient_limit without recipients, or limits          it limits nothing
+refuse_headers that are no "Name: pattern"             they would never match
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from collections.abc import Iterator
 
 from deliver import endpoint
 from deliver.configuration.problem import KeyPath, Problem
-from deliver.relay.terms import allowed_networks, auth_required
-from deliver.settings import Relay, RelayListener, Settings
+from deliver.relay.terms import allowed_networks, auth_required, header_pattern
+from deliver.settings import RecipientLimit, Relay, RelayListener, Settings
 
 
 def problems(settings: Settings) -> Iterator[Problem]:
@@ -46,9 +47,18 @@ def problems(settings: Settings) -> Iterator[Problem]:
         yield from _proxies(path, listener.proxy or ())
         yield from _impossible(path, relay, listener)
     for index, limit in enumerate(relay.recipient_limit):
-        if not limit.recipients:
-            remedy = 'write for instance ["*@example.org"]'
-            yield Problem(("relay", "recipient_limit", index, "recipients"), "it is empty", remedy)
+        yield from _useless_limit(("relay", "recipient_limit", index), limit)
+
+
+def _useless_limit(path: KeyPath, limit: RecipientLimit) -> Iterator[Problem]:
+    if not limit.recipients:
+        yield Problem((*path, "recipients"), "it is empty", 'write for instance ["*@example.org"]')
+    if limit == RecipientLimit(recipients=limit.recipients):
+        yield Problem((*path, "recipients"), "nothing is limited for them", 'add max_message_size = "1MiB"')
+    for index, text in enumerate(limit.refuse_headers):
+        if header_pattern(text) == ("", ""):
+            remedy = 'write for instance "Subject: *lottery*"'
+            yield Problem((*path, "refuse_headers", index), f"{text!r} is no field with a pattern", remedy)
 
 
 def _open_relay(

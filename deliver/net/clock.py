@@ -7,6 +7,8 @@ from typing import Protocol
 
 import trio
 
+RESYNC = 60.0  # seconds
+
 
 class Clock(Protocol):
     """Seconds since the epoch, from inside a trio run."""
@@ -37,3 +39,9 @@ class WallClock:
         """Anchor again: to the system's clock, or to the given epoch."""
         epoch = datetime.now(UTC).timestamp() if self._epoch is None else self._epoch
         self._offset = epoch - trio.current_time()
+
+    async def follow_system(self) -> None:
+        """Anchor again now and then, until cancelled: signatures and schedules go by a clock that is set."""
+        while True:
+            await trio.sleep(RESYNC)
+            self.resync()

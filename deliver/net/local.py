@@ -1,4 +1,4 @@
-"""Listening on UNIX sockets. One belongs to the process that holds the lock beside it (`NAME.lock`).
+"""Listening on UNIX sockets. A path belongs to the process that holds the lock beside it (`NAME.lock`).
 
 What a process that is gone has left there is replaced; another file, or a socket in use, is not.
 """
@@ -11,53 +11,70 @@ import grp
 import os
 import socket
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import trio
 
 from deliver.errors import ConfigurationError
 
 BACKLOG = 1024  # connections that wait to be accepted
 
 
-@contextmanager
-def listening(path: Path, *, mode: int, group: str, key: str) -> Iterator[trio.SocketListener]:
-    """A socket with this mode and group ("": our own) for the length of the block; then it is removed.
+class LocalSocket:
+    """A UNIX socket that listens, and the lock that makes its path ours until `close`.
 
-    `key` is the setting that named it. Raises ConfigurationError.
+    A process that was forked from ours may accept on it too: it calls `share`, and has no part in the path.
     """
-    attempted = f"listening on {path}"
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _refused(attempted, error, key) from error
-    try:
+
+    def __init__(self, path: Path, listening: socket.socket, lock: int) -> None:
+        """From `bind`."""
+        self.socket = listening
+        self._path = path
+        self._lock: int | None = lock
+
+    @classmethod
+    def bind(cls, path: Path, *, mode: int, group: str, key: str) -> LocalSocket:
+        """A socket with this mode and group ("": our own); `key` is the setting that named it.
+
+        Raises ConfigurationError.
+        """
+        attempted = f"listening on {path}"
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _clear(path)
-            listener = _bind(path, mode, grp.getgrnam(group).gr_gid if group else -1)
-        except BlockingIOError:
-            remedy = f"stop it, or change {key}"
-            raise ConfigurationError(attempted, "another process listens there", remedy) from None
-        except KeyError:
-            raise ConfigurationError(attempted, f"there is no group {group}", f"see {key}") from None
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise _refused(attempted, error, key) from error
         try:
-            yield listener
-        finally:
-            listener.socket.close()
-            path.unlink(missing_ok=True)
-    finally:
-        os.close(lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _clear(path)
+            return cls(path, _bind(path, mode, grp.getgrnam(group).gr_gid if group else -1), lock)
+        except BaseException as error:
+            os.close(lock)
+            match error:
+                case BlockingIOError():
+                    remedy = f"stop it, or change {key}"
+                    raise ConfigurationError(attempted, "another process listens there", remedy) from None
+                case KeyError():
+                    raise ConfigurationError(attempted, f"there is no group {group}", f"see {key}") from None
+                case OSError():
+                    raise _refused(attempted, error, key) from error
+            raise
+
+    def share(self) -> None:
+        """In a process that was forked: the path stays the other one's."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def close(self) -> None:
+        """Listen no more. The path goes too, if it is ours."""
+        self.socket.close()
+        if self._lock is not None:
+            self._path.unlink(missing_ok=True)
+            self.share()
 
 
-def place_of(listener: trio.SocketListener) -> str:
+def place_of(listening: socket.socket) -> str:
     """Where it listens, as settings spell it: `unix:/path`, `address:port` or `[address]:port`."""
-    name = listener.socket.getsockname()
+    name = listening.getsockname()
     if isinstance(name, str):
         return f"unix:{name}"
     address, port = name[:2]
@@ -72,8 +89,8 @@ def _clear(path: Path) -> None:
         path.unlink()
 
 
-def _bind(path: Path, mode: int, group: int) -> trio.SocketListener:
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _bind(path: Path, mode: int, group: int) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         before = os.umask(0o177)  # closed to others until it has its mode
         try:
@@ -84,7 +101,7 @@ def _bind(path: Path, mode: int, group: int) -> trio.SocketListener:
             os.chown(path, -1, group)
         os.chmod(path, mode)
         made.listen(BACKLOG)
-        return trio.SocketListener(trio.socket.from_stdlib_socket(made))
+        return made
     except BaseException:
         made.close()
         raise

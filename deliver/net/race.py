@@ -6,7 +6,6 @@ closed without an octet.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain, zip_longest
 
@@ -29,7 +28,7 @@ def interleave(addresses: Iterable[str]) -> tuple[str, ...]:
 
 
 def _family(address: str) -> int:
-    return ipaddress.ip_address(address).version
+    return 6 if ":" in address else 4
 
 
 async def race(racers: Sequence[Racer], delay: float) -> int | None:

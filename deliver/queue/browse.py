@@ -7,39 +7,29 @@ Readers neither wait for the relay nor make it wait.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import sqlalchemy
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    FromClause,
-    Row,
-    Select,
-    func,
-    literal_column,
-    select,
-    tuple_,
-)
-from sqlalchemy.exc import DBAPIError
-
-from deliver.errors import StorageError
-from deliver.queue import codec
-from deliver.queue.hold import Key, is_one_of
-from deliver.queue.schema import OPEN_STATES, VERSION, attempt, message, recipient, report, version_of
+from deliver.queue.layout import OPEN_STATES
+from deliver.queue.reading import Reader
 from deliver.queue.selection import Selection, conditions
 
-Place = Path | sqlalchemy.URL
+if TYPE_CHECKING:
+    from deliver.queue.hold import Key
 
-CONNECT: Final = 5  # seconds
 MAX_PAGE: Final = 10_000  # rows of one listing
 MAX_ATTEMPTS: Final = 100  # of one message, the latest
-NAMED_AT_ONCE: Final = 500  # recipients in one statement
-_OPEN: Final = [state.value for state in OPEN_STATES]
+NAMED_AT_ONCE: Final = 400  # recipients in one statement
+_OPEN: Final = tuple(state.value for state in OPEN_STATES)
+_BOTH: Final = "recipient JOIN message ON message.id = recipient.message_id"
+_SHOWN: Final = (
+    "recipient.*, message.sender_local_part, message.sender_domain, message.size, message.received_at"
+)
+_MESSAGE: Final = (
+    "id, sender_local_part, sender_domain, size, eight_bit, received_at, completed_at, report_due, "
+    "spool_name, content IS NOT NULL AS has_content"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +40,11 @@ class Order:
     descending: bool = False
     of_message: bool = False
 
-    def order(self, rows: FromClause) -> tuple[ColumnElement[Any], ...]:
-        """The ORDER BY over these rows."""
-        wanted = rows.c[self.column]
-        return (wanted.desc() if self.descending else wanted.asc(),)
+    @property
+    def sql(self) -> str:
+        """What stands behind ORDER BY."""
+        table = "message" if self.of_message else "recipient"
+        return f"{table}.{self.column}{' DESC' if self.descending else ''}"
 
 
 SORTS: Final = {
@@ -156,76 +147,14 @@ class Counts:
     held: int = 0
 
 
-def named_place(place: Place) -> str:
-    """The place for people, without a password."""
-    return str(place) if isinstance(place, Path) else place.render_as_string(hide_password=True)
-
-
-def shard_files(directory: Path) -> tuple[Path, ...]:
-    """The database files of all shards in order; none where there is no queue yet."""
-    return tuple(sorted(directory.glob("shard-*.db"), key=lambda path: (len(path.name), path.name)))
-
-
-@contextmanager
-def reading(place: Place) -> Iterator[Connection]:
-    """A read-only connection to a part of the queue in one consistent snapshot. Raises StorageError."""
-    with _reading_file(place) if isinstance(place, Path) else _reading_shared(place) as connection:
-        yield connection
-
-
-@contextmanager
-def _reading_shared(url: sqlalchemy.URL) -> Iterator[Connection]:
-    engine = sqlalchemy.create_engine(
-        url, poolclass=sqlalchemy.NullPool, hide_parameters=True, connect_args={"connect_timeout": CONNECT}
-    )
-    name = named_place(url)
-    try:
-        with engine.connect() as fresh:
-            connection = fresh.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            version = version_of(connection)
-            if version == 0:
-                raise StorageError(f"reading {name}", "there is no queue yet", "start outrider relay once")
-            if version > VERSION:
-                raise StorageError(
-                    f"reading {name}", "it was written by a newer version", "use that version of outrider"
-                )
-            yield connection
-    except DBAPIError as error:
-        happened = " ".join(str(error.orig).split())
-        raise StorageError(f"reading {name}", happened, "see queue.url and queue.password_file") from error
-    finally:
-        engine.dispose()
-
-
-@contextmanager
-def _reading_file(path: Path) -> Iterator[Connection]:
-    url = sqlalchemy.URL.create(
-        "sqlite", database=path.absolute().as_uri(), query={"mode": "ro", "uri": "true"}
-    )
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
-    try:
-        with engine.connect() as connection:
-            version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
-            if version > VERSION:
-                raise StorageError(
-                    f"reading {path}", "it was written by a newer version", "use that version of outrider"
-                )
-            connection.exec_driver_sql("BEGIN")
-            yield connection
-    except DBAPIError as error:
-        remedy = "run this as the user of the relay, and check the file"
-        raise StorageError(f"reading {path}", str(error.orig), remedy) from error
-    finally:
-        engine.dispose()
-
-
 def waiting(
-    conn: Connection, selection: Selection, *, now: float, limit: int = 100, sort: str = "next"
+    reader: Reader, selection: Selection, *, now: float, limit: int = 100, sort: str = "next"
 ) -> tuple[Waiting, ...]:
     """Recipients that are not done and are meant by `selection`, by `SORTS[sort]`."""
     wanted = max(0, min(limit, MAX_PAGE))
     found: list[Waiting] = []
-    for row in conn.execute(_listing(selection, now, sort, wanted, conn.dialect.name)):
+    sql, values = _listing(selection, now, sort, wanted, reader.row_name)
+    for row in reader.rows(sql, values):
         each = _waiting(row)
         if selection.says(each.why):
             found.append(each)
@@ -241,49 +170,45 @@ def merged(rows: Iterable[Waiting], sort: str) -> list[Waiting]:
     return sorted(ties, key=lambda row: getattr(row, by.column), reverse=by.descending)
 
 
-def _listing(selection: Selection, now: float, sort: str, limit: int, dialect: str) -> Select[Any]:
-    """The rows; where `recipient` alone decides, it is cut before the messages are looked up."""
+def _listing(
+    selection: Selection, now: float, sort: str, limit: int, row_name: str
+) -> tuple[str, dict[str, object]]:
+    """The statement and its values; where `recipient` alone decides, the rest is looked up for the page."""
     by = SORTS[sort]
     met = conditions(selection, now)
-    if by.of_message or selection.of_messages or selection.text is not None:
-        query = (
-            _with_message(recipient).where(*met).order_by(*by.order(message if by.of_message else recipient))
-        )
-        return query if selection.text is not None else query.limit(limit)  # `says` is asked after SQL
-    names = _row_names(dialect)
-    first = select(*names).select_from(recipient).where(*met).order_by(*by.order(recipient)).limit(limit)
-    return _with_message(recipient).where(tuple_(*names).in_(first)).order_by(*by.order(recipient))
+    values: dict[str, object] = {**met.values, "limit": limit}
+    if not (by.of_message or selection.of_messages or selection.text is not None):
+        page = f"SELECT {row_name} FROM recipient WHERE {met.sql} ORDER BY {by.sql} LIMIT :limit"  # noqa: S608
+        return f"SELECT {_SHOWN} FROM {_BOTH} WHERE ({row_name}) IN ({page}) ORDER BY {by.sql}", values  # noqa: S608
+    tables, where = _BOTH, met.sql
+    if by.of_message:
+        where = f"message.completed_at IS NULL AND {where}"  # the index has no others
+        if not selection.of_recipients:
+            # SQLite keeps the order of a CROSS JOIN: it walks the messages by their index and stops
+            tables = "message CROSS JOIN recipient"
+            where = f"message.id = recipient.message_id AND {where}"
+    sql = f"SELECT {_SHOWN} FROM {tables} WHERE {where} ORDER BY {by.sql}"  # noqa: S608
+    if selection.text is not None:  # `says` is asked after SQL
+        return sql, dict(met.values)
+    return f"{sql} LIMIT :limit", values
 
 
-def _row_names(dialect: str) -> tuple[ColumnElement[Any], ...]:
-    """What names a row of `recipient`; SQLite's rowid is in every index, so that no row is read for it."""
-    if dialect == "sqlite":
-        return (literal_column("recipient.rowid"),)
-    return (recipient.c.message_id, recipient.c.ordinal)
-
-
-def _with_message(rows: FromClause) -> Select[Any]:
-    columns = (message.c.sender_local_part, message.c.sender_domain, message.c.size, message.c.received_at)
-    return select(rows, *columns).join(message, message.c.id == rows.c.message_id)
-
-
-def show(conn: Connection, message_id: str) -> Shown | None:
+def show(reader: Reader, message_id: str) -> Shown | None:
     """Everything about one message, None if this shard does not know it."""
-    row = conn.execute(select(message).where(message.c.id == message_id)).one_or_none()
+    of = {"id": message_id}
+    row = next(reader.rows(f"SELECT {_MESSAGE} FROM message WHERE id = :id", of), None)  # noqa: S608
     if row is None:
         return None
-    recipients = conn.execute(
-        select(recipient).where(recipient.c.message_id == message_id).order_by(recipient.c.ordinal)
+    recipients = reader.rows("SELECT * FROM recipient WHERE message_id = :id ORDER BY ordinal", of)
+    tried = list(
+        reader.rows(
+            "SELECT * FROM attempt WHERE message_id = :id ORDER BY id DESC LIMIT :most",
+            {**of, "most": MAX_ATTEMPTS},
+        )
     )
-    tried = conn.execute(
-        select(attempt)
-        .where(attempt.c.message_id == message_id)
-        .order_by(attempt.c.id.desc())
-        .limit(MAX_ATTEMPTS)
-    ).all()
     return Shown(
         id=row.id,
-        sender=str(codec.sender_of(row) or ""),
+        sender=_sender(row),
         size=row.size,
         eight_bit=bool(row.eight_bit),
         received_at=row.received_at,
@@ -291,55 +216,57 @@ def show(conn: Connection, message_id: str) -> Shown | None:
         stored=_stored(row),
         recipients=tuple(_recipient(each) for each in recipients),
         attempts=tuple(_attempt(each) for each in reversed(tried)),
-        reports=_reports(conn, message_id),
+        reports=_reports(reader, message_id),
         report_due=row.report_due,
     )
 
 
-def named(conn: Connection, keys: Sequence[Key]) -> list[dict[str, str]]:
+def named(reader: Reader, keys: Sequence[Key]) -> list[dict[str, str]]:
     """`{id, recipient, state}` of these recipients, in their order."""
     found: list[dict[str, str]] = []
     for start in range(0, len(keys), NAMED_AT_ONCE):
-        query = (
-            select(recipient)
-            .where(is_one_of(keys[start : start + NAMED_AT_ONCE]))
-            .order_by(recipient.c.message_id, recipient.c.ordinal)
+        part = list(enumerate(keys[start : start + NAMED_AT_ONCE]))
+        values: dict[str, object] = {f"id_{n}": key.message_id for n, key in part}
+        values |= {f"ordinal_{n}": key.ordinal for n, key in part}
+        pairs = ", ".join(f"(:id_{n}, :ordinal_{n})" for n, _ in part)
+        rows = reader.rows(
+            "SELECT message_id, local_part, domain, state FROM recipient "  # noqa: S608 (names of values)
+            f"WHERE (message_id, ordinal) IN (VALUES {pairs}) ORDER BY message_id, ordinal",
+            values,
         )
         found += [
             {"id": row.message_id, "recipient": f"{row.local_part}@{row.domain}", "state": row.state}
-            for row in conn.execute(query)
+            for row in rows
         ]
     return found
 
 
-def counts(conn: Connection) -> Counts:
+def counts(reader: Reader) -> Counts:
     """How much waits."""
-    by_state = {
-        row[0]: int(row[1])
-        for row in conn.execute(
-            select(recipient.c.state, func.count())
-            .where(recipient.c.state.in_(_OPEN))
-            .group_by(recipient.c.state)
-        )
-    }
-    messages = conn.execute(
-        select(func.count()).select_from(message).where(message.c.completed_at.is_(None))
-    ).scalar_one()
+    met = conditions(Selection(), now=0.0)
+    grouped = f"SELECT state, count(*) AS many FROM recipient WHERE {met.sql} GROUP BY state"  # noqa: S608
+    by_state = {row.state: int(row.many) for row in reader.rows(grouped, met.values)}
+    (messages,) = reader.rows("SELECT count(*) AS many FROM message WHERE completed_at IS NULL")
     return Counts(
-        int(messages), by_state.get("queued", 0), by_state.get("leased", 0), by_state.get("held", 0)
+        int(messages.many), by_state.get("queued", 0), by_state.get("leased", 0), by_state.get("held", 0)
     )
 
 
-def _reports(conn: Connection, message_id: str) -> tuple[SentReport, ...]:
-    query = select(report).where(report.c.message_id == message_id).order_by(report.c.at).limit(MAX_ATTEMPTS)
-    return tuple(SentReport(row.bounce_id, row.address, row.at) for row in conn.execute(query))
+def _reports(reader: Reader, message_id: str) -> tuple[SentReport, ...]:
+    sql = "SELECT bounce_id, address, at FROM report WHERE message_id = :id ORDER BY at LIMIT :most"
+    rows = reader.rows(sql, {"id": message_id, "most": MAX_ATTEMPTS})
+    return tuple(SentReport(row.bounce_id, row.address, row.at) for row in rows)
 
 
-def _waiting(row: Row[Any]) -> Waiting:
+def _sender(row: Any) -> str:
+    return "" if row.sender_domain is None else f"{row.sender_local_part}@{row.sender_domain}"
+
+
+def _waiting(row: Any) -> Waiting:
     last = _loaded(row.last_outcome, None)
     return Waiting(
         id=row.message_id,
-        sender=str(codec.sender_of(row) or ""),
+        sender=_sender(row),
         recipient=f"{row.local_part}@{row.domain}",
         state=row.state,
         attempts=row.attempts,
@@ -354,7 +281,7 @@ def _waiting(row: Row[Any]) -> Waiting:
     )
 
 
-def _recipient(row: Row[Any]) -> ShownRecipient:
+def _recipient(row: Any) -> ShownRecipient:
     return ShownRecipient(
         ordinal=row.ordinal,
         address=f"{row.local_part}@{row.domain}",
@@ -371,7 +298,7 @@ def _recipient(row: Row[Any]) -> ShownRecipient:
     )
 
 
-def _attempt(row: Row[Any]) -> TriedAttempt:
+def _attempt(row: Any) -> TriedAttempt:
     return TriedAttempt(
         id=row.id,
         number=row.number,
@@ -385,10 +312,10 @@ def _attempt(row: Row[Any]) -> TriedAttempt:
     )
 
 
-def _stored(row: Row[Any]) -> str:
+def _stored(row: Any) -> str:
     if row.spool_name:
         return f"spool file {row.spool_name}"
-    return "removed" if row.content is None else "in the database"
+    return "in the database" if row.has_content else "removed"
 
 
 def _loaded(text: str | None, otherwise: Any) -> Any:

@@ -62,7 +62,8 @@ Change = Callable[[Connection, Sequence[Key]], Changed]
 def matching(conn: Connection, selection: Selection, now: float) -> list[Key]:
     """The recipients that are meant, those of one message together."""
     columns = select(recipient.c.message_id, recipient.c.ordinal, recipient.c.last_outcome)
-    query = columns.where(*conditions(selection, now)).order_by(recipient.c.message_id, recipient.c.ordinal)
+    met = hold.clause(conditions(selection, now))
+    query = columns.where(met).order_by(recipient.c.message_id, recipient.c.ordinal)
     if selection.of_messages:
         query = query.join(message, message.c.id == recipient.c.message_id)
     rows = conn.execute(query)

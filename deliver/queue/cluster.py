@@ -33,6 +33,7 @@ from deliver.pgrun import PostgresDatabase, PostgresRunner, SessionLock
 from deliver.queue import browse, chunks, recovery, schema
 from deliver.queue.journal import Journal
 from deliver.queue.latch import Latch, LatchedSql
+from deliver.queue.reading import looking, shard_files
 from deliver.queue.shard import Shard, own
 from deliver.queue.store import Append
 from deliver.report.log import say
@@ -216,9 +217,9 @@ async def _rejoin(shard: Shard, membership: Membership, append: Append) -> None:
 
 def _demand_empty(directory: Path) -> None:
     """Mail that waits in SQLite here would wait for ever. Raises StorageError."""
-    for path in browse.shard_files(directory):
-        with browse.reading(path) as connection:
-            waiting = browse.counts(connection).messages
+    for path in shard_files(directory):
+        with looking(path) as reader:
+            waiting = browse.counts(reader).messages
         if waiting:
             raise StorageError(
                 "using queue.url",

@@ -6,14 +6,16 @@ of a queued recipient goes along with one of these functions, in the same transa
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
     Connection,
     Integer,
     ScalarSelect,
+    Text,
     bindparam,
     case,
     delete,
@@ -29,6 +31,7 @@ from deliver.queue.schema import State, destination, recipient
 from deliver.queue.statement import Statement
 
 PAGE: Final = 200  # destinations that are looked at in one query
+FEW: Final = 20  # of those that are given: mostly one of the first has something
 
 Opening = Callable[[str], float]  # from when on a domain may have one more attempt; inf: that will be said
 
@@ -85,13 +88,19 @@ def due_among(
     conn: Connection, now: float, domains: tuple[str, ...], opens_at: Opening, limit: int
 ) -> list[tuple[str, str]]:
     """The same of the given domains, in their order."""
-    if len(domains) == 1:
-        rows = _DUE_ONE.all(conn, of=domains[0], now=now)
-    else:
-        of_them = (destination.c.due <= now, destination.c.domain.in_(domains))
-        rows = list(conn.execute(select(destination).where(*of_them)))
-    due = {row.domain: row.last_sender for row in rows}
-    return [(each, due[each]) for each in domains if each in due and opens_at(each) <= now][:limit]
+    found: list[tuple[str, str]] = []
+    earliest = _FIRST_DUE.scalar(conn)
+    if earliest is None or earliest > now:
+        return found
+    for start in range(0, len(domains), FEW):
+        few = domains[start : start + FEW]
+        due = {row.domain: row.last_sender for row in _due_of(conn, few, now)}
+        for each in few:
+            if each in due and opens_at(each) <= now:
+                found.append((each, due[each]))
+                if len(found) >= limit:
+                    return found
+    return found
 
 
 def note_served(conn: Connection, domain: str, now: float, sender: str) -> None:
@@ -106,6 +115,12 @@ def forget_idle(conn: Connection, before: float) -> int:
     """Delete destinations without queued mail that were not served since; returns how many."""
     idle = destination.c.due.is_(None) & (destination.c.served_at < before)
     return conn.execute(delete(destination).where(idle)).rowcount
+
+
+def _due_of(conn: Connection, few: Sequence[str], now: float) -> list[Any]:
+    if conn.dialect.name == "sqlite":
+        return _DUE_AMONG.all(conn, domains=json.dumps(few), now=now)
+    return list(conn.execute(_DUE_AMONG_POSTGRESQL, {"domains": list(few), "now": now}))
 
 
 def _pages(conn: Connection, query: Statement, **values: object) -> Iterator[Any]:
@@ -156,7 +171,14 @@ _SERVED: Final = Statement(
     .values(due=_earliest(), served_at=bindparam("at"), last_sender=bindparam("by"))
 )
 _FIRST_DUE: Final = Statement(select(func.min(destination.c.due)))
-_DUE_ONE: Final = Statement(select(destination).where(_ONE, destination.c.due <= bindparam("now")))
+_DUE_NOW: Final = select(destination.c.domain, destination.c.last_sender).where(
+    destination.c.due <= bindparam("now")
+)
+_GIVEN: Final = select(func.json_each(bindparam("domains", type_=Text)).table_valued("value").c.value)
+_DUE_AMONG: Final = Statement(_DUE_NOW.where(destination.c.domain.in_(_GIVEN)))
+_DUE_AMONG_POSTGRESQL: Final = _DUE_NOW.where(
+    destination.c.domain == func.any(bindparam("domains", type_=postgresql.ARRAY(Text)))
+)
 _BY_DUE: Final = _paged(select(destination).where(destination.c.due.is_not(None)), destination.c.due)
 # the function keeps databases from choosing the index on `due`, which would make them sort what it finds
 _IN_TURN: Final = _paged(

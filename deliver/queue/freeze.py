@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, or_, select, text
+from sqlalchemy import ColumnElement, Connection, TextClause, delete, exists, func, insert, select, text
 
 from deliver.errors import UsageError
 from deliver.pattern import canonical
-from deliver.queue.hold import Append, Key, hold
+from deliver.queue.hold import Append, Key, clause, hold
+from deliver.queue.rule import Kind as Kind, Rule as Rule
 from deliver.queue.schema import State, freeze as table, message, recipient
 from deliver.queue.selection import NULL_SENDER, name_matches, sent_by
 from deliver.queue.statement import Statement
@@ -32,26 +32,6 @@ CHUNK: Final = 500  # recipients in one statement
 MAX_RULES: Final = 1000
 MAX_REASON: Final = 500  # characters
 _RULES: Final = Statement(select(table).order_by(table.c.id))
-
-
-class Kind(StrEnum):
-    """What a rule is about."""
-
-    DOMAIN = "domain"
-    SENDER = "sender"
-    HOST = "host"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One rule; `until` in seconds since the epoch, None: until it is taken back."""
-
-    id: int
-    kind: Kind
-    pattern: str
-    reason: str
-    created_at: float
-    until: float | None
 
 
 def checked_pattern(kind: Kind, pattern: str) -> str:
@@ -119,10 +99,7 @@ def learn(conn: Connection, known: Iterable[Rule]) -> int:
 
 def rules(conn: Connection) -> tuple[Rule, ...]:
     """All of them, the oldest first."""
-    return tuple(
-        Rule(row.id, Kind(row.kind), row.pattern, row.reason, row.created_at, row.until)
-        for row in _RULES.all(conn)
-    )
+    return tuple(Rule.of(row) for row in _RULES.all(conn))
 
 
 def active(conn: Connection, now: float) -> tuple[Rule, ...]:
@@ -159,7 +136,7 @@ def hold_by(conn: Connection, rule: Rule, keys: list[Key], now: float, append: A
     return hold(conn, keys, reason=rule.reason, until=rule.until, now=now, append=append, freeze_id=rule.id)
 
 
-def _matches(rule: Rule) -> ColumnElement[bool]:
+def _matches(rule: Rule) -> ColumnElement[bool] | TextClause:
     if rule.kind is Kind.DOMAIN:
-        return name_matches(recipient.c.domain, rule.pattern)
-    return exists().where(message.c.id == recipient.c.message_id, or_(sent_by(rule.pattern)))
+        return clause(name_matches("recipient.domain", rule.pattern, "domain"))
+    return exists().where(message.c.id == recipient.c.message_id, clause(sent_by(rule.pattern)))

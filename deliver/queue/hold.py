@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, TextClause, select, text, tuple_, update
 
 from deliver.queue import codec
 from deliver.queue.schema import State, message, recipient
+from deliver.queue.selection import Condition
 from events.catalogue import Event
 
 Append = Callable[[Connection, str | None, Iterable[Event]], None]
@@ -30,6 +31,11 @@ def is_one_of(keys: Sequence[Key]) -> ColumnElement[bool]:
     """The rows of `recipient` with these keys."""
     pairs = [(key.message_id, key.ordinal) for key in keys]
     return tuple_(recipient.c.message_id, recipient.c.ordinal).in_(pairs)
+
+
+def clause(condition: Condition) -> TextClause:
+    """The condition for a statement of SQLAlchemy."""
+    return text(condition.sql).bindparams(**condition.values)
 
 
 def hold(

@@ -24,7 +24,6 @@ a newer version are refused and left as they are: they hold mail.
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Final
 
 import sqlalchemy
@@ -46,20 +45,8 @@ from sqlalchemy import (
 )
 
 from deliver.errors import StorageError
+from deliver.queue.layout import OPEN_STATES as OPEN_STATES, VERSION as VERSION, State as State
 from events import outbox
-
-
-class State(StrEnum):
-    """Where a recipient stands."""
-
-    QUEUED = "queued"
-    LEASED = "leased"
-    HELD = "held"
-    DELIVERED = "delivered"
-    FAILED = "failed"
-
-
-OPEN_STATES: Final = (State.QUEUED, State.LEASED, State.HELD)
 
 # SQLite counts only INTEGER PRIMARY KEY by itself, and its integers have 64 bits anyway.
 LONG: Final = BigInteger().with_variant(Integer(), "sqlite")
@@ -91,6 +78,14 @@ Index(
     sqlite_where=message.c.report_due.is_not(None),
     postgresql_where=message.c.report_due.is_not(None),
 )
+
+for _name, _column in (("message_by_age", message.c.received_at), ("message_by_size", message.c.size)):
+    Index(
+        _name,
+        _column,
+        sqlite_where=message.c.completed_at.is_(None),
+        postgresql_where=message.c.completed_at.is_(None),
+    )
 
 recipient = Table(
     "recipient",
@@ -275,8 +270,12 @@ MIGRATIONS: Final[tuple[Callable[[sqlalchemy.Connection], None], ...]] = (
     ),
     _add_columns(("attempt", "node TEXT")),
     _create_taken,
+    _statements(
+        "CREATE INDEX message_by_age ON message (received_at) WHERE completed_at IS NULL",
+        "CREATE INDEX message_by_size ON message (size) WHERE completed_at IS NULL",
+    ),
 )
-VERSION: Final = len(MIGRATIONS) + 1
+assert len(MIGRATIONS) + 1 == VERSION, "a new migration makes a new version"
 FIRST_SHARED: Final = 5  # with which PostgreSQL began
 _MIGRATING: Final = 0x6F757471  # of PostgreSQL's advisory locks: one process migrates at a time
 

@@ -1,4 +1,4 @@
-"""Which recipients of a queue are meant: filters as values, and as conditions on the tables.
+"""Which recipients of a queue are meant: filters as values, and as conditions in SQL on the tables.
 
 The text of a filter is matched against what `outrider queue list` shows as the reason (host, address and the
 server's words are part of it); SQL narrows it down, `says` decides.
@@ -7,18 +7,16 @@ server's words are part of it); SQL narrows it down, `says` decides.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Final
-
-from sqlalchemy import ColumnElement, and_, false, func, or_, true
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 from deliver.errors import UsageError
-from deliver.pattern import ANY, canonical
-from deliver.queue.schema import OPEN_STATES, State, message, recipient
+from deliver.queue.layout import OPEN_STATES, State
 
 OPEN: Final = tuple(state.value for state in OPEN_STATES)
 NULL_SENDER: Final = frozenset({"", "<>"})
+_ESCAPE: Final = "/"  # of LIKE
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,67 +50,101 @@ class Selection:
         about = (self.sender, self.older_than, self.newer_than, self.larger_than, self.smaller_than)
         return any(each is not None for each in about)
 
+    @property
+    def of_recipients(self) -> bool:
+        """Whether a condition names some recipients or their messages."""
+        return bool(self.ids) or self.domain is not None or self.recipient is not None
+
     def says(self, reason: str | None) -> bool:
         """Whether the reason has the text."""
         return self.text is None or (reason is not None and self.text.lower() in reason.lower())
 
 
-def conditions(selection: Selection, now: float) -> list[ColumnElement[bool]]:
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """SQL that SQLite and PostgreSQL understand, and the values of its `:names`."""
+
+    sql: str
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+def conditions(selection: Selection, now: float) -> Condition:
     """What holds for the rows of `recipient` (joined to `message` if `of_messages`). Raises UsageError."""
-    found: list[ColumnElement[bool]] = [recipient.c.state.in_([s.value for s in selection.states] or OPEN)]
+    states = [state.value for state in selection.states] or OPEN
+    found = [_one_of("recipient.state", "state", states)]
     if selection.ids:
-        found.append(recipient.c.message_id.in_(selection.ids))
+        found.append(_one_of("recipient.message_id", "id", selection.ids))
     if selection.domain is not None:
-        found.append(name_matches(recipient.c.domain, selection.domain))
+        found.append(name_matches("recipient.domain", selection.domain, "domain"))
     if selection.recipient is not None:
-        found.append(address_matches(recipient.c.local_part, recipient.c.domain, selection.recipient))
+        found.append(_address_matches("recipient.local_part", "recipient.domain", selection.recipient, "to"))
     if selection.sender is not None:
         found.append(sent_by(selection.sender))
     if selection.text is not None:
-        needle = json.dumps(selection.text)[1:-1]
-        found.append(func.lower(recipient.c.last_outcome).contains(needle.lower(), autoescape=True))
+        needle = _escaped(json.dumps(selection.text)[1:-1].lower())
+        says = f"lower(recipient.last_outcome) LIKE :says ESCAPE '{_ESCAPE}'"
+        found.append(Condition(says, {"says": f"%{needle}%"}))
     if selection.older_than is not None:
-        found.append(message.c.received_at <= now - selection.older_than)
+        found.append(Condition("message.received_at <= :before", {"before": now - selection.older_than}))
     if selection.newer_than is not None:
-        found.append(message.c.received_at > now - selection.newer_than)
+        found.append(Condition("message.received_at > :after", {"after": now - selection.newer_than}))
     if selection.larger_than is not None:
-        found.append(message.c.size > selection.larger_than)
+        found.append(Condition("message.size > :above", {"above": selection.larger_than}))
     if selection.smaller_than is not None:
-        found.append(message.c.size < selection.smaller_than)
-    return found
+        found.append(Condition("message.size < :below", {"below": selection.smaller_than}))
+    return _all_of(*found)
 
 
-def sent_by(sender: str) -> ColumnElement[bool]:
-    """The message's sender is this address, of this domain pattern, or null."""
+def sent_by(sender: str) -> Condition:
+    """The message's sender is this address, of this domain pattern, or null. Raises UsageError."""
     if sender in NULL_SENDER:
-        return message.c.sender_domain.is_(None)
-    return and_(
-        message.c.sender_domain.is_not(None),
-        address_matches(message.c.sender_local_part, message.c.sender_domain, sender),
+        return Condition("message.sender_domain IS NULL")
+    return _all_of(
+        Condition("message.sender_domain IS NOT NULL"),
+        _address_matches("message.sender_local_part", "lower(message.sender_domain)", sender, "from"),
     )
 
 
-def address_matches(local_part: Any, domain: Any, wanted: str) -> ColumnElement[bool]:
-    """An address, or a domain pattern when there is no local part. Raises UsageError."""
-    local, at, name = wanted.rpartition("@")
-    same_domain = name_matches(domain, name)
-    return and_(same_domain, local_part == local) if at and local else same_domain
+def name_matches(column: str, pattern: str, value: str) -> Condition:
+    """A domain pattern (see `deliver.pattern`); `value` is the name of its value. Raises UsageError."""
+    from deliver.pattern import ANY, canonical  # few calls have a pattern
 
-
-def name_matches(column: Any, pattern: str) -> ColumnElement[bool]:
-    """A domain pattern (see `deliver.pattern`) as a condition. Raises UsageError."""
     wanted = canonical(pattern)
     if wanted == ANY:
-        return true()
-    name: ColumnElement[str] = func.lower(column) if column.name == "sender_domain" else column
+        return Condition("1 = 1")
     if wanted.startswith("*."):
-        return name.endswith(wanted[1:], autoescape=True)
-    return name == wanted
+        return Condition(f"{column} LIKE :{value} ESCAPE '{_ESCAPE}'", {value: f"%{_escaped(wanted[1:])}"})
+    return Condition(f"{column} = :{value}", {value: wanted})
 
 
-def any_of(found: Iterable[ColumnElement[bool]]) -> ColumnElement[bool]:
-    """At least one of them."""
-    return or_(false(), *found)
+def _address_matches(local_part: str, domain: str, wanted: str, value: str) -> Condition:
+    """An address, or a domain pattern when there is no local part. Raises UsageError."""
+    local, at, name = wanted.rpartition("@")
+    same_domain = name_matches(domain, name, f"{value}_domain")
+    if not (at and local):
+        return same_domain
+    return _all_of(
+        same_domain, Condition(f"{local_part} = :{value}_local_part", {f"{value}_local_part": local})
+    )
+
+
+def _one_of(column: str, value: str, wanted: Sequence[str]) -> Condition:
+    values = {f"{value}_{number}": each for number, each in enumerate(wanted)}
+    return Condition(f"{column} IN ({', '.join(f':{name}' for name in values)})", values)
+
+
+def _all_of(*found: Condition) -> Condition:
+    values: dict[str, object] = {}
+    for each in found:
+        values |= each.values
+    return Condition(" AND ".join(each.sql for each in found), values)
+
+
+def _escaped(text: str) -> str:
+    """The text for LIKE, meaning itself."""
+    for special in (_ESCAPE, "%", "_"):
+        text = text.replace(special, _ESCAPE + special)
+    return text
 
 
 def parse_states(words: Iterable[str]) -> tuple[State, ...]:

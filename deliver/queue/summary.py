@@ -6,14 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, case, func, select
-
-from deliver.queue.schema import message, recipient
+from deliver.queue.reading import Reader
 from deliver.queue.selection import Selection, conditions
 
 AGES: Final = tuple(minutes * 60 for minutes in (5, 10, 20, 40, 80, 160, 320, 640, 1280))  # seconds
 
 By = Literal["domain", "sender", "state"]
+_GROUPS: Final[dict[By, str]] = {
+    "domain": "recipient.domain",
+    "sender": "coalesce(message.sender_domain, '<>')",
+    "state": "recipient.state",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,26 +28,20 @@ class Row:
     ages: tuple[int, ...]
 
 
-def summary(conn: Connection, selection: Selection, by: By, now: float) -> tuple[Row, ...]:
+def summary(reader: Reader, selection: Selection, by: By, now: float) -> tuple[Row, ...]:
     """One row per group, the largest first. `selection.text` is not looked at."""
-    columns: dict[str, ColumnElement[str]] = {
-        "domain": recipient.c.domain,
-        "sender": func.coalesce(message.c.sender_domain, "<>"),
-        "state": recipient.c.state,
-    }
-    name = columns[by]
-    age = now - message.c.received_at
-    whens = [(age < limit, place) for place, limit in enumerate(AGES)]
-    place = case(*whens, else_=len(AGES))
-    query = (
-        select(name, place, func.count())
-        .join(message, message.c.id == recipient.c.message_id)
-        .where(*conditions(selection, now))
-        .group_by(name, place)
+    met = conditions(selection, now)
+    limits = {f"age_{place}": now - limit for place, limit in enumerate(AGES)}
+    whens = " ".join(f"WHEN message.received_at > :age_{place} THEN {place}" for place in range(len(AGES)))
+    rows = reader.rows(
+        f"SELECT {_GROUPS[by]} AS name, CASE {whens} ELSE {len(AGES)} END AS place, count(*) AS many "  # noqa: S608
+        "FROM recipient JOIN message ON message.id = recipient.message_id "
+        f"WHERE {met.sql} GROUP BY 1, 2",
+        {**met.values, **limits},
     )
     groups: dict[str, list[int]] = {}
-    for group, index, count in conn.execute(query):
-        groups.setdefault(str(group), [0] * (len(AGES) + 1))[index] += count
+    for row in rows:
+        groups.setdefault(str(row.name), [0] * (len(AGES) + 1))[row.place] += row.many
     return ordered(Row(group, sum(ages), tuple(ages)) for group, ages in groups.items())
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from deliver.errors import MessageError, OutriderError
 from deliver.message import Envelope, Mailbox, Recipient
+from deliver.relay.admission import ContentFacts
+from deliver.relay.headerfields import HeaderFields
 from deliver.relay.intake import Origin, Sink
 from deliver.relay.received import HopCounter, received_header
 from deliver.relay.security import Client
@@ -17,16 +19,22 @@ from deliver.smtp.reply import Reply
 
 @dataclass(slots=True)
 class Incoming:
-    """The message whose content is being received; `completion` where a submission may lack fields."""
+    """The message whose content is being received.
+
+    `completion` where a submission may lack fields, `fields` where limits of recipients look at some.
+    """
 
     origin: Origin
     sink: Sink
     header_size: int
     hops: HopCounter
     completion: Completion | None = None
+    fields: HeaderFields | None = None
 
     async def write(self, data: bytes) -> None:
         """Keep content as it came, with what it lacks. Raises OutriderError."""
+        if self.fields is not None:
+            self.fields.feed(data)
         if self.completion is not None:
             data = self.completion.feed(data)
         if data:
@@ -37,6 +45,12 @@ class Incoming:
         rest = self.completion.finish() if self.completion is not None else b""
         if rest:
             await self.sink.write(rest)
+
+
+def facts_of(incoming: Incoming, question: EndContent) -> ContentFacts:
+    """What is known of content that has ended."""
+    fields = incoming.fields.found() if incoming.fields is not None else ()
+    return ContentFacts(question.size, question.eight_bit, incoming.hops.hops, fields)
 
 
 def envelope_of(incoming: Incoming, question: EndContent, without: Iterable[Mailbox] = ()) -> Envelope:

@@ -48,6 +48,22 @@ def bind(places: Sequence[str], passed: Sequence[socket.socket] = (), *, key: st
     return opened
 
 
+def bind_all(place: str, *, key: str) -> list[socket.socket]:
+    """A socket at each address that the place names, or none. Raises ConfigurationError."""
+    opened: list[socket.socket] = []
+    attempted = f"listening on {place}"
+    try:
+        for family, address in dict.fromkeys(_resolved(place, attempted, key)):
+            opened.append(_listening(family, address))
+    except BaseException as error:
+        for each in opened:
+            each.close()
+        if isinstance(error, OSError):
+            raise _refused(attempted, error, key) from error
+        raise
+    return opened
+
+
 def passed_by_systemd(environment: Mapping[str, str], pid: int | None = None) -> list[socket.socket]:
     """The sockets of the socket unit, if there is one and it is meant for this process."""
     try:
@@ -65,24 +81,35 @@ def passed_by_systemd(environment: Mapping[str, str], pid: int | None = None) ->
 
 def _bound(place: str, left: dict[str, socket.socket], key: str) -> socket.socket:
     attempted = f"listening on {place}"
+    family, address = _resolved(place, attempted, key)[0]
+    found = left.pop(_text(*address), None)
+    if found is not None:
+        found.setblocking(False)
+        return found
+    try:
+        return _listening(family, address)
+    except OSError as error:
+        raise _refused(attempted, error, key) from error
+
+
+def _resolved(place: str, attempted: str, key: str) -> list[tuple[int, tuple[str | int, int]]]:
+    """Families and addresses, one at least."""
     try:
         host, port = split(place)
     except ValueError as error:
         raise ConfigurationError(attempted, str(error), f"correct {key}") from None
+    wanted = DEFAULT_PORT if port is None else port
     try:
-        wanted = DEFAULT_PORT if port is None else port
-        family, _, _, _, address = socket.getaddrinfo(
-            host, wanted, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        found = left.pop(_text(address[0], wanted), None)
-        if found is not None:
-            found.setblocking(False)
-            return found
-        return _listening(family, (address[0], wanted))
+        found = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        happened = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        remedy = _REMEDIES.get(error.errno or 0, "correct {key}").format(key=key)
-        raise ConfigurationError(attempted, happened, remedy) from error
+        raise _refused(attempted, error, key) from error
+    return [(family, (address[0], wanted)) for family, _, _, _, address in found]
+
+
+def _refused(attempted: str, error: OSError, key: str) -> ConfigurationError:
+    happened = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    remedy = _REMEDIES.get(error.errno or 0, "correct {key}").format(key=key)
+    return ConfigurationError(attempted, happened, remedy)
 
 
 def _listening(family: int, address: tuple[str | int, int]) -> socket.socket:

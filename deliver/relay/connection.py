@@ -22,10 +22,12 @@ from deliver.relay.acceptance import (
     Incoming as Incoming,
     apology as apology,
     envelope_of as envelope_of,
+    facts_of,
     header_of,
 )
 from deliver.relay.access import denial
-from deliver.relay.admission import over_limit, recipient_refusal
+from deliver.relay.admission import content_refusals, recipient_refusal
+from deliver.relay.headerfields import HeaderFields
 from deliver.relay.intake import Intake, Origin
 from deliver.relay.introduction import has_spoken
 from deliver.relay.limits import Allowance, ClientLimits
@@ -337,9 +339,10 @@ class Connection:
         header = header_of(origin, question, self._who, self._terms.hostname)
         name = f"{origin.message_id}@{self._terms.hostname}"
         completion = Completion(origin.received_at, name) if self._terms.submission else None
+        fields = HeaderFields(self._terms.header_names) if self._terms.header_names else None
         try:
             sink = await self._intake.begin(origin)
-            self._incoming = Incoming(origin, sink, len(header), HopCounter(), completion)
+            self._incoming = Incoming(origin, sink, len(header), HopCounter(), completion, fields)
             await sink.write(header)
         except OutriderError as error:
             await self._abandon(str(error))
@@ -370,13 +373,14 @@ class Connection:
         send a second copy. After an unknown end of the commit nothing is abandoned: it may have succeeded.
         """
         await self._flush()  # a client that is gone by now keeps its mail
-        over = over_limit(question, self._terms)
-        if over and (not question.individually or len(over) == len(question.rcpts)):
-            await self._abandon("too large for a recipient")
-            self._machine.refuse(next(iter(over.values())))
-            return
         incoming = self._incoming
         assert incoming is not None, "the content was abandoned"
+        over = content_refusals(question.recipients, facts_of(incoming, question), self._terms)
+        if over and (not question.individually or len(over) == len(question.rcpts)):
+            refused = next(iter(over.values()))
+            await self._abandon(f"not for a recipient: {refused.lines[0]}")
+            self._machine.refuse(refused)
+            return
         try:
             await incoming.complete()
         except OutriderError as error:

@@ -90,6 +90,15 @@ class ClientLimits:
             del self._buckets[next(iter(self._buckets))]
 
 
+def connections_within(wanted: int, files: int) -> int:
+    """How many of the `wanted` connections may be open where a process may have `files` open.
+
+    The other half is for deliveries, idle sessions, content and databases: a client that waits for a place
+    is better off than one whose message cannot be written.
+    """
+    return max(1, min(wanted, files // 2))
+
+
 def account(client: str) -> str:
     """Who is counted together with this client: a /64, or the address itself."""
     try:

@@ -24,7 +24,7 @@ from deliver.relay.access import client_address, may_relay
 from deliver.relay.connection import CLOSING, Connection
 from deliver.relay.intake import Intake
 from deliver.relay.introduction import introduce
-from deliver.relay.limits import Allowance, ClientLimits
+from deliver.relay.limits import Allowance, ClientLimits, connections_within
 from deliver.relay.security import Client, NoSecurity, Security
 from deliver.relay.terms import DEFAULT, Terms, terms_of
 from deliver.report.log import say
@@ -32,6 +32,7 @@ from deliver.settings import Relay, Route
 from deliver.smtp.answer import encode
 from deliver.smtp.reply import Reply
 from deliver.smtp.server import ServerMachine
+from deliver.tuning import file_limit
 
 DEFAULT_PORT = 25
 
@@ -92,11 +93,22 @@ class Listener:
         """
         self._terms = terms_of(settings, hostname, routes, protocol_detail=protocol_detail)
         self._settings = settings
+        self._most = self._most_connections()
         self._security = security or NoSecurity()
         self._limits.allowance = Allowance(
             settings.client_connections, settings.client_messages, settings.client_recipients
         )
         self._intake = intake
+
+    def _most_connections(self) -> int:
+        wanted, files = self._settings.max_connections, file_limit()
+        most = connections_within(wanted, files)
+        if most < wanted:
+            say(
+                log, logging.WARNING, "fewer connections than max_connections",
+                possible=most, max_connections=wanted, open_files=files, remedy="raise LimitNOFILE",
+            )  # fmt: skip
+        return most
 
     async def serve(
         self,
@@ -161,7 +173,7 @@ class Listener:
         """Serve one client with the IP address `client`; never raises but for cancellation."""
         terms = self._terms.get(place, self._terms[DEFAULT])
         who = Client(client_address(client), port, local)
-        if len(self._connections) + self._introducing >= self._settings.max_connections:
+        if len(self._connections) + self._introducing >= self._most:
             await self._turn_away(stream, client, "4.7.0 Too many connections, try again later")
             return
         if self._stopped.is_set():

@@ -9,6 +9,7 @@ Date, Message-ID    as they come            added where they are missing (RFC 64
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,6 +22,8 @@ from deliver.smtp.offer import Hello, Limits, Offer
 
 Value = TypeVar("Value")
 
+_FIELD_NAME = re.compile(r"[!-9;-~]{1,76}")
+_EVERYTHING = RecipientLimit(recipients=())
 DEFAULT = ""  # the place whose terms hold where no other do
 
 
@@ -29,7 +32,7 @@ class Terms:
     """See `deliver.settings.Relay`. Times in seconds, `message_size` in octets (0: no limit).
 
     `certificate_names`: patterns of names in clients' certificates that may relay. `proxies`: who begins with
-    a PROXY header.
+    a PROXY header. `header_names`: fields that `recipient_limits` look at, in lower case.
     """
 
     hostname: str
@@ -49,6 +52,7 @@ class Terms:
     hello: Hello = Hello.ANYTHING
     pipeconnect: bool = False
     recipient_limits: tuple[RecipientLimit, ...] = ()
+    header_names: frozenset[str] = frozenset()
     protocol_detail: bool = False
 
     @property
@@ -68,13 +72,13 @@ class Terms:
             hello=self.hello,
         )
 
-    def size_limit(self, recipient: Mailbox) -> int | None:
-        """Octets that this recipient takes at most; None: as everybody."""
+    def limit_of(self, recipient: Mailbox) -> RecipientLimit:
+        """What this recipient takes."""
         address = str(recipient).lower()
         for limit in self.recipient_limits:
             if any(fnmatchcase(address, pattern.lower()) for pattern in limit.recipients):
-                return int(limit.max_message_size)
-        return None
+                return limit
+        return _EVERYTHING
 
 
 def places(settings: Relay) -> tuple[str, ...]:
@@ -115,9 +119,22 @@ def _all_terms(
                 hello=Hello(_either(listener.helo, settings.helo)),
                 pipeconnect=settings.pipeconnect,
                 recipient_limits=settings.recipient_limit,
+                header_names=frozenset(
+                    header_pattern(each)[0]
+                    for limit in settings.recipient_limit
+                    for each in limit.refuse_headers
+                ),
                 protocol_detail=protocol_detail,
             ),
         )
+
+
+def header_pattern(text: str) -> tuple[str, str]:
+    """`Subject: *lottery*` as name and glob of the value, in lower case; ("", "") if it is none."""
+    name, colon, pattern = text.partition(":")
+    if not colon or not _FIELD_NAME.fullmatch(name):
+        return "", ""
+    return name.lower(), pattern.strip().lower()
 
 
 def allowed_networks(settings: Relay, listener: RelayListener) -> tuple[str, ...]:

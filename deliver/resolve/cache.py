@@ -1,6 +1,7 @@
 """A bounded cache that respects TTLs, and one flight per question.
 
-Failures are never kept: the next delivery asks again. Identical lookups in flight are merged.
+A failure is not kept for the next delivery, which asks again (`least` is for a single one). Identical lookups
+in flight are merged.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class _Flight:
 class CachingResolver:
     """Wraps `upstream`. `now` gives seconds on any steady scale; at most `entries` answers are kept.
 
-    Evidence is large, and told to whoever asks first only, unless `evidence` says that it is kept too.
+    Evidence is large, and told to whoever asks first only, unless `evidence` says that it is kept too. Every
+    answer, a failure (RFC 9520 3) and one with a TTL of 0 (RFC 1035 3.2.1) too, is kept for at least `least`
+    seconds: within a single delivery the second question belongs to the transaction of the first.
     """
 
     def __init__(
@@ -37,12 +40,14 @@ class CachingResolver:
         entries: int,
         max_ttl: float,
         evidence: bool = False,
+        least: float = 0.0,
     ) -> None:
         self._upstream = upstream
         self._now = now
         self._entries = entries
         self._max_ttl = max_ttl
         self._evidence = evidence
+        self._least = least
         self._kept: OrderedDict[Query, tuple[float, Answer]] = OrderedDict()
         self._flights: dict[Query, _Flight] = {}
 
@@ -72,9 +77,11 @@ class CachingResolver:
         return flight.answer
 
     def _keep(self, query: Query, answer: Answer) -> None:
-        if not isinstance(answer, Found | NoData | NxDomain) or answer.ttl <= 0:
+        ttl = answer.ttl if isinstance(answer, Found | NoData | NxDomain) else 0
+        seconds = max(min(ttl, self._max_ttl), self._least)
+        if seconds <= 0:
             return
         kept = answer if self._evidence else replace(answer, evidence=())
-        self._kept[query] = (self._now() + min(answer.ttl, self._max_ttl), kept)
+        self._kept[query] = (self._now() + seconds, kept)
         while len(self._kept) > self._entries:
             self._kept.popitem(last=False)

@@ -87,7 +87,10 @@ class RecipientLimit(Section, frozen=True):
     """What holds for some recipients only; the first that matches counts."""
 
     recipients: tuple[str, ...]  # globs of addresses
-    max_message_size: Size
+    max_message_size: Size | None = None  # none: as everybody
+    max_hops: Count | None = None  # Received lines
+    eight_bit: bool = True  # content may have octets beyond ASCII
+    refuse_headers: tuple[str, ...] = ()  # "Name: glob of the value"
 
 
 class Relay(Section, frozen=True):

@@ -9,6 +9,7 @@ should have been refused at the door); what is longer than a command line may be
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from base64 import b64encode
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -42,16 +43,16 @@ class CommandTooLong(MessageError):
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class Command(ABC):
     """One command. `phase` is what its reply belongs to; after `ends_group` nothing may be pipelined."""
 
     phase: ClassVar[Phase]
     ends_group: ClassVar[bool] = False
 
     @property
+    @abstractmethod
     def octets(self) -> bytes:
         """The command line with its CRLF."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

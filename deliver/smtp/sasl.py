@@ -19,6 +19,7 @@ import binascii
 import hashlib
 import hmac
 import re
+from abc import ABC, abstractmethod
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ class Binding:
     data: bytes = field(repr=False)
 
 
-class Mechanism:
+class Mechanism(ABC):
     """One exchange under way."""
 
     name: str
@@ -92,21 +93,22 @@ class Mechanism:
         return False
 
     @property
+    @abstractmethod
     def proven(self) -> bool:
         """Whether a positive reply of the server may be believed now."""
-        raise NotImplementedError
 
     @property
     def initial(self) -> bytes | None:
         """The initial response; None where the server speaks first."""
         return None
 
+    @abstractmethod
     def begun(self) -> None:
         """The initial response goes with the command."""
 
+    @abstractmethod
     def answer(self, challenge: bytes) -> bytes:
         """What to say to a challenge. Raises LoginBroken."""
-        raise NotImplementedError
 
 
 class Plain(Mechanism):
@@ -152,6 +154,9 @@ class Login(Mechanism):
     def proven(self) -> bool:
         """The server has nothing to prove; it must have got what it judges."""
         return not self._answers
+
+    def begun(self) -> None:
+        """Nothing goes with the command."""
 
     def answer(self, challenge: bytes) -> bytes:
         """The name, then the password, whatever the prompts say."""

@@ -19,6 +19,7 @@ import binascii
 import hashlib
 import hmac
 import re
+from abc import ABC, abstractmethod
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -84,12 +85,12 @@ class ScramKeys:
     server: bytes = field(repr=False)
 
 
-class Exchange:
+class Exchange(ABC):
     """One exchange under way; every call of `respond` is the next step."""
 
+    @abstractmethod
     def respond(self, said: bytes | None) -> Step:
         """`said`: the initial response (None: there was none), then the answer to each challenge."""
-        raise NotImplementedError
 
 
 class PlainExchange(Exchange):

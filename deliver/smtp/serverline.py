@@ -6,6 +6,7 @@ can tell what the sender of it meant to be a command.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 
 from deliver.smtp.action import AbandonContent, Action, Close, Question, Send
@@ -18,7 +19,7 @@ MAX_COMMAND = 2048  # octets with CRLF; RFC 5321 4.5.3.1.4 asks for 512, our lon
 MAX_DISCARD = 65536  # octets of one line, after which we stop waiting for its end
 
 
-class LineMachine:
+class LineMachine(ABC):
     """What of a session does not depend on the commands."""
 
     protocol = "ESMTP"  # in the greeting
@@ -72,17 +73,17 @@ class LineMachine:
 
     # What the upper half decides
 
+    @abstractmethod
     def _progress(self) -> bool:
         """Do the next thing that the buffer allows; False when more octets are needed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _take(self, line: bytes, length: int) -> None:
         """A line without its CRLF; `length` counts that too, and octets that were thrown away before."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _abandoned(self, why: str) -> tuple[AbandonContent, ...]:
         """What is to be said of content that will not be completed."""
-        raise NotImplementedError
 
     @property
     def _longest_line(self) -> int:

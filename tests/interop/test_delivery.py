@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -186,7 +185,7 @@ def test_a_server_without_starttls_gets_nothing(
     ("mode", "security", "why"),
     [
         ("trust-ad", Security.BOGUS, "DNSSEC_BOGUS"),
-        ("trust-ad", Security.EXPIRED, "SIGNATURE_EXPIRED|DNSSEC_BOGUS"),  # the latter if it was asked before
+        ("trust-ad", Security.EXPIRED, "SIGNATURE_EXPIRED"),
         ("validate", Security.BOGUS, "does not verify"),
         ("validate", Security.EXPIRED, "has expired"),
     ],
@@ -205,7 +204,7 @@ def test_what_is_bogus_waits(
     )
     assert sent.status == 75
     assert "mx-lookup-failed" in sent.codes
-    assert re.search(why, sent.results[0]["reasons"][-1]["text"])
+    assert why in sent.results[0]["reasons"][-1]["text"]
     assert f"one@{name}" not in server.log()
 
 

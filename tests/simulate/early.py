@@ -17,6 +17,7 @@ from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
 from deliver.net.dial import Connection
 from deliver.outcome import Outcome
+from deliver.queue.content import InlineContent
 from deliver.relay.route import Login
 from deliver.report.testimony import Testimony
 from deliver.report.trace import Trace
@@ -27,7 +28,8 @@ from deliver.tls.policy import Authentication, TlsPolicy
 from events.port import EventGate, OpenGate
 from hints.memory import MemoryHints
 from tests.internet.pki import authority
-from tests.simulate.memory_server import Cut, MemoryServer, Script
+from tests.simulate.disturbance import CancelAt, Cut
+from tests.simulate.memory_server import MemoryServer, Script
 
 EARLY = ("PIPELINING", "SIZE", "8BITMIME", "CHUNKING", "PRDR", "PIPECONNECT")
 PLACE = ("mx.early.test", "192.0.2.1", 25)
@@ -45,18 +47,6 @@ def server_tls() -> Any:
 def script(**changes: Any) -> Script:
     """A server that takes commands early, with STARTTLS."""
     return replace(Script(EARLY, tls=server_tls()), **changes)
-
-
-class Text:
-    """Content in memory."""
-
-    def __init__(self, octets: bytes) -> None:
-        self._octets = octets
-        self.size = len(octets)
-
-    async def read(self, offset: int, length: int) -> bytes:
-        await trio.lowlevel.checkpoint()
-        return self._octets[offset : offset + length]
 
 
 class Network:
@@ -125,20 +115,6 @@ class Ran:
         return [who for server in self.servers for people, _ in server.taken for who in people]
 
 
-class CancelAt(trio.abc.Instrument):
-    """Cancels the scope before the given step of any task."""
-
-    def __init__(self, step: int | None, scope: trio.CancelScope) -> None:
-        self._step = step
-        self._scope = scope
-        self.steps = 0
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.steps += 1
-        if self.steps == self._step:
-            self._scope.cancel()
-
-
 def run(
     text: bytes,
     *scripts: Script,
@@ -191,7 +167,7 @@ def run(
                 try:
                     async with open_session(agent, destination, target, policy, testimony) as session:
                         batch = session.batch(whole, recipients)
-                        await session.transact(batch, Text(text), note)
+                        await session.transact(batch, InlineContent(text), note)
                 except Unusable as unusable:
                     into_ran.outcomes = {one.mailbox.local_part: unusable.outcome for one in recipients}
                     batch = None

@@ -30,6 +30,8 @@ from deliver.resolve.answer import (
     Unreachable,
 )
 from tests.internet.pki import Authority, Credentials, association
+from tests.simulate.disturbance import Cut
+from tests.simulate.talk import Talk
 
 PORT = 25
 
@@ -71,7 +73,7 @@ class Sea:
     known: set[str] = field(default_factory=set)
     taken: list[Taken] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
-    streams: list[Rope] = field(default_factory=list)
+    streams: list[Cut] = field(default_factory=list)
     reused: int = 0
     nursery: trio.Nursery | None = None
 
@@ -127,49 +129,13 @@ class Sea:
         if address not in self.hosts or self.chance("connect refused", 0.06):
             raise ConnectFailed(target, "Connection refused", 111)
         ours, theirs = trio.testing.memory_stream_pair()
-        rope = Rope(ours, self)
-        self.streams.append(rope)
+        out = self.rng.randrange(6000) if self.chance("cut outwards", 0.06) else None
+        into = self.rng.randrange(6000) if self.chance("cut inwards", 0.06) else None
+        stream = Cut(ours, out, into)
+        self.streams.append(stream)
         assert self.nursery is not None
         self.nursery.start_soon(Berth(self, self.hosts[address], theirs).serve)
-        return Connection(rope, "192.0.2.250", 40_000 + len(self.streams))
-
-
-class Rope(trio.abc.Stream):
-    """Our end of a connection, which may break after some octets, in either direction."""
-
-    def __init__(self, inner: trio.StapledStream, sea: Sea) -> None:  # type: ignore[type-arg]
-        self._inner = inner
-        self._out = sea.rng.randrange(6000) if sea.chance("cut outwards", 0.06) else None
-        self._into = sea.rng.randrange(6000) if sea.chance("cut inwards", 0.06) else None
-        self.closed = False
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        octets = bytes(data)
-        if self._out is not None and len(octets) >= self._out:
-            passed, self._out, self._into = octets[: self._out], 0, 0
-            with suppress(trio.BrokenResourceError):
-                await self._inner.send_all(passed)
-                await self._inner.send_eof()
-            raise trio.BrokenResourceError("cut")
-        if self._out is not None:
-            self._out -= len(octets)
-        await self._inner.send_all(octets)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._inner.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._into is not None and self._into <= 0:
-            await trio.lowlevel.checkpoint()
-            raise trio.BrokenResourceError("cut")
-        data = bytes(await self._inner.receive_some(self._into))
-        if self._into is not None:
-            self._into -= len(data)
-        return data
-
-    async def aclose(self) -> None:
-        self.closed = True
-        await self._inner.aclose()
+        return Connection(stream, "192.0.2.250", 40_000 + len(self.streams))
 
 
 class _Gone(Exception):
@@ -182,8 +148,7 @@ class Berth:
     def __init__(self, sea: Sea, host: Host, stream: trio.abc.Stream) -> None:
         self._sea = sea
         self._host = host
-        self._stream = stream
-        self._unread = b""
+        self._talk = Talk(stream)
         self._secured = False
         self._sender: str | None = None
         self._recipients: list[str] = []
@@ -194,25 +159,25 @@ class Berth:
     async def serve(self) -> None:
         """Until the client goes, or something goes wrong."""
         try:
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError, _Gone):
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError, EOFError, _Gone):
                 await self._converse()
         finally:
-            await trio.aclose_forcefully(self._stream)
+            await trio.aclose_forcefully(self._talk.stream)
 
     async def _converse(self) -> None:
         if self._sea.chance("greeting refused", 0.03):
-            await self._say("554 5.7.1 not you")
+            await self._talk.say("554 5.7.1 not you")
             return
-        await self._say("220 sea")
+        await self._talk.say("220 sea")
         while True:
-            line = (await self._line()).decode()
+            line = (await self._talk.line()).decode()
             verb = line.partition(" ")[0].upper()
             if self._sea.chance(f"silent at {verb}", 0.01):
                 await trio.sleep_forever()
             if self._sea.chance(f"gone at {verb}", 0.015):
                 return
             if verb != "QUIT" and self._sea.chance(f"421 at {verb}", 0.015):
-                await self._say("421 4.3.2 closing")
+                await self._talk.say("421 4.3.2 closing")
                 return
             await self._obey(verb, line)
 
@@ -223,7 +188,7 @@ class Berth:
                 offers.append("PIPECONNECT")
             if self._host.tls and not self._secured and not self._sea.chance("starttls stripped", 0.08):
                 offers.append("STARTTLS")
-            await self._say(
+            await self._talk.say(
                 "\r\n".join([f"250-{self._host.name}", *(f"250-{o}" for o in offers), "250 HELP"])
             )
         elif verb == "STARTTLS" and self._host.tls and not self._secured:
@@ -238,73 +203,65 @@ class Berth:
             await self._bdat(line.split())
         elif verb == "RSET":
             self._reset()
-            await self._say("250 2.0.0 reset")
+            await self._talk.say("250 2.0.0 reset")
         elif verb == "QUIT":
-            await self._say("221 2.0.0 bye")
+            await self._talk.say("221 2.0.0 bye")
             raise _Gone
         else:
-            await self._say("503 5.5.1 not now")
+            await self._talk.say("503 5.5.1 not now")
 
     async def _start_tls(self, credentials: Credentials) -> None:
         if self._sea.chance("starttls refused", 0.03):
-            await self._say("454 4.7.0 no TLS now")
+            await self._talk.say("454 4.7.0 no TLS now")
             return
-        await self._say("220 2.0.0 go ahead")
-        self._unread = b""
+        await self._talk.say("220 2.0.0 go ahead")
         if self._sea.chance("gone in the handshake", 0.04):
             raise _Gone
-        stream = trio.SSLStream(self._stream, _context(credentials), server_side=True)
-        self._stream = stream
-        await stream.do_handshake()
+        await self._talk.start_tls(_context(credentials))
         self._secured = True
 
     async def _mail(self, line: str) -> None:
         if self._sea.chance("451 to MAIL", 0.03):
-            await self._say("451 4.3.0 try later")
+            await self._talk.say("451 4.3.0 try later")
             return
         if self._served:
             self._sea.reused += 1
         self._sender = line.partition("<")[2].partition(">")[0]
         self._recipients, self._content, self._chunks_refused = [], b"", False
-        await self._say("250 2.1.0 sender")
+        await self._talk.say("250 2.1.0 sender")
 
     async def _rcpt(self, who: str) -> None:
         if who.startswith("gone") or self._sea.chance("550 to RCPT", 0.01):
-            await self._say("550 5.1.1 unknown")
+            await self._talk.say("550 5.1.1 unknown")
         elif self._sea.chance("451 to RCPT", 0.06):
-            await self._say("451 4.7.1 greylisted")
+            await self._talk.say("451 4.7.1 greylisted")
         else:
             self._recipients.append(who)
-            await self._say("250 2.1.5 recipient")
+            await self._talk.say("250 2.1.5 recipient")
 
     async def _data(self) -> None:
         if not self._recipients:
-            await self._say("503 5.5.1 nobody")
+            await self._talk.say("503 5.5.1 nobody")
             return
-        await self._say("354 go on")
-        while (line := await self._line()) != b".":
-            self._content += (line[1:] if line.startswith(b".") else line) + b"\r\n"
+        await self._talk.say("354 go on")
+        self._content += await self._talk.dotted()
         await self._end()
 
     async def _bdat(self, words: list[str]) -> None:
-        size = int(words[1])
-        while len(self._unread) < size:
-            await self._more()
-        self._content += self._unread[:size]
-        self._unread = self._unread[size:]
+        self._content += await self._talk.chunk(int(words[1]))
         if not self._recipients or self._chunks_refused:
             self._chunks_refused = True
-            await self._say("503 5.5.1 nobody")
+            await self._talk.say("503 5.5.1 nobody")
         elif len(words) > 2:
             await self._end()
         else:
-            await self._say("250 2.0.0 chunk")
+            await self._talk.say("250 2.0.0 chunk")
 
     async def _end(self) -> None:
         sender, recipients = self._sender or "", tuple(self._recipients)
         if self._sea.chance("451 at the end", 0.03):
             self._reset()
-            await self._say("451 4.3.0 no space")
+            await self._talk.say("451 4.3.0 no space")
             return
         self._sea.taken.append(Taken(self._host, self._secured, sender, recipients, self._content))
         self._served += 1
@@ -313,29 +270,14 @@ class Berth:
             raise _Gone
         if self._sea.chance("silent before the last reply", 0.01):
             await trio.sleep_forever()
-        await self._say("250 2.0.0 taken")
+        await self._talk.say("250 2.0.0 taken")
         if self._sea.chance("goodbye after a message", 0.05):
             await trio.sleep(self._sea.rng.random() * 5)
-            await self._say("421 4.4.2 idle")
+            await self._talk.say("421 4.4.2 idle")
             raise _Gone
 
     def _reset(self) -> None:
         self._sender, self._recipients, self._content = None, [], b""
-
-    async def _line(self) -> bytes:
-        while b"\r\n" not in self._unread:
-            await self._more()
-        line, _, self._unread = self._unread.partition(b"\r\n")
-        return line
-
-    async def _more(self) -> None:
-        data = await self._stream.receive_some()
-        if not data:
-            raise _Gone
-        self._unread += data
-
-    async def _say(self, text: str) -> None:
-        await self._stream.send_all(text.encode() + b"\r\n")
 
 
 _contexts: dict[int, ssl.SSLContext] = {}

@@ -159,7 +159,7 @@ async def test_a_server_that_leaves_while_an_action_is_asked_is_noticed_before_a
 
         async def consult(self, event: Event) -> Allow:
             if event.fields["message_id"] == "two" and len(net.servers) == 1:
-                await net.servers[0]._stream.aclose()
+                await net.servers[0].leave()
                 await trio.sleep(1)
             return Allow()
 

@@ -16,26 +16,18 @@ from deliver.errors import PeerError
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.wire import Wire
 from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome
+from deliver.queue.content import InlineContent
 from deliver.settings import Duration, Timeouts
 from deliver.smtp.batch import Batch
 from deliver.smtp.chunking import FIRST_CHUNK
 from deliver.smtp.transaction import Transaction
-from tests.simulate.memory_server import KEYWORDS, Cut, MemoryServer
+from tests.simulate.disturbance import CancelAt, Cut
+from tests.simulate.memory_server import KEYWORDS, MemoryServer
 
 SMALL = b"Subject: x\r\n\r\n.dot\r\n"
 LARGE = b"Subject: x\r\n\r\n" + b".0123456789\r\n" * (FIRST_CHUNK // 13 + 20)
 WHO = ("ann", "nobody", "taster", "bob")
 TIMEOUTS = Timeouts(quit=Duration(1))
-
-
-class Text:
-    def __init__(self, octets: bytes) -> None:
-        self._octets = octets
-        self.size = len(octets)
-
-    async def read(self, offset: int, length: int) -> bytes:
-        await trio.lowlevel.checkpoint()
-        return self._octets[offset : offset + length]
 
 
 @dataclass(slots=True)
@@ -47,20 +39,6 @@ class Ran:
     stream: Cut
     journal: list[str]
     steps: int
-
-
-class CancelAt(trio.abc.Instrument):
-    """Cancels the scope before the given step of any task of the client."""
-
-    def __init__(self, step: int | None, scope: trio.CancelScope) -> None:
-        self._step = step
-        self._scope = scope
-        self.steps = 0
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.steps += 1
-        if self.steps == self._step:
-            self._scope.cancel()
 
 
 def run(
@@ -98,7 +76,7 @@ def run(
                     if refused_before:
                         unwanted = recipients[1:2]
                         await wire.transact(
-                            Transaction(envelope, unwanted, wire.capabilities, contact), Text(text)
+                            Transaction(envelope, unwanted, wire.capabilities, contact), InlineContent(text)
                         )
                         if not wire.reusable:
                             raise PeerError("the first message", "broke off", "none")
@@ -112,7 +90,7 @@ def run(
                         contact,
                     )
                     while (transaction := batch.following()) is not None:
-                        await wire.transact(transaction, Text(text), note)
+                        await wire.transact(transaction, InlineContent(text), note)
                         if not wire.reusable:
                             break
                 except PeerError:

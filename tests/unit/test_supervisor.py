@@ -40,7 +40,7 @@ def time() -> Time:
 def supervisor(time: Time, tmp_path: Path, worker: subprocess.Popen[bytes]) -> Supervisor:
     """One that has this process as its only worker."""
     settings = Settings(state_dir=str(tmp_path))
-    made = Supervisor(settings, 1, {}, {}, reread=lambda: settings, notifier=Notifier(), now=time)
+    made = Supervisor(settings, 1, {}, {}, shards=(0,), notifier=Notifier(), now=time)
     (slot,) = made._slots
     slot.pid, slot.heard, slot.ready = worker.pid, time.now, True
     return made
@@ -63,7 +63,7 @@ def test_so_is_one_that_does_not_read(supervisor: Supervisor, worker: subprocess
     slot.line, theirs = channel.pair()
     with slot.line, theirs:
         while worker.poll() is None:
-            supervisor._send(slot, "metrics", {"x": "y" * 10_000})
+            slot.tell("metrics", {"x": "y" * 10_000})
     assert worker.wait(10) == -signal.SIGKILL
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.interop.peers.address import own_address
-from tests.interop.peers.process import Process, spawn
+from tests.interop.peers.peer import Peer
+from tests.interop.peers.process import spawn
 from tests.interop.peers.programs import PeerMissing, Programs
 
 _OVER_USR = 'mount -t overlay overlay -o "lowerdir=$1/usr:/usr" /usr && shift && exec "$@"'
@@ -28,30 +29,13 @@ class DovecotConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Dovecot:
+class Dovecot(Peer[DovecotConfig]):
     """A running Dovecot: where it listens, what it logged."""
-
-    config: DovecotConfig
-    process: Process
-
-    @property
-    def address(self) -> str:
-        """The IPv4 address that it listens on."""
-        return self.process.address
-
-    @property
-    def port(self) -> int:
-        """The TCP port that it listens on."""
-        return self.process.port
 
     @property
     def socket(self) -> Path:
         """The UNIX socket."""
         return self.process.directory / "auth-client"
-
-    def log(self) -> str:
-        """Its output and log so far."""
-        return self.process.log()
 
 
 def start(programs: Programs, directory: Path, config: DovecotConfig) -> Dovecot:

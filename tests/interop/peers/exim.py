@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tests.interop.peers.address import own_address
 from tests.interop.peers.mailbox import Maildir
-from tests.interop.peers.process import Process, spawn
+from tests.interop.peers.peer import Peer
+from tests.interop.peers.process import spawn
 from tests.interop.peers.programs import Programs
 
 
@@ -45,26 +46,10 @@ class EximConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Exim:
+class Exim(Peer[EximConfig]):
     """A running Exim: where it listens, what it got, what it logged."""
 
-    config: EximConfig
-    process: Process
     mailbox: Maildir
-
-    @property
-    def address(self) -> str:
-        """The IPv4 address that it listens on."""
-        return self.process.address
-
-    @property
-    def port(self) -> int:
-        """The TCP port that it listens on."""
-        return self.process.port
-
-    def log(self) -> str:
-        """Its output, main log, reject log and panic log so far."""
-        return self.process.log()
 
 
 def start(programs: Programs, directory: Path, config: EximConfig) -> Exim:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.interop.peers.address import own_address
-from tests.interop.peers.process import Process, spawn
+from tests.interop.peers.peer import Peer
+from tests.interop.peers.process import spawn
 from tests.interop.peers.programs import Programs
 
 
@@ -21,25 +22,8 @@ class NsdConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Nsd:
+class Nsd(Peer[NsdConfig]):
     """A running NSD; it answers at `address`:`port` over UDP and TCP."""
-
-    config: NsdConfig
-    process: Process
-
-    @property
-    def address(self) -> str:
-        """The IPv4 address that it listens on."""
-        return self.process.address
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on."""
-        return self.process.port
-
-    def log(self) -> str:
-        """Its output so far."""
-        return self.process.log()
 
 
 def start(programs: Programs, directory: Path, config: NsdConfig) -> Nsd:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.interop.peers.address import own_address
-from tests.interop.peers.process import Process, spawn
+from tests.interop.peers.peer import Peer
+from tests.interop.peers.process import spawn
 from tests.interop.peers.programs import Programs
 
 
@@ -26,25 +27,8 @@ class UnboundConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Unbound:
+class Unbound(Peer[UnboundConfig]):
     """A running unbound; it answers at `address`:`port` over UDP and TCP."""
-
-    config: UnboundConfig
-    process: Process
-
-    @property
-    def address(self) -> str:
-        """The IPv4 address that it listens on."""
-        return self.process.address
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on."""
-        return self.process.port
-
-    def log(self) -> str:
-        """Its output so far, validation failures included."""
-        return self.process.log()
 
 
 def start(programs: Programs, directory: Path, config: UnboundConfig) -> Unbound:

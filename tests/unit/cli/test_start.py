@@ -7,6 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from deliver.queue import schema, store
+from deliver.queue.content import InlineContent
+from deliver.sqlrun import Database
+from tests.unit.queue.values import CONTENT, NOW, Recorder, envelope
+
 ROOT = Path(__file__).parents[3]
 NEVER = ("deliver.service", "deliver.relay.listener", "deliver.queue.runner", "deliver.queue.store", "rich",
          "sqlalchemy.orm")  # fmt: skip
@@ -64,3 +71,31 @@ def test_the_first_question_needs_no_database_and_no_tls() -> None:
     loaded = run("import deliver.cli.send, deliver.sending, sys; print(*sys.modules)")
     assert "deliver.dnssec.validator" in loaded
     assert not loaded & set(LATER)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("queue", "list", "--sort", "size"),
+        ("queue", "summary"),
+        ("queue", "show", "m1"),
+        ("queue", "freeze", "list"),
+        ("hints", "list"),
+        ("events", "list"),
+        ("config", "show"),
+    ],
+)
+def test_looking_loads_neither_sqlalchemy_nor_trio(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    shard = Database(tmp_path / "queue" / "shard-0.db")
+    with shard._writer.begin() as conn:
+        schema.migrate(conn)
+        store.accept(conn, envelope("m1"), InlineContent(CONTENT), (), NOW, Recorder())
+    shard.close()
+    said = run(
+        "import atexit, sys; from deliver.cli import main; "
+        "atexit.register(lambda: print('LOADED', *sys.modules)); main()",
+        *("-o", f"state_dir={tmp_path}", *verb),
+    )
+    assert "deliver.cli.frame" in said
+    assert not said & {"sqlalchemy", "trio", "asyncio", "OpenSSL", "dns", "rich"}
+    assert "m1" in said or verb[1] not in ("list", "show") or verb[0] != "queue"

@@ -79,3 +79,17 @@ def test_what_is_possible_with_tls_and_logins(listener: RelayListener) -> None:
 def test_a_limit_for_nobody() -> None:
     limit = RecipientLimit(recipients=(), max_message_size=Size(1))
     assert found(recipient_limit=(limit,)) == [("relay.recipient_limit.0.recipients", "it is empty")]
+
+
+def test_a_limit_of_nothing() -> None:
+    limit = RecipientLimit(recipients=("*",))
+    (problem,) = found(recipient_limit=(limit,))
+    assert problem == ("relay.recipient_limit.0.recipients", "nothing is limited for them")
+
+
+@pytest.mark.parametrize("text", ["", "Subject", "Sub ject: x", ": x", "Sübject: x"])
+def test_headers_that_no_field_can_match(text: str) -> None:
+    limit = RecipientLimit(recipients=("*",), refuse_headers=("Subject: *x*", "X-Spam:yes", text))
+    ((path, happened),) = found(recipient_limit=(limit,))
+    assert path == "relay.recipient_limit.0.refuse_headers.2"
+    assert "no field with a pattern" in happened

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from hints import sql
+from hints.file import HintsFile
 from hints.location import file_of
 from hints.memory import fold
 from hints.port import AddressView
@@ -521,3 +522,24 @@ async def test_a_note_that_is_not_written_yet_is_folded_in_once(opened, clock, m
     assert await failures(hints) == 51
     other = (await hints.look("other.example.org", (A,), 25))[0]
     assert other.failures == 0, "another host's notes are not its own"
+
+
+async def test_what_was_written_is_known_without_reading_it_again(opened, clock, monkeypatch):
+    hints, other = opened(), opened()
+    fail(hints, clock)
+    await hints.flush()
+    assert await failures(hints) == 1
+    reads = []
+    read = HintsFile.read
+    monkeypatch.setattr(HintsFile, "read", lambda *asked: reads.append(asked) or read(*asked))
+    for _ in range(3):
+        fail(hints, clock)
+        await hints.flush()
+    assert await failures(hints) == 4
+    assert not reads
+    fail(other, clock)
+    await other.flush()
+    assert await failures(hints) == 4, "cached"
+    clock.now += sql.CACHE_SECONDS
+    assert await failures(hints) == 5, "what another process learned is seen after a while"
+    assert reads

@@ -27,15 +27,22 @@ def columns(connection: sqlalchemy.Connection) -> dict[str, set[str]]:
     return {table: {each["name"] for each in seen.get_columns(table)} for table in schema.metadata.tables}
 
 
+def indexes(connection: sqlalchemy.Connection) -> set[str]:
+    """Their definitions, blanks and quotes aside."""
+    found = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE type = 'index' AND sql NOT NULL")
+    return {" ".join(sql.split()) for (sql,) in found if "event" not in sql}
+
+
 def test_an_older_file_gets_what_a_new_file_has_and_keeps_its_mail() -> None:
     with sqlalchemy.create_engine("sqlite://").connect() as fresh:
         schema.migrate(fresh)
-        expected = columns(fresh)
+        expected, indexed = columns(fresh), indexes(fresh)
     with sqlalchemy.create_engine("sqlite://").connect() as old:
         for statement in FIRST:
             old.exec_driver_sql(statement)
         schema.migrate(old)
         assert columns(old) == expected
+        assert {each for each in indexed if "message_by" in each} <= indexes(old)
         row = old.execute(sqlalchemy.select(schema.message)).one()
         assert (row.id, row.content, row.smtputf8, row.envid) == ("m1", b"a\r\n", False, None)
         assert old.execute(sqlalchemy.select(schema.recipient.c.notify)).scalar_one() is None

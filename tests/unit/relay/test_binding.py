@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from deliver.errors import ConfigurationError
-from deliver.relay.binding import bind, name_of, passed_by_systemd
+from deliver.relay.binding import bind, bind_all, name_of, passed_by_systemd
 
 
 def listening(port: int = 0) -> socket.socket:
@@ -55,3 +55,25 @@ def test_only_the_process_that_systemd_means_takes_them() -> None:
     other = {"LISTEN_PID": str(os.getpid() + 1), "LISTEN_FDS": "1"}
     assert passed_by_systemd(other) == passed_by_systemd({}) == []
     assert passed_by_systemd({"LISTEN_PID": "me", "LISTEN_FDS": "x"}) == []
+
+
+def test_a_name_may_have_several_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening() as taken:
+        port = taken.getsockname()[1]
+
+        def resolve(host: str, port: int, **about: object) -> list[tuple[object, ...]]:
+            assert host == "mail.test"
+            both = [(socket.AF_INET, ("127.0.0.2", port)), (socket.AF_INET, ("127.0.0.3", port))]
+            return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in [*both, both[0]]]
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        opened = bind_all(f"mail.test:{port}", key="lmtp.listen")
+        assert [name_of(each) for each in opened] == [f"127.0.0.2:{port}", f"127.0.0.3:{port}"]
+        opened[0].close()
+        with pytest.raises(ConfigurationError, match=r"Address already in use.*lmtp\.listen"):
+            bind_all(
+                f"mail.test:{port}", key="lmtp.listen"
+            )  # the second is taken, so the first is given back
+        opened[1].close()
+        for each in bind_all(f"mail.test:{port}", key="lmtp.listen"):
+            each.close()

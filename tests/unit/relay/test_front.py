@@ -315,6 +315,57 @@ async def test_messages_and_recipients_a_minute(autojump_clock: MockClock) -> No
 SMALL = Relay(recipient_limit=(RecipientLimit(recipients=("*@pager.test",), max_message_size=Size(10)),))
 
 
+TAKES = {
+    "max_hops": {"max_hops": 1},
+    "eight_bit": {"eight_bit": False},
+    "refuse_headers": {"refuse_headers": ("Content-Type: multipart/*", "Subject: *lottery*")},
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "content", "refused"),
+    [
+        ("max_hops", b"Received: a\r\n\r\nx\r\n", ""),
+        ("max_hops", b"Received: a\r\nReceived: b\r\n\r\nx\r\n", "5.4.6"),
+        ("eight_bit", b"Subject: x\r\n\r\nReceived: b\r\n", ""),
+        ("eight_bit", b"Subject: x\r\n\r\n\xfc\r\n", "5.6.1"),
+        ("refuse_headers", b"Subject: hello\r\n\r\nSubject: lottery\r\n", ""),
+        ("refuse_headers", b"Subject: your LOTTERY\r\n ticket\r\n\r\nx\r\n", "5.7.1"),
+        ("refuse_headers", b"Subject: =?utf-8?b?bG90dGVyeQ==?=\r\n\r\nx\r\n", "5.7.1"),
+        ("refuse_headers", b"content-type: Multipart/mixed\r\n\r\nx\r\n", "5.7.1"),
+        ("refuse_headers", b"Subject: x\r\n" * 101 + b"\r\nx\r\n", "5.6.0"),
+    ],
+)
+@pytest.mark.parametrize("prdr", [True, False])
+async def test_content_that_some_recipients_do_not_take(
+    autojump_clock: MockClock, what: str, content: bytes, refused: str, prdr: bool
+) -> None:
+    memory = Memory()
+    limit = RecipientLimit(recipients=("*@pager.test",), **TAKES[what])  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        client = await connect(nursery, listener(memory, Relay(recipient_limit=(limit,))))
+        parameter = " PRDR" if prdr else ""
+        await client.send(f"EHLO c\r\nMAIL FROM:<a@example.org>{parameter}\r\n")
+        await client.send("RCPT TO:<a@pager.test>\r\nRCPT TO:<b@example.net>\r\nDATA\r\n")
+        assert await client.replies(5) == [250, 250, 250, 250, 354]
+        for start in range(0, len(content), 7):
+            await client.send(content[start : start + 7])
+        await client.send(".\r\n")
+        said = [await client.reply() for _ in range(4 if prdr else 1)]
+        await client.stream.aclose()
+    if not refused:
+        assert {each[:3] for each in said} <= {"353", "250"}
+    elif prdr:
+        assert said[1].startswith(f"554 {refused} <a@pager.test> takes no message")
+        assert [each[:3] for each in said] == ["353", "554", "250", "250"]
+    else:
+        assert said[0].startswith(f"554 {refused} <a@pager.test> takes no message")
+    taken = [str(each.mailbox) for envelope, _ in memory.accepted for each in envelope.recipients]
+    both = ["a@pager.test", "b@example.net"]
+    assert taken == (both if not refused else both[1:] if prdr else [])
+    assert memory.abandoned == (1 if refused and not prdr else 0)
+
+
 @pytest.mark.parametrize(
     ("parameters", "recipients", "codes", "accepted"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deliver.relay import limits
-from deliver.relay.limits import Allowance, ClientLimits, account
+from deliver.relay.limits import Allowance, ClientLimits, account, connections_within
 
 
 class Clock:
@@ -83,3 +83,11 @@ def test_what_is_remembered_is_bounded_and_who_was_stopped_stays_stopped(
     for number in range(100):
         accounts.message(f"203.0.113.{number}")
     assert len(accounts._buckets) <= 10
+
+
+@pytest.mark.parametrize(
+    ("wanted", "files", "most"),
+    [(500, 1024, 500), (500, 1000, 500), (500, 999, 499), (10_000, 4096, 2048), (1, 1, 1)],
+)
+def test_half_of_the_files_are_for_the_mail(wanted: int, files: int, most: int) -> None:
+    assert connections_within(wanted, files) == most

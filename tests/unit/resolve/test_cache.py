@@ -30,6 +30,7 @@ def caching(upstream: Upstream, **changes: float) -> CachingResolver:
         now=trio.current_time,
         entries=int(changes.get("entries", 100)),
         max_ttl=changes.get("max_ttl", 3600),
+        least=changes.get("least", 0),
     )
 
 
@@ -55,6 +56,18 @@ async def test_a_ttl_is_capped(autojump_clock: trio.testing.MockClock) -> None:
 async def test_failures_are_never_kept(failure: Answer) -> None:
     resolver = caching(Upstream(failure, NoData(True, ttl=10)))
     assert await resolver.lookup(QUERY) == failure
+    assert await resolver.lookup(QUERY) == NoData(True, ttl=10)
+
+
+@pytest.mark.parametrize("first", [Bogus("x"), Unreachable("x"), NoData(True, ttl=0), NoData(True, ttl=1)])
+async def test_a_single_delivery_is_told_the_same_again(
+    first: Answer, autojump_clock: trio.testing.MockClock
+) -> None:
+    resolver = caching(Upstream(first, NoData(True, ttl=10)), least=5)
+    assert await resolver.lookup(QUERY) == first
+    await trio.sleep(4)
+    assert await resolver.lookup(QUERY) == first
+    await trio.sleep(2)
     assert await resolver.lookup(QUERY) == NoData(True, ttl=10)
 
 

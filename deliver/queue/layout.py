@@ -1,0 +1,21 @@
+"""What the rows of a queue mean, for those who read them without SQLAlchemy (see `deliver.queue.schema`)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+VERSION: Final = 7  # of the tables: one more than there are migrations
+
+
+class State(StrEnum):
+    """Where a recipient stands."""
+
+    QUEUED = "queued"
+    LEASED = "leased"
+    HELD = "held"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+OPEN_STATES: Final = (State.QUEUED, State.LEASED, State.HELD)

@@ -1,0 +1,31 @@
+"""Where a worker process stands when it begins: what it has from its supervisor."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from dataclasses import dataclass, field
+from typing import Final
+
+from deliver.doorway import Doorway
+from deliver.relay.binding import Bound
+
+HELD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # from the start until somebody listens to them
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """Its number among so many, its line to the supervisor, and the sockets."""
+
+    number: int
+    workers: int
+    line: socket.socket
+    sockets: Bound = field(default_factory=dict)
+    metrics: Bound = field(default_factory=dict)
+    doorway: Doorway = field(default_factory=Doorway)
+
+
+def detach() -> None:
+    """What a terminal and an administrator send to all processes is the supervisor's to heed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -1,0 +1,293 @@
+"""How large the relay grows: with idle and live connections, with more of them than it may have, with large mail.
+
+Sizes are what the kernel says of the process (/proc). The short forms run in `make test`, the full ones in `make soak`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from bench.load.ledger import Ledger
+from bench.load.sink import SinkOrder
+from tests.conftest import soaking
+from tests.durability.test_kill_relay import Quiet
+from tests.internet import LiveInternet
+from tests.interop.frontdoor import Papers
+from tests.interop.test_relay import ROOT, START
+
+MB = 1024
+SOAK = soaking(os.environ)
+IDLE, LIVE = 1000, 2000  # connections
+PLACES, CROWD = (9000, 10_000) if SOAK else (250, 700)
+SENDERS, LARGE = (40, 25) if SOAK else (12, 8)  # clients, megabytes each
+CHUNK = (b"x" * 76 + b"\r\n") * 800
+
+pytestmark = pytest.mark.timeout(900 if SOAK else 60)
+
+
+class Sized(Quiet):
+    """A relay in one process that says how large it is."""
+
+    def __init__(self, live: LiveInternet, directory: Path) -> None:
+        super().__init__(live, directory)
+        self.options += ["relay.workers=1", "relay.max_connections=3000", "log.level=warning"]
+        self.files_allowed: tuple[int, int] | None = None
+
+    def _command(self, *verb: str) -> list[str]:
+        command = super()._command(*verb)
+        if self.files_allowed is None:
+            return command
+        return ["prlimit", "--nofile={}:{}".format(*self.files_allowed), *command]
+
+    def size(self, what: str = "VmRSS") -> int:
+        """In kB; VmHWM: the largest so far."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith(f"{what}:")))
+
+
+@pytest.fixture
+def live() -> Iterator[LiveInternet]:
+    with LiveInternet() as live:
+        yield live
+
+
+@pytest.fixture
+def relay(live: LiveInternet, tmp_path: Path) -> Iterator[Sized]:
+    relay = Sized(live, tmp_path / "state")
+    yield relay
+    if relay.process is not None and relay.process.poll() is None:
+        relay.kill()
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many as the system lets us have: each connection is one here too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < CROWD + 100:
+        pytest.skip(f"{hard} open files are too few")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Client:
+    """One that speaks when it is told to."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), START)
+        self._file = self._socket.makefile("rb")
+
+    def reply(self) -> int:
+        """The code of the next reply; 0: the relay has closed."""
+        while (line := self._file.readline())[3:4] == b"-":
+            pass
+        return int(line[:3] or 0)
+
+    def say(self, *lines: str) -> list[int]:
+        """Send the lines at once; their replies."""
+        self.send("".join(f"{line}\r\n" for line in lines).encode())
+        return [self.reply() for _ in lines]
+
+    def send(self, data: bytes) -> None:
+        """Octets as they are."""
+        self._socket.sendall(data)
+
+    def secure(self, context: ssl.SSLContext) -> None:
+        """STARTTLS."""
+        assert self.say("STARTTLS") == [220]
+        self._socket = context.wrap_socket(self._socket, server_hostname="relay.test")
+        self._file = self._socket.makefile("rb")
+
+    def close(self) -> None:
+        """Without QUIT."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+            self._socket.close()
+
+
+def connect(stack: ExitStack, relay: Sized, count: int) -> list[Client]:
+    """So many clients that were greeted and have said EHLO."""
+    clients = []
+    for _ in range(count):
+        clients.append(stack.enter_context(contextlib.closing(Client(relay.port))))
+        assert clients[-1].reply() == 220
+        assert clients[-1].say("EHLO client.test") == [250]
+    return clients
+
+
+def prove_delivery(live: LiveInternet, relay: Sized, name: str) -> None:
+    """What is handed over now arrives; a place that has just become free may take a moment."""
+    deadline = time.monotonic() + START
+    while True:
+        with contextlib.closing(Client(relay.port)) as client:
+            if client.reply() == 220:
+                opening = ("EHLO client.test", "MAIL FROM:<me@sender.test>", f"RCPT TO:<{name}@plain.test>")
+                assert client.say(*opening, "DATA") == [250, 250, 250, 354]
+                assert client.say("Subject: hello\r\n\r\nhello\r\n.", "QUIT") == [250, 221]
+                break
+        assert time.monotonic() < deadline, "there is no place"
+    live.wait_until(lambda _: f"{name}@plain.test" in recipients(live), START)
+
+
+def recipients(live: LiveInternet) -> list[str]:
+    return [each for message in tuple(live.world.messages) for each in message.recipients]
+
+
+def test_a_thousand_idle_connections_in_clear(live: LiveInternet, relay: Sized) -> None:
+    relay.start()
+    assert relay.size() < 90 * MB, "idle"
+    with ExitStack() as stack:
+        clients = connect(stack, relay, IDLE)
+        assert relay.size() < 150 * MB
+        prove_delivery(live, relay, "between")
+        assert {client.say("NOOP")[0] for client in clients} == {250}, "all are still served"
+    assert relay.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.soak
+def test_a_thousand_idle_connections_under_tls(live: LiveInternet, relay: Sized, tmp_path: Path) -> None:
+    papers = Papers(tmp_path)
+    papers.issue("mail", "relay.test")
+    relay.options.append(
+        f'relay.tls.certificate=[{{chain_file="{tmp_path}/mail.pem", key_file="{tmp_path}/mail.key"}}]'
+    )
+    context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+    relay.start()
+    with ExitStack() as stack:
+        clients = connect(stack, relay, IDLE)
+        for client in clients:
+            client.secure(context)
+        assert {client.say("EHLO client.test")[0] for client in clients} == {250}
+        assert relay.size() < 150 * MB
+        prove_delivery(live, relay, "between")
+    assert relay.end(signal.SIGTERM) == 0
+
+
+def test_two_thousand_live_sessions(live: LiveInternet, relay: Sized, many_files: None) -> None:
+    relay.start()
+    with ExitStack() as stack:
+        clients = connect(stack, relay, LIVE)
+        for number, client in enumerate(clients):
+            opening = ("MAIL FROM:<me@sender.test>", f"RCPT TO:<r{number}@plain.test>", "DATA")
+            assert client.say(*opening) == [250, 250, 354]
+            client.send(b"Subject: not over\r\n\r\n" + CHUNK[:3900])
+        assert relay.size() < 300 * MB
+        prove_delivery(live, relay, "between")
+    assert relay.end(signal.SIGTERM) == 0
+    assert recipients(live) == ["between@plain.test"], "what was cut off is nobody's"
+
+
+def test_more_clients_than_places(live: LiveInternet, relay: Sized, many_files: None) -> None:
+    relay.options.append(f"relay.max_connections={PLACES}")
+    relay.start()
+    with ExitStack() as stack:
+        clients = connect(stack, relay, PLACES)
+        small = relay.size()
+        for _ in range(CROWD - PLACES):
+            late = stack.enter_context(contextlib.closing(Client(relay.port)))
+            assert late.reply() == 421
+            assert late.reply() == 0
+        assert relay.size() < small + 10 * MB, "who is turned away leaves nothing behind"
+        assert relay.size() < 90 * MB + PLACES * 60, "kB for each client"
+        clients.pop().close()
+        prove_delivery(live, relay, "between")
+        assert {client.say("NOOP")[0] for client in clients} == {250}
+    assert relay.end(signal.SIGTERM) == 0
+
+
+def test_connections_leave_files_for_the_mail(live: LiveInternet, relay: Sized) -> None:
+    relay.files_allowed = (128, 400)
+    relay.start()
+    with ExitStack() as stack:
+        clients = connect(stack, relay, 200)
+        late = stack.enter_context(contextlib.closing(Client(relay.port)))
+        assert late.reply() == 421
+        assert clients[0].say("MAIL FROM:<me@sender.test>", "RCPT TO:<a@plain.test>", "DATA") == [
+            250,
+            250,
+            354,
+        ]
+        clients[0].send(b"Subject: into a file\r\n\r\n" + CHUNK * 4)
+        assert clients[0].say(".") == [250]
+        live.wait_until(lambda _: recipients(live) == ["a@plain.test"], START)
+    assert relay.end(signal.SIGTERM) == 0
+    assert "fewer connections than max_connections" in relay.said()
+
+
+class Hop:
+    """A next hop that takes everything and keeps nothing."""
+
+    def __init__(self, directory: Path, messages: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = int(probe.getsockname()[1])
+        self.ledger = Ledger(directory / "ledger", messages)
+        order = SinkOrder(("127.0.0.1",), self.port, str(self.ledger.path), messages)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.load.sink", order.as_argument()],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+
+    def wait_for_everything(self) -> None:
+        """Until it has had every message."""
+        deadline = time.monotonic() + (600 if SOAK else START)
+        while not all(self.ledger.copies()):
+            assert time.monotonic() < deadline, self.ledger.copies()
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate(timeout=START)
+
+
+def test_much_mail_in_flight_is_not_as_much_memory(live: LiveInternet, relay: Sized, tmp_path: Path) -> None:
+    """SENDERS messages of LARGE megabytes, all half received at the same moment, then delivered."""
+    with contextlib.closing(Hop(tmp_path, SENDERS)) as hop:
+        relay.options.append(
+            f'route=[{{domains=["*"], via="smarthost", hosts=["127.0.0.1:{hop.port}"], level="none"}}]'
+        )
+        relay.start()
+        before = relay.size()
+        half = threading.Barrier(SENDERS, timeout=600 if SOAK else START)
+        codes: list[int] = []
+
+        def send(number: int) -> None:
+            with contextlib.closing(Client(relay.port)) as client:
+                assert client.reply() == 220
+                assert client.say("EHLO client.test") == [250]
+                opening = ("MAIL FROM:<me@sender.test>", f"RCPT TO:<m{number}@plain.test>", "DATA")
+                assert client.say(*opening) == [250, 250, 354]
+                client.send(b"Subject: large\r\n\r\n")
+                pieces = LARGE * 1024 * 1024 // len(CHUNK)
+                for piece in range(pieces):
+                    if piece == pieces // 2:
+                        half.wait()
+                    client.send(CHUNK)
+                codes.extend(client.say("."))
+
+        threads = [threading.Thread(target=send, args=(number,)) for number in range(SENDERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(START * 20)
+        assert codes == [250] * SENDERS
+        hop.wait_for_everything()
+        assert hop.ledger.copies() == [1] * SENDERS
+        assert relay.size("VmHWM") < before + 60 * MB
+        assert relay.end(signal.SIGTERM) == 0
