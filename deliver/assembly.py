@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from random import Random
+
+import trio
 
 from deliver.agent import Agent
 from deliver.identity import host_name
@@ -12,6 +15,11 @@ from deliver.lookup import caching_resolver
 from deliver.net.clock import Clock
 from deliver.net.dial import TcpDialer
 from deliver.pool import NoPool, Pool
+from deliver.queue.lanes import Lanes, Occupancy
+from deliver.queue.share import WHOLE, Share
+from deliver.queue.terms import lanes_of, limits_of, source_addresses
+from deliver.queue.throttle import Throttle
+from deliver.queue.turns import Turns
 from deliver.resolve.resolver import Resolver
 from deliver.settings import Settings
 from deliver.tls.pkix import TrustStore
@@ -69,3 +77,13 @@ def build_agent(
         gate=gate or OpenGate(),
         pool=NoPool() if pool is None else pool,
     )
+
+
+def turns_without_a_queue(settings: Settings, clock: Clock, share: Share = WHOLE) -> Turns:
+    """The turns of a process that has no queue; `share` is its part of the limits."""
+    queue = settings.queue
+    lanes = Lanes(lanes_of(queue))
+    throttle = Throttle(limits_of(queue), partial(source_addresses, settings))
+    lanes.share = throttle.share = share
+    occupancy = Occupancy(queue.workers, queue.slow_workers, queue.slow_after)
+    return Turns(lanes, throttle, occupancy, clock, trio.Lock())

@@ -13,6 +13,7 @@ known: a recipient whose final dot may have left is in doubt, one never offered 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import trio
@@ -169,17 +170,24 @@ class Attempt:
 
     async def _try_hosts(self, plan: MxPlan) -> None:
         """Look all hosts up side by side, try them in their order."""
+        hosts = [Candidate(target, self._agent, self._domain, plan) for target in plan.targets]
+        if len(hosts) == 1:  # there is nothing to do beside it
+            await hosts[0].look_up_at_once()
+            await self._try_in_order(plan, hosts)
+            return
         async with trio.open_nursery() as lookups:
             limit = trio.CapacityLimiter(LOOKUPS)
-            hosts = [Candidate(target, self._agent, self._domain, plan) for target in plan.targets]
             for host in hosts:
                 lookups.start_soon(host.look_up, limit)
-            for host in hosts:
-                await host.ready.wait()
-                await self._try_host(plan, host)
-                if not self._open or self._enough():
-                    break
+            await self._try_in_order(plan, hosts)
             lookups.cancel_scope.cancel()
+
+    async def _try_in_order(self, plan: MxPlan, hosts: Sequence[Candidate]) -> None:
+        for host in hosts:
+            await host.ready.wait()
+            await self._try_host(plan, host)
+            if not self._open or self._enough():
+                break
 
     async def _try_host(self, plan: MxPlan, found: Candidate) -> None:
         target, port, destination = found.target, found.port, found.destination

@@ -104,7 +104,11 @@ class Candidate:
     async def look_up(self, limit: trio.CapacityLimiter) -> None:
         """Addresses and TLSA, as soon as there is room for one more lookup."""
         async with limit:
-            self.walked = await drive(self._walk, self._resolver)
+            await self.look_up_at_once()
+
+    async def look_up_at_once(self) -> None:
+        """The same, for the only host."""
+        self.walked = await drive(self._walk, self._resolver)
         self.ready.set()
 
 

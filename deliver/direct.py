@@ -6,14 +6,16 @@
     after that              a server that has the whole message may still answer: its reply is put down,
                             and the caller's next try is answered with it instead of a second copy
 
-Recipients are grouped by domain, the domains are delivered side by side. Outcomes and events of a domain are
-on record before `deliver` returns them.
+Recipients are grouped by domain. The domains are delivered side by side, each when it is its turn on the
+lanes and under the limits, which are those of the queue. Outcomes and events of a domain are on record before
+`deliver` returns them.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -25,8 +27,11 @@ from deliver.errors import Blame, StorageError
 from deliver.message import Content, Envelope, Recipient
 from deliver.outcome import AttemptResult, Deferred, Delivered, Failed, Outcome, Phase
 from deliver.queue import conclusion
+from deliver.queue.claiming import sender_key
+from deliver.queue.turns import Closed, Turn, Turns
 from deliver.records import Records
 from deliver.report.result import log_outcome
+from deliver.report.testimony import Testimony
 from deliver.report.trace import Finding, Stage, Trace
 from deliver.settled import Job
 from deliver.smtp.reply import EnhancedCode
@@ -63,11 +68,11 @@ class Limit:
 class Direct:
     """Delivers messages as they come; `run` must be running."""
 
-    def __init__(self, agent: Agent, records: Records | None, attempts: trio.CapacityLimiter) -> None:
-        """`attempts` bounds attempts over all messages. Without records nothing is put down."""
+    def __init__(self, agent: Agent, records: Records | None, turns: Turns) -> None:
+        """`turns`: when attempts may begin, over all messages. Without records nothing is put down."""
         self._agent = agent
         self._records = records
-        self._attempts = attempts
+        self._turns = turns
         self._numbers = count(1)
         self._nursery: trio.Nursery | None = None
         self._under_way: set[_Errand] = set()
@@ -82,12 +87,14 @@ class Direct:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until `stop`, and the end of what is under way."""
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as waiting, trio.open_nursery() as nursery:
+            waiting.start_soon(self._turns.run)
             self._nursery = nursery
             task_status.started()
             while not self._stopping or self._under_way:
                 self._empty = trio.Event()
                 await self._empty.wait()
+            waiting.cancel_scope.cancel()
         self._nursery = None
         self.ended.set()
 
@@ -136,14 +143,15 @@ class Direct:
         self._nursery.start_soon(self._carry_out, errand)
         with trio.move_on_at(limit.last_call):
             await errand.done.wait()
-        errand.last_call()
-        with trio.move_on_at(limit.deadline):
-            await errand.done.wait()
+        if not errand.done.is_set():
+            errand.last_call()
+            with trio.move_on_at(limit.deadline):
+                await errand.done.wait()
         return errand.results()
 
     async def _carry_out(self, errand: _Errand) -> None:
         try:
-            await errand.run(self._attempts)
+            await errand.run(self._turns)
         finally:
             self._under_way.discard(errand)
             self._empty.set()
@@ -181,15 +189,21 @@ class _Errand:
             by_domain.setdefault(recipient.mailbox.domain, []).append(recipient)
         self._legs = [_Leg(next(numbers), tuple(group)) for group in by_domain.values()]
 
-    async def run(self, attempts: trio.CapacityLimiter) -> None:
+    async def run(self, turns: Turns) -> None:
         """Deliver all; every outcome is put down, also when cancelled."""
-        own = trio.CapacityLimiter(DOMAINS_AT_A_TIME)
         try:
-            async with trio.open_nursery() as nursery:
-                for leg in self._legs:
-                    nursery.start_soon(self._go, leg, own, attempts)
+            if len(self._legs) == 1:
+                await self._go(self._legs[0], turns)
+            else:
+                await self._go_side_by_side(turns)
         finally:
             self.done.set()
+
+    async def _go_side_by_side(self, turns: Turns) -> None:
+        own = trio.CapacityLimiter(DOMAINS_AT_A_TIME)
+        async with trio.open_nursery() as nursery:
+            for leg in self._legs:
+                nursery.start_soon(self._go, leg, turns, own)
 
     def last_call(self) -> None:
         """Nothing is begun any more; what is not in doubt yet ends."""
@@ -212,30 +226,42 @@ class _Errand:
                 found[recipient.ordinal] = self._results.get(recipient.ordinal) or leg.so_far(recipient)
         return found
 
-    async def _go(self, leg: _Leg, own: trio.CapacityLimiter, attempts: trio.CapacityLimiter) -> None:
-        """One domain; never raises an Exception."""
+    async def _go(self, leg: _Leg, turns: Turns, own: trio.CapacityLimiter | None = None) -> None:
+        """One domain, while there is room in `own`; never raises an Exception."""
         journalled: dict[int, Delivered] = {}
+        try:
+            with leg.scope:
+                async with own or nullcontext():
+                    await self._attempt(leg, turns, journalled)
+        except Closed as closed:
+            leg.last_call(str(closed))
+        except Exception:  # a bug must cost this domain a deferral, not the others their outcome
+            _log.exception("%s: an attempt failed unexpectedly", self._envelope.id)
+        finally:
+            result = conclusion.conclude(leg.recipients, leg.result(), journalled)
+            if leg.attempt is None:
+                self._testify(leg, result)
+            if leg.turn is not None:
+                turns.end(leg.turn, result)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_PATIENCE):
+                await self._settle(leg, result)
 
+    async def _attempt(self, leg: _Leg, turns: Turns, journalled: dict[int, Delivered]) -> None:
         def journal(recipients: tuple[Recipient, ...], outcome: Delivered) -> None:
             journalled.update({recipient.ordinal: outcome for recipient in recipients})
             if self._job is not None and self._records is not None:
                 self._records.note(leg.number, self._envelope, recipients, outcome)
 
-        try:
-            with leg.scope:
-                async with own, attempts:
-                    leg.attempt = Attempt(
-                        self._agent, self._envelope, leg.recipients, self._content, journal=journal
-                    )
-                    await leg.attempt.run()
-        except Exception:  # a bug must cost this domain a deferral, not the others their outcome
-            _log.exception("%s: an attempt failed unexpectedly", self._envelope.id)
-        finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_PATIENCE):
-                await self._settle(leg, journalled)
+        leg.turn = await turns.take(leg.domain, sender_key(self._envelope))
+        leg.attempt = Attempt(self._agent, self._envelope, leg.recipients, self._content, journal=journal)
+        await leg.attempt.run()
 
-    async def _settle(self, leg: _Leg, journalled: dict[int, Delivered]) -> None:
-        result = conclusion.conclude(leg.recipients, leg.result(), journalled)
+    def _testify(self, leg: _Leg, result: AttemptResult) -> None:
+        """Deferred without an attempt: nobody else says so."""
+        testimony = Testimony(result.trace, self._agent.clock.now, self._envelope, leg.domain, 1)
+        testimony.attempt_over(result.outcomes)
+
+    async def _settle(self, leg: _Leg, result: AttemptResult) -> None:
         if self._records is not None:
             await self._records.settle(
                 self._job, leg.number, self._envelope, result.outcomes, result.trace.events
@@ -251,6 +277,8 @@ class _Leg:
     def __init__(self, number: int, recipients: tuple[Recipient, ...]) -> None:
         self.number = number
         self.recipients = recipients
+        self.domain = recipients[0].mailbox.domain
+        self.turn: Turn | None = None
         self.attempt: Attempt | None = None
         self.scope = trio.CancelScope()
         self._why = ""

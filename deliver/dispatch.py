@@ -16,7 +16,7 @@ from random import Random
 
 import trio
 
-from deliver.assembly import build_agent, open_hints
+from deliver.assembly import build_agent, open_hints, turns_without_a_queue
 from deliver.direct import Direct, Limit, Result
 from deliver.errors import StorageError
 from deliver.message import Envelope
@@ -31,8 +31,6 @@ from deliver.sqlrun import InlineRunner
 from events.actions import matcher
 from events.backlog import Backlog
 from events.shipper import Shipper
-
-ATTEMPTS = 20  # at a time
 
 _log = logging.getLogger("outrider.events")
 
@@ -54,7 +52,7 @@ async def dispatch(
         agent = build_agent(
             settings, hints=hints, clock=clock, rng=rng, learner="send", gate=gate, resolver=resolver
         )
-        direct = Direct(agent, records, trio.CapacityLimiter(ATTEMPTS))
+        direct = Direct(agent, records, turns_without_a_queue(settings, clock))
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_end_when_told, direct)

@@ -1,6 +1,6 @@
 """The composition root of `outrider lmtp`: the doors without a queue, and nothing else.
 
-As one process, or as one of several workers of a supervisor; see `deliver.startup`.
+In one process, or in one of several workers, see `deliver.lmtpworker`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ from random import SystemRandom
 
 import trio
 
-from deliver.assembly import build_agent, open_hints
+from deliver.assembly import build_agent, open_hints, turns_without_a_queue
 from deliver.doors import Doors, open_doors
 from deliver.doorway import Doorway
-from deliver.line import BEAT, Line
 from deliver.net.clock import WallClock
 from deliver.outbox import event_gate
 from deliver.pool import SessionPool
-from deliver.portion import portion
+from deliver.queue.turns import Turns
 from deliver.relay.identity import MessageIds
 from deliver.report.log import say
 from deliver.settings import Settings
-from deliver.station import HELD, Station, detach
+from deliver.station import HELD
 from deliver.tuning import tune
 from hints.sql import SqlHints
 
@@ -34,55 +33,27 @@ async def run_lmtp(settings: Settings, digest: str | None) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigurationError or StorageError."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
-        await _serve(settings, digest, signals)
+        clock = WallClock()
+        await serve_doors(settings, digest, signals, clock, turns_without_a_queue(settings, clock))
     say(_log, logging.INFO, "stopped")
 
 
-def run_lmtp_worker(settings: Settings, digest: str | None, station: Station) -> None:
-    """Serve until the supervisor says stop. Raises ConfigurationError or StorageError."""
-    detach()
-    trio.run(_work, settings, digest, station)
-
-
-async def _work(settings: Settings, digest: str | None, station: Station) -> None:
-    line = Line(station.line)
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with trio.open_nursery() as beside:
-            beside.start_soon(line.pass_on, signals)
-            beside.start_soon(_heed, line, station.number)
-
-            async def ready() -> None:
-                await line.tell("ready", {})
-                beside.start_soon(_beat, line)
-
-            part = portion(settings, station.number, station.workers)
-            await _serve(part, digest, line.orders, station.doorway, ready)
-            beside.cancel_scope.cancel()
-
-
-async def _heed(line: Line, worker: int) -> None:
-    while (frame := await line.next()) is not None:
-        if frame.word == "stop":
-            await line.stop()
-    await line.abandoned(worker)
-
-
-async def _beat(line: Line) -> None:
-    """There is nothing to prove but that the event loop turns."""
-    while True:
-        await line.tell("alive", {"counts": {}})
-        await trio.sleep(BEAT)
-
-
-async def _serve(
+async def serve_doors(
     settings: Settings,
     digest: str | None,
     signals: AsyncIterator[int],
+    clock: WallClock,
+    turns: Turns,
+    *,
     doorway: Doorway | None = None,
     ready: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
 ) -> None:
+    """Serve until the first of `signals`; deliveries begin by `turns`. `ready` is called when we serve.
+
+    Raises ConfigurationError or StorageError.
+    """
     tune()
-    clock, rng = WallClock(), SystemRandom()
+    rng = SystemRandom()
     async with open_doors(settings, digest, clock, doorway) as doors:
         hints = open_hints(settings, clock)
         gate = event_gate(settings)
@@ -95,7 +66,7 @@ async def _serve(
                 if isinstance(hints, SqlHints):
                     background.start_soon(hints.run)
                 async with pool.open(), trio.open_nursery() as work:
-                    await work.start(doors.run, agent, hostname, MessageIds(clock.now, rng))
+                    await work.start(doors.run, agent, hostname, MessageIds(clock.now, rng), turns)
                     await ready()
                     work.start_soon(_obey, signals, doors, settings.queue.shutdown_grace, work)
                 background.cancel_scope.cancel()

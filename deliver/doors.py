@@ -26,6 +26,7 @@ from deliver.handover.server import Desk, HandoverListener
 from deliver.message import MessageId
 from deliver.net.clock import Clock
 from deliver.outbox import event_actions
+from deliver.queue.turns import Turns
 from deliver.records import Records
 from deliver.relay.lmtp import LmtpIntake, LmtpListener
 from deliver.settings import Settings
@@ -72,19 +73,21 @@ class Doors:
         agent: Agent,
         hostname: str,
         new_id: Callable[[], MessageId],
+        turns: Turns,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until `stop` and the end of what was under way. `hostname` is our name in the greeting."""
+        """Serve until `stop` and the end of what was under way.
+
+        `hostname` is our name in the greeting; deliveries begin by `turns`.
+        """
         if self._records is None or self._backlog is None:
             task_status.started()
             return
         actions = event_actions(self._settings)
         shipper = Shipper(self._records.sql, actions, clock=agent.clock.now, shared=self._shared)
         self._records.committed = shipper.poke
-        direct = self._direct = Direct(
-            agent, self._records, trio.CapacityLimiter(self._settings.queue.workers)
-        )
+        direct = self._direct = Direct(agent, self._records, turns)
         async with trio.open_nursery() as testimony:
             testimony.start_soon(shipper.run)
             testimony.start_soon(self._backlog.watch, self._records.sql)

@@ -20,8 +20,8 @@ from deliver.candidates import Candidate, find_candidates
 from deliver.contact import Contacted, contact
 from deliver.demands import demands_of
 from deliver.login import raised_for
-from deliver.relay.route import Login, Reject, choose, finding, login_of
-from deliver.report.trace import Finding
+from deliver.relay.route import Login, Reject, choose, finding, login_of, senders_elsewhere
+from deliver.report.trace import Finding, Stage
 from deliver.resolve.answer import Answer, Bogus, Found, NoData, NxDomain, Query, Unreachable
 from deliver.resolve.mx import HostPlan, MxPlan, NoHost
 from deliver.resolve.resolver import Resolver
@@ -95,18 +95,23 @@ class HostExplained:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The whole answer; `findings` are those about the domain, each host has its own."""
+    """The whole answer; `findings` are those about the domain, each host has its own.
+
+    `sender`: whose mail it is about; "" is the null reverse path, None nobody in particular.
+    """
 
     domain: str
     verdict: str
     findings: tuple[Finding, ...]
     hosts: tuple[HostExplained, ...] = ()
     lookups: tuple[Lookup, ...] = ()
+    sender: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able form."""
         return {
             "domain": self.domain,
+            "sender": self.sender,
             "verdict": self.verdict,
             "dane_ready": bool(self.hosts) and all(host.missing is None for host in self.hosts),
             "findings": [found.as_dict() for found in self.findings],
@@ -136,24 +141,26 @@ class Explanation:
         }
 
 
-async def explain(agent: Agent, domain: str, *, connect: bool = False) -> Explanation:
+async def explain(
+    agent: Agent, domain: str, *, sender: str | None = None, connect: bool = False
+) -> Explanation:
     """Look everything up and decide, for `domain` in lower-case A-labels. Raises ConfigurationError.
 
-    `connect`: contact the hosts too, up to the judgement on TLS (`deliver.contact`); then the verdict is
-    `ready` only if one accepts.
+    `sender` as in `Explanation`: routes may ask for it. `connect`: contact the hosts too, up to the judgement
+    on TLS (`deliver.contact`); then the verdict is `ready` only if one accepts.
     """
     recording = Recording(agent.resolver)
-    found = await _explain(replace(agent, resolver=recording), domain, connect)
-    return replace(found, lookups=tuple(recording.lookups))
+    found = await _explain(replace(agent, resolver=recording), domain, sender, connect)
+    return replace(found, lookups=tuple(recording.lookups), sender=sender)
 
 
-async def _explain(agent: Agent, domain: str, connect: bool) -> Explanation:
-    route = choose(agent.settings.route, domain)
-    first = finding(route, domain)
+async def _explain(agent: Agent, domain: str, sender: str | None, connect: bool) -> Explanation:
+    route = choose(agent.settings.route, domain, sender)
+    first = (finding(route, domain), *_of_other_senders(agent, domain, sender))
     if isinstance(route, Reject):
-        return Explanation(domain, FAILED, (first,))
+        return Explanation(domain, FAILED, first)
     walked = await find_candidates(agent, domain, route)
-    findings = (first, *walked.findings)
+    findings = (*first, *walked.findings)
     plan = walked.plan
     if isinstance(plan, NoHost):
         return Explanation(domain, FAILED if plan.permanent else DEFERRED, findings)
@@ -171,6 +178,14 @@ async def _explain(agent: Agent, domain: str, connect: bool) -> Explanation:
         if verdict == READY and not any(one.accepted for each in contacts for one in each):
             verdict = DEFERRED
     return Explanation(domain, verdict, findings, hosts)
+
+
+def _of_other_senders(agent: Agent, domain: str, sender: str | None) -> tuple[Finding, ...]:
+    others = senders_elsewhere(agent.settings.route, domain) if sender is None else ()
+    if not others:
+        return ()
+    text = f"mail of {', '.join(each or '<>' for each in others)} may go another way: ask for a sender"
+    return (Finding(Stage.ROUTE, "route-by-sender", text),)
 
 
 def _explain_host(candidate: Candidate, plan: MxPlan, login: Login | None) -> HostExplained:

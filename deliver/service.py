@@ -156,7 +156,7 @@ class Relay:
             security=self._post.guard,
             protocol_detail=settings.log.protocol_detail,
         )
-        self._run_doors = partial(doors.run, self._agent, hostname, self._ids)
+        self._run_doors = partial(doors.run, self._agent, hostname, self._ids, self._work.runner.turns)
         self.spool = open_spool(
             settings, self._intake(settings), shard, self._ids, clock, hostname,
             once=once, part=share.part,

@@ -20,6 +20,7 @@ from deliver.queue.reading import Connected
 from deliver.queue.runner import Runner
 from deliver.queue.shard import Shard
 from deliver.queue.share import WHOLE, Share
+from deliver.queue.terms import source_addresses
 from deliver.queue.upkeep import Upkeep
 from deliver.report.metrics import Meter, Snapshot, gauge, merged, metered
 from deliver.settings import Settings, overridden
@@ -182,9 +183,3 @@ def longest_silence(settings: Settings) -> float:
     phases += [overridden(settings.smtp, rule.smtp).timeouts for rule in settings.rule]
     longest = max(float(getattr(each, name)) for each in phases for name in each.__struct_fields__)
     return longest + SILENCE_MARGIN
-
-
-def source_addresses(settings: Settings, domain: str) -> tuple[str, ...]:
-    """The addresses that mail for the domain may leave from, as far as the settings name them."""
-    delivery = settings.towards(domain, None).delivery
-    return tuple(each for each in (delivery.source_ipv4, delivery.source_ipv6) if each)

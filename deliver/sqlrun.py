@@ -5,8 +5,8 @@ afterwards, so that no connection ever crosses an await.
 
 - Writes run one batch at a time under BEGIN IMMEDIATE (a deferred transaction that reads before it writes
   fails at once in WAL mode, whatever the busy timeout). Writes that arrive while a batch runs form the next
-  one: they share its fsync. Each runs in its own SAVEPOINT, so that one that raises does not fail its
-  neighbours; everybody gets the answer only after COMMIT.
+  one: they share its fsync. Where one raises, all are rolled back and run again, each in its own SAVEPOINT,
+  so that it does not fail its neighbours: `fn` may run twice. Everybody gets the answer only after COMMIT.
 - `durable=False` allows a batch to be committed without fsync (synchronous=NORMAL); one durable write makes
   its whole batch, and everything committed before it, durable.
 - A durable write with `patience` may wait that long for another's fsync.
@@ -134,9 +134,10 @@ class Database:
         try:
             connection = self._writing = self._writing or self._writer.connect()
             self._choose_level(connection, durable=any(write.durable for write in batch))
-            with connection.begin():
-                for write in batch:
-                    self._run_in_savepoint(connection, write)
+            if not self._run_together(connection, batch):
+                with connection.begin():
+                    for write in batch:
+                        self._run_in_savepoint(connection, write)
             for write in batch:
                 write.committed = write.error is None
         except Exception as error:
@@ -145,6 +146,20 @@ class Database:
             failure = self._translated("writing to", error)
             for write in batch:
                 write.error = write.error or failure
+
+    def _run_together(self, connection: sqlalchemy.Connection, batch: list[Write[Any]]) -> bool:
+        """Without savepoints, as hardly any raises. False: one did, nothing was done, and others wait."""
+        with connection.begin() as transaction:
+            for write in batch:
+                try:
+                    write.value = write.fn(connection)
+                except Exception as error:
+                    transaction.rollback()
+                    if len(batch) > 1:
+                        return False
+                    write.error = self._translated("writing to", error)
+                    break
+        return True
 
     def _choose_level(self, connection: sqlalchemy.Connection, *, durable: bool) -> None:
         level = "FULL" if durable else "NORMAL"
@@ -355,6 +370,7 @@ def _engine(url: str | sqlalchemy.URL, begin: str, pool: type[sqlalchemy.Pool]) 
         connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA temp_store=MEMORY")  # else savepoints copy mail into files in /var/tmp
 
     @sqlalchemy.event.listens_for(engine, "begin")
     def start(connection: sqlalchemy.Connection) -> None:

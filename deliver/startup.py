@@ -15,9 +15,10 @@ from pathlib import Path
 
 import trio
 
-from deliver.doorkeeper import run_lmtp, run_lmtp_worker
+from deliver.doorkeeper import run_lmtp
 from deliver.doorway import Doorway
 from deliver.errors import ConfigurationError
+from deliver.lmtpworker import run_lmtp_worker
 from deliver.notify import Notifier
 from deliver.privileges import give_up
 from deliver.queue.orphans import orphans
@@ -103,7 +104,14 @@ def _start_lmtp(settings: Settings, digest: str | None) -> int:
     doorway = Doorway.open(settings, handover=digest is not None)
     try:
         return Supervisor(
-            settings, workers, {}, {}, shards=(), notifier=Notifier.of(os.environ), doorway=doorway
+            settings,
+            workers,
+            {},
+            {},
+            shards=range(workers),
+            notifier=Notifier.of(os.environ),
+            doorway=doorway,
+            stand_in=False,
         ).run()
     except Child as child:
         station = child.station

@@ -33,10 +33,10 @@ from deliver.relay.binding import Bound, name_of
 from deliver.reload import Reread
 from deliver.report.log import say
 from deliver.report.metrics import Snapshot, gauge, lasting, merged
+from deliver.rotation import Rotation
 from deliver.settings import Settings
 from deliver.slot import Slot
 from deliver.station import Station
-from deliver.turns import Turns
 
 SILENT: Final = 60.0  # seconds after which a worker is given up
 REFUSED: Final = 60.0  # seconds until a shard that could not be opened is tried again
@@ -69,10 +69,13 @@ class Supervisor:
         shards: Sequence[int],
         notifier: Notifier,
         doorway: Doorway | None = None,
+        stand_in: bool = True,
         reread: Reread | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`shards` are handed out, number n to worker n if there is one; without a queue there are none.
+        """`shards` are handed out, number n to worker n if there is one, else to one that stands in.
+
+        With `stand_in` so are those of a worker that is down; what is only a part of limits waits for it.
 
         `reread` reads the settings again; None: they wait for a restart. What listens is closed at the end.
         """
@@ -83,6 +86,7 @@ class Supervisor:
         self._now = now
         self._slots = [Slot(number) for number in range(workers)]
         self._shards = tuple(shards)
+        self._stand_in = stand_in
         self._change = Changeover(
             settings,
             sockets,
@@ -91,7 +95,7 @@ class Supervisor:
             notifier=notifier,
             committed=lambda: self._turns.arrange(),
         )
-        self._turns = Turns(self._slots, len(self._shards), self._takes_turns, now)
+        self._turns = Rotation(self._slots, len(self._shards), self._takes_turns, now)
         self._held: dict[int, int] = {}
         self._closing: set[int] = set()
         self._refused: dict[int, float] = {}
@@ -273,7 +277,7 @@ class Supervisor:
     def _hand_out(self) -> None:
         now = self._now()
         self._refused = {shard: until for shard, until in self._refused.items() if until > now}
-        up = {s.number for s in self._slots if s.pid is not None or s.restart_at <= now}
+        up = {s.number for s in self._slots if s.pid is not None or s.restart_at <= now or not self._stand_in}
         found = roster.handing(
             (shard for shard in self._shards if shard not in self._refused),
             self._workers,

@@ -20,7 +20,6 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any
 
 import trio
 
@@ -28,7 +27,7 @@ from deliver import channel
 from deliver.channel import Frame
 from deliver.doors import open_doors
 from deliver.errors import OutriderError, StorageError
-from deliver.line import BEAT, Line
+from deliver.line import BEAT, MAX_MARKS, Line, share_of
 from deliver.net.clock import WallClock
 from deliver.outbox import event_actions
 from deliver.portion import portion, unpacked
@@ -49,7 +48,6 @@ from events.shipper import Shipper
 
 AGAIN = 0.2  # seconds
 OWNED_FOR = 15.0  # seconds for which a worker of before may still own a shard
-MAX_MARKS = 2000  # in one frame
 SCRAPE = 5.0  # seconds for the supervisor to answer with the counts of all
 
 _log = logging.getLogger("outrider.service")
@@ -80,19 +78,10 @@ class Worker:
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._line.pass_on, signals)
-                first = await self._home()
+                first = await self._line.home(self._station.number)
                 if first is not None:
                     await self._serve(first)
                 self._nursery.cancel_scope.cancel()
-
-    async def _home(self) -> Share | None:
-        """The share of our own shard, when it is given to us; None: we are to stop before that."""
-        while True:
-            frame = await self._line.next()
-            if frame is None or frame.word == "stop":
-                return None
-            if frame.word == "open" and frame.about["shard"] == self._station.number:
-                return share_of(frame.about)
 
     async def _serve(self, share: Share) -> None:
         settings, clock = self._settings, WallClock()
@@ -121,7 +110,7 @@ class Worker:
         while (frame := await self._line.next()) is not None:
             match frame.word:
                 case "open":
-                    self._nursery.start_soon(self._open, frame.about["shard"], share_of(frame.about))
+                    self._nursery.start_soon(self._open, frame.about["shard"], share_of(frame))
                 case "close":
                     self._working.works.release(frame.about["shard"])
                 case "give up":
@@ -241,8 +230,3 @@ async def learn_rules(settings: Settings, shard: Shard) -> None:
             continue
         if known:
             await shard.sql.write(partial(freeze.learn, known=known))
-
-
-def share_of(about: dict[str, Any]) -> Share:
-    """The share that a frame gives."""
-    return Share(about["part"], about["parts"], about["turn"])

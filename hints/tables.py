@@ -39,32 +39,33 @@ __all__ = ["APPLICATION", "KINDS", "VERSION", "Stamped", "metadata", "row_of", "
 metadata = MetaData()
 
 
-def _origin() -> tuple[Column[Any], ...]:
-    return (
+def _kind(name: str, *own: Column[Any] | Index) -> Table:
+    """A table with columns and indexes of its own, then those that every kind has."""
+    return Table(
+        name,
+        metadata,
+        *own,
         Column("source", Text, nullable=False),
         Column("reason", Text, nullable=False),
         Column("first_seen", Float, nullable=False),
         Column("last_seen", Float, nullable=False),
         Column("expires", Float, nullable=False),
         Column("use_count", Integer, nullable=False, default=0),
+        Index(f"{name}_expires", "expires"),
     )
 
 
-ehlo_answer = Table(
+ehlo_answer = _kind(
     "ehlo_answer",
-    metadata,
     Column("address", Text, primary_key=True),
     Column("port", Integer, primary_key=True),
     Column("phase", Text, primary_key=True),
     Column("greeted_as", Text, nullable=False),
     Column("keywords", Text, nullable=False),  # a JSON array of EHLO lines
-    *_origin(),
-    Index("ehlo_answer_expires", "expires"),
 )
 
-reachability = Table(
+reachability = _kind(
     "reachability",
-    metadata,
     Column("host", Text, primary_key=True),
     Column("address", Text, primary_key=True),
     Column("port", Integer, primary_key=True),
@@ -72,27 +73,21 @@ reachability = Table(
     Column("last_error", Text),
     Column("last_failure", Float),
     Column("last_success", Float),
-    *_origin(),
-    Index("reachability_expires", "expires"),
     Index("reachability_address", "address"),
 )
 
-level_seen = Table(
+level_seen = _kind(
     "level_seen",
-    metadata,
     Column("domain", Text, primary_key=True),
     Column("host", Text, primary_key=True),
     Column("level", Text, nullable=False),  # of the last delivery
     Column("best", Text, nullable=False),  # of the last 90 days
     Column("best_at", Float, nullable=False),
-    *_origin(),
-    Index("level_seen_expires", "expires"),
     Index("level_seen_host", "host"),
 )
 
-feature = Table(
+feature = _kind(
     "feature",
-    metadata,
     Column("host", Text, primary_key=True),
     Column("address", Text, primary_key=True),
     Column("port", Integer, primary_key=True),
@@ -101,14 +96,11 @@ feature = Table(
     Column("failed", Integer, nullable=False),  # as of last_failed; halves every three days since
     Column("last_worked", Float),
     Column("last_failed", Float),
-    *_origin(),
-    Index("feature_expires", "expires"),
     Index("feature_address", "address"),
 )
 
-tls_session = Table(
+tls_session = _kind(
     "tls_session",
-    metadata,
     Column("host", Text, primary_key=True),
     Column("port", Integer, primary_key=True),
     Column("sni", Text, primary_key=True),
@@ -120,8 +112,6 @@ tls_session = Table(
     Column("version", Text, nullable=False),
     Column("saved_at", Float, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
-    *_origin(),
-    Index("tls_session_expires", "expires"),
 )
 
 KINDS: Final[Mapping[str, Table]] = {

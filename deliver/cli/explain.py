@@ -18,6 +18,8 @@ EPILOG = """\b
 Examples:
   outrider explain example.org
   outrider explain someone@example.org --json
+  outrider explain example.org --sender news@shop.example.com
+  outrider explain example.org --sender ''
   outrider -o tls.level=dane-only explain example.org
   outrider explain example.org --connect
   outrider explain --resolver
@@ -33,16 +35,24 @@ Exit status: 0 a host can be used   75 mail would wait   69 mail would bounce
 @click.option(
     "--connect", is_flag=True, help="Contact the hosts too: EHLO, STARTTLS, judge, QUIT; no mail is sent."
 )
+@click.option("--sender", metavar="ADDRESS", help="Whose mail, for routes by sender; '' or '<>': bounces.")
 @click.argument("domain", metavar="DOMAIN", required=False)
 @click.pass_obj
 def explain(
-    application: Application, as_json: bool, resolver: bool, connect: bool, domain: str | None
+    application: Application,
+    as_json: bool,
+    resolver: bool,
+    connect: bool,
+    sender: str | None,
+    domain: str | None,
 ) -> int:
     """Look DOMAIN up as a delivery would and print every decision with its evidence; no mail is sent."""
     import trio
 
     if resolver == (domain is not None):
         raise click.UsageError("give either DOMAIN or --resolver")
+    if resolver and sender is not None:
+        raise click.UsageError("--sender is about a DOMAIN")
     if domain is None:
         return _examine(application.settings, as_json)
 
@@ -54,12 +64,23 @@ def explain(
     settings = application.settings
     configure("warning", settings.log.format)
     name = domain_name(domain.rpartition("@")[2])
-    found = trio.run(_explain, settings, name, connect)
+    found = trio.run(_explain, settings, name, _reverse_path(sender), connect)
     if as_json:
         json_document(found.as_dict())
     else:
         _show(found)
     return EXIT_STATUS[found.verdict]
+
+
+def _reverse_path(text: str | None) -> str | None:
+    """As an envelope has it; "" is the null reverse path. Raises UsageError."""
+    from deliver.message import Mailbox
+
+    if text is None:
+        return None
+    if text in ("", "<>"):
+        return ""
+    return str(Mailbox.parse(text, utf8=True))
 
 
 def _examine(settings: Settings, as_json: bool) -> int:
@@ -98,7 +119,7 @@ async def _examinations(settings: Settings) -> tuple[Examination, ...]:
     return await examine_resolvers(settings, WallClock())
 
 
-async def _explain(settings: Settings, name: str, connect: bool) -> Explanation:
+async def _explain(settings: Settings, name: str, sender: str | None, connect: bool) -> Explanation:
     from random import SystemRandom
 
     from deliver.assembly import build_agent
@@ -109,14 +130,15 @@ async def _explain(settings: Settings, name: str, connect: bool) -> Explanation:
     clock = WallClock()
     hints = MemoryHints(clock=clock.now)
     agent = build_agent(settings, hints=hints, clock=clock, rng=SystemRandom(), learner="explain")
-    return await explain_domain(agent, name, connect=connect)
+    return await explain_domain(agent, name, sender=sender, connect=connect)
 
 
 def _show(found: Explanation) -> None:
     from deliver.cli.output import printable
 
     words = {"ready": "a host can be used", "deferred": "mail would wait", "failed": "mail would bounce"}
-    click.secho(f"{printable(found.domain)}: {words[found.verdict]}", bold=True)
+    of = "" if found.sender is None else f" from <{printable(found.sender)}>"
+    click.secho(f"{printable(found.domain)}{of}: {words[found.verdict]}", bold=True)
     _show_findings(found.findings, "  ")
     for host in found.hosts:
         click.echo()

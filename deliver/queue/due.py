@@ -51,6 +51,12 @@ def next_due(conn: Connection, opens_at: Opening = always) -> float | None:
     return None if earliest == math.inf else earliest
 
 
+def first_due(conn: Connection) -> float:
+    """No recipient is due before that, whether its domain is open or not; inf when none is queued."""
+    earliest = _FIRST_DUE.scalar(conn)
+    return math.inf if earliest is None else float(earliest)
+
+
 def note_due(conn: Connection, domain: str, due: float) -> None:
     """A recipient of the domain was queued for `due`: lower the bound that `claim` goes by."""
     (_NOTE_DUE if conn.dialect.name == "sqlite" else _NOTE_DUE_POSTGRESQL).change(
@@ -73,8 +79,7 @@ def due_domains(conn: Connection, now: float, opens_at: Opening, limit: int) -> 
     The one that was served longest ago is first.
     """
     found: list[tuple[str, str]] = []
-    earliest = _FIRST_DUE.scalar(conn)
-    if earliest is None or earliest > now:
+    if first_due(conn) > now:
         return found
     for row in _pages(conn, _IN_TURN, now=now):
         if opens_at(row.domain) <= now:
@@ -89,8 +94,7 @@ def due_among(
 ) -> list[tuple[str, str]]:
     """The same of the given domains, in their order."""
     found: list[tuple[str, str]] = []
-    earliest = _FIRST_DUE.scalar(conn)
-    if earliest is None or earliest > now:
+    if first_due(conn) > now:
         return found
     for start in range(0, len(domains), FEW):
         few = domains[start : start + FEW]

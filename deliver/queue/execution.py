@@ -4,7 +4,7 @@
   and the recipients are deferred.
 - Every claim is settled, also under cancellation: in a shield with a deadline. A settlement that the database
   refuses is tried again; if it stays refused, the journal keeps the deliveries and the lease expires.
-- An attempt that does nothing for `silence` seconds, longer than every timeout allows, is ended, and said.
+- An attempt that does nothing for `silence` seconds is ended, see `deliver.queue.silence`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from deliver.queue.content import InlineContent, remove
 from deliver.queue.journal import Proof
 from deliver.queue.schedule import Plan, Settlement
 from deliver.queue.shard import Shard
+from deliver.queue.silence import Silence
 from deliver.queue.store import Append, Settled
 
 SETTLE_PATIENCE: Final = 30.0  # seconds in which a settlement must succeed
@@ -98,7 +99,7 @@ class Execution:
 
     `begin(claim, content, journal)` makes an attempt, which calls `journal` at a final 2yz and may run for
     `deadline`. `gather`: see `store.settle`. `settled` is called after each commit that may have put events
-    into the outbox.
+    into the outbox. `silent` ends attempts that do nothing for `silence`.
     """
 
     shard: Shard
@@ -111,12 +112,14 @@ class Execution:
     gather: float
     append: Append
     settled: Callable[[], None]
+    silent: Silence
 
     async def run(self, claim: Claim, scope: trio.CancelScope, over: Callable[[Ended], None]) -> None:
         """Attempt within `scope`, then tell `over`, who sees to `settle`. Raises no Exception."""
         journalled: dict[int, Delivered] = {}
         attempt: Attempt | None = None
         result = conclusion.interrupted(claim.recipients, started=False)
+        scope.deadline = trio.current_time() + self.deadline
         try:
             with scope:
                 content = await self._content(claim)
@@ -126,38 +129,20 @@ class Execution:
                     read = _Counter()
                     watched = Watched(content, read.count)
                     attempt = self.begin(claim, watched, partial(self._note, claim, journalled))
-                    with trio.fail_after(self.deadline):
-                        await self._watch(attempt, read, claim)
+                    self.silent.begin(claim, self.silence, partial(_progress, attempt, read), scope)
+                    await attempt.run()
+            if scope.cancelled_caught and trio.current_time() >= scope.deadline:
+                log.error(
+                    "%s: attempt %d took longer than %g s", claim.envelope.id, claim.number, self.deadline
+                )
         except Exception:
             log.exception("%s: attempt %d failed unexpectedly", claim.envelope.id, claim.number)
         finally:
+            self.silent.end(claim)
             if attempt is not None:
                 result = self._result_of(attempt, claim)
             result = conclusion.conclude(claim.recipients, result, journalled)
             over(Ended(result, self._settlements(claim, result)))
-
-    async def _watch(self, attempt: Attempt, read: _Counter, claim: Claim) -> None:
-        """Run the attempt, and end it when nothing happens any more."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._end_when_silent, attempt, read, claim, nursery.cancel_scope)
-            await attempt.run()
-            nursery.cancel_scope.cancel()
-
-    async def _end_when_silent(
-        self, attempt: Attempt, read: _Counter, claim: Claim, scope: trio.CancelScope
-    ) -> None:
-        seen = None
-        while (now := (attempt.progress(), read.value)) != seen:
-            seen = now
-            await trio.sleep(self.silence)
-        log.error(
-            "%s: attempt %d to %s did nothing for %g s, longer than any timeout allows: it is ended",
-            claim.envelope.id,
-            claim.number,
-            claim.domain,
-            self.silence,
-        )
-        scope.cancel()
 
     def _result_of(self, attempt: Attempt, claim: Claim) -> AttemptResult:
         try:
@@ -168,16 +153,13 @@ class Execution:
 
     async def settle(self, claim: Claim, ended: Ended) -> None:
         """Put on record what became of the claim, also under cancellation; raises no Exception."""
-        with trio.CancelScope(shield=True):
-            await self._finish(claim, ended)
-
-    async def _finish(self, claim: Claim, ended: Ended) -> None:
         settled: Settled | None = None
         try:
-            with trio.move_on_after(SETTLE_PATIENCE):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_PATIENCE):
                 settled = await self._settle(claim, ended.result, ended.settlements)
             if settled is not None and settled.removable:
-                await trio.to_thread.run_sync(remove, self.shard.spool, settled.removable)
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(remove, self.shard.spool, settled.removable)
         except Exception:
             log.exception("%s: attempt %d cannot be settled", claim.envelope.id, claim.number)
         finally:
@@ -273,3 +255,7 @@ class _Counter:
 
     def count(self) -> None:
         self.value += 1
+
+
+def _progress(attempt: Attempt, read: _Counter) -> tuple[int, int]:
+    return attempt.progress(), read.value

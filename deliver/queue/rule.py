@@ -36,4 +36,4 @@ class Rule:
 
 def listed(reader: Reader) -> tuple[Rule, ...]:
     """All of them, the oldest first."""
-    return tuple(Rule.of(row) for row in reader.rows("SELECT * FROM freeze ORDER BY id"))
+    return tuple(Rule.of(row) for row in reader.rows('SELECT * FROM "freeze" ORDER BY id'))

@@ -26,10 +26,9 @@ from sqlalchemy import Connection
 
 from deliver.errors import StorageError
 from deliver.net.clock import Clock
-from deliver.queue import claiming, due, recovery, store
+from deliver.queue import claiming, due
 from deliver.queue.admission import Permits
 from deliver.queue.claiming import Claim
-from deliver.queue.content import remove
 from deliver.queue.execution import (
     RETRY_AFTER,
     Attempt as Attempt,
@@ -38,35 +37,33 @@ from deliver.queue.execution import (
     Execution,
     JournalReply as JournalReply,
 )
-from deliver.queue.lanes import Feedback, Lane, Lanes, Occupancy, feedback
+from deliver.queue.lanes import Feedback, Lanes, Occupancy
 from deliver.queue.shard import Shard
-from deliver.queue.share import Share, mark
+from deliver.queue.share import Share
+from deliver.queue.silence import Silence
 from deliver.queue.store import Append
 from deliver.queue.terms import lanes_of, limits_of, plan_of
 from deliver.queue.throttle import Key, Throttle
-from deliver.report.log import say
+from deliver.queue.tidying import NEWS, Tidying
+from deliver.queue.turns import Turn, Turns
 from deliver.settings import Queue
 from events import outbox
 
 GATHER: Final = 0.02  # seconds between two looks for what is due
 LONGEST_SLEEP: Final = 60.0  # seconds; expired leases and old history are looked for that often
-NEWS: Final = 5.0  # seconds; where several nodes share the queue, that often each looks what others left
 BUSY: Final = 0.05  # seconds until a node looks again for what others are busy with
 TURN: Final = 20  # messages that a worker takes for one site while others wait
 SILENCE: Final = 3600.0  # seconds, unless said otherwise
-IDLE_DESTINATIONS: Final = 3600.0  # seconds for which a destination without mail keeps its place in the line
 
 log = logging.getLogger("outrider.queue")
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """An attempt under way: when it began (epoch seconds), on which lane, and what it holds of the limits."""
+    """An attempt under way, and its turn on lanes and under limits."""
 
     claim: Claim
-    site: str
-    started: float
-    held: tuple[Key, ...]
+    turn: Turn
     scope: trio.CancelScope
     execution: Execution
 
@@ -114,14 +111,17 @@ class Runner:
         self._sources = sources
         self._wake = trio.Event()
         self._stopping = False
-        self._tidied = self._taken_back = -math.inf
+        self._tidying = Tidying(shard, append)
         self._claiming = trio.Lock()
         self._wishes: list[Wish] = []
         self._holds: dict[str, float] = {}
         self._running: dict[int, Running] = {}
+        self._silent = Silence()
+        self._left_due = -math.inf
         self.lanes = Lanes(lanes_of(settings))
         self.throttle = Throttle(limits_of(settings), lambda domain: self._sources(domain))
         self._occupancy = Occupancy(settings.workers, settings.slow_workers, settings.slow_after)
+        self.turns = Turns(self.lanes, self.throttle, self._occupancy, clock, self._claiming, self.poke)
         self.reconfigure(settings, attempt_deadline=attempt_deadline, gather=gather, silence=silence)
 
     @property
@@ -130,26 +130,22 @@ class Runner:
         return len(self._running)
 
     def poke(self) -> None:
-        """Something may be due: mail was accepted."""
+        """Something may be due, or begin: mail was accepted, an attempt has ended."""
         self._wake.set()
 
     def retry_sites(self) -> None:
         """Somebody says that it is worth a try: no site is left alone any longer."""
         self.lanes.reopen()
+        self.turns.look()
         self._wake.set()
 
     async def give_up(self, share: Share) -> list[str]:
-        """Before the turn of `share` begins: begin nothing that is too small to divide.
-
-        Returns the marks of what still runs beyond that share, see `deliver.queue.share`.
-        """
-        async with self._claiming:
-            self.lanes.share = self.throttle.share = share.between()
-            return [mark(key) for part in (self.lanes, self.throttle) for key in part.beyond(share)]
+        """See `Turns.give_up`."""
+        return await self.turns.give_up(share)
 
     def share_out(self, share: Share) -> None:
-        """Our part of the limits from now on."""
-        self.lanes.share = self.throttle.share = share
+        """See `Turns.share_out`."""
+        self.turns.share_out(share)
         self._wake.set()
 
     def stop(self) -> None:
@@ -187,11 +183,19 @@ class Runner:
             gather=gather,
             append=self._append,
             settled=self._settled,
+            silent=self._silent,
         )
+        self.turns.look()
         self._wake.set()
 
     async def run(self) -> None:
         """Work until `stop` is called or the caller is cancelled; either way every claim is settled."""
+        async with trio.open_nursery() as beside:
+            beside.start_soon(self._silent.run)
+            await self._claim_and_work()
+            beside.cancel_scope.cancel()
+
+    async def _claim_and_work(self) -> None:
         async with trio.open_nursery() as attempts:
             while not self._stopping:
                 self._wake = trio.Event()
@@ -219,8 +223,10 @@ class Runner:
         if self._shard.latch.fault is not None:
             return RETRY_AFTER
         try:
-            await self._take_back(now)
-            await self._tidy(now)
+            await self._tidying.take_back(
+                now, courtesy=self._settings.lease_margin, running=tuple(self._running)
+            )
+            await self._tidying.forget(now, keep=self._settings.keep_history)
             begun, moment = await self._claim_and_look()
             for running in begun:
                 # registered before anything is awaited: what is claimed is settled
@@ -285,7 +291,7 @@ class Runner:
 
         def take_permitted(
             conn: Connection,
-        ) -> tuple[list[tuple[Claim, ...]], list[tuple[Key, ...]], float | None]:
+        ) -> tuple[list[tuple[Claim, ...]], list[tuple[Key, ...]], float | None, float]:
             permits = Permits(self.lanes, self.throttle, now, self._holds)  # one for each run of this
             taken: list[tuple[Claim, ...]] = []
             left = free
@@ -293,49 +299,24 @@ class Runner:
                 limit = left if wish.most is None else min(wish.most, left)
                 taken.append(take(conn, admission=permits, limit=limit, domains=wish.domains))
                 left -= len(taken[-1])
-            return taken, permits.held, due.next_due(conn, permits.opens_at) if look else now
+            if not look:
+                return taken, permits.held, now, self._left_due
+            return taken, permits.held, due.next_due(conn, permits.opens_at), due.first_due(conn)
 
-        taken, held, moment = await self._shard.sql.write(take_permitted, durable=False)
+        taken, held, moment, self._left_due = await self._shard.sql.write(take_permitted, durable=False)
         holds = iter(held)
         for wish, claims in zip(wishes, taken, strict=True):
             wish.begun = tuple(self._began(claim, next(holds), now) for claim in claims)
             wish.moment = moment
 
     def _began(self, claim: Claim, held: tuple[Key, ...], now: float) -> Running:
-        slow = self.lanes.slow(claim.domain)
-        site = self.lanes.begin(claim.domain)
-        running = Running(claim, site, now, held, trio.CancelScope(), self._execution)
-        self.throttle.hold(held)
-        self._occupancy.begin(claim.attempt_id, now, slow=slow)
-        self._running[claim.attempt_id] = running
+        turn = self.turns.begin(claim.attempt_id, claim.domain, held, now)
+        running = self._running[claim.attempt_id] = Running(claim, turn, trio.CancelScope(), self._execution)
         return running
 
     def _ended(self, running: Running, ended: Ended) -> Feedback:
         """The counterpart of `_began`, as far as others wait for it: its settlement follows."""
-        now, claim = self._clock.now(), running.claim
-        said = feedback(ended.result)
-        before = self.lanes.lane(claim.domain)
-        lane = self.lanes.end(
-            claim.domain,
-            running.site,
-            said,
-            ended.result.site,
-            started=running.started,
-            now=now,
-            again=ended.again,
-        )
-        self._say_pause(claim.domain, before, lane, now)
-        self.throttle.release(running.held)
-        self._occupancy.end(claim.attempt_id)
-        self._wake.set()
-        return said
-
-    def _say_pause(self, domain: str, before: Lane, lane: Lane, now: float) -> None:
-        if lane.paused_until > now and lane.paused_until != before.paused_until:
-            site, pause = self.lanes.site(domain), lane.paused_until - now
-            say(log, logging.WARNING, "site paused", site=site, domain=domain, seconds=f"{pause:g}")
-        elif before.failures and not lane.failures:
-            say(log, logging.INFO, "site answers again", site=self.lanes.site(domain), domain=domain)
+        return self.turns.end(running.turn, ended.result, again=ended.again)
 
     async def _work(self, running: Running, nursery: trio.Nursery) -> None:
         """Attempts for one site, one behind the other; each is settled while the next one is under way."""
@@ -366,7 +347,12 @@ class Runner:
         return not self._stopping and (served < TURN or self._occupancy.free(self._clock.now()) > 1)
 
     async def _next(self, domain: str) -> tuple[Running, ...]:
-        """The next message for the same site, if it may have one."""
+        """The next message for the same site, if it may have one.
+
+        Nobody asks for what came after the last look for all domains: the next one is soon, and takes more.
+        """
+        if self._shard.node is None and self._clock.now() < self._left_due:
+            return ()
         try:
             return (await self._claim_and_look(self.lanes.domains(domain), most=1))[0]
         except StorageError as error:
@@ -385,40 +371,3 @@ class Runner:
     @staticmethod
     def _until(moment: float | None, now: float) -> float:
         return LONGEST_SLEEP if moment is None else min(LONGEST_SLEEP, max(0.0, moment - now))
-
-    async def _take_back(self, now: float) -> None:
-        """Now and then: end attempts whose lease has expired, those of other nodes too."""
-        shard, courtesy = self._shard, self._settings.lease_margin
-        if now - self._taken_back < (LONGEST_SLEEP if shard.node is None else NEWS):
-            return
-        self._taken_back = now
-        proofs = shard.journal.proofs()
-        left_over = frozenset[int]()
-        if shard.node is not None:  # another node may have ended them while the database was out of reach
-            left_over = frozenset(proof.attempt_id for proof in proofs) - self._running.keys()
-        running = tuple(self._running)  # by a clock that jumped forward their leases have expired too
-        look = partial(recovery.any_expired, now=now, node=shard.node, courtesy=courtesy, running=running)
-        if not await shard.sql.read(look) and not left_over:
-            return
-        take = partial(
-            recovery.reclaim, now=now, proofs=proofs, append=self._append,
-            node=shard.node, courtesy=courtesy, left_over=left_over, running=running,
-        )  # fmt: skip
-        found = await shard.sql.write(take)
-        for attempt_id in left_over.union(found.attempts):
-            shard.journal.settled(attempt_id)
-        if found.interrupted:
-            log.warning("took back %d attempts that were not settled in time", found.interrupted)
-        if found.removable:
-            await trio.to_thread.run_sync(remove, shard.spool, found.removable)
-
-    async def _tidy(self, now: float) -> None:
-        """Now and then: forget old history."""
-        if now - self._tidied < LONGEST_SLEEP:
-            return
-        self._tidied = now
-        before = now - self._settings.keep_history
-        await self._shard.sql.write(lambda conn: store.forget(conn, before=before), durable=False)
-        await self._shard.sql.write(
-            lambda conn: due.forget_idle(conn, now - IDLE_DESTINATIONS), durable=False
-        )

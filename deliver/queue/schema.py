@@ -24,13 +24,14 @@ a newer version are refused and left as they are: they hold mail.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
@@ -70,22 +71,18 @@ message = Table(
     Column("spool_name", Text),
     Column("completed_at", Float),
     Column("report_due", Float),  # NULL: the sender is owed nothing
-    Index("message_completed", "completed_at"),
-)
-Index(
-    "message_report_due",
-    message.c.report_due,
-    sqlite_where=message.c.report_due.is_not(None),
-    postgresql_where=message.c.report_due.is_not(None),
 )
 
-for _name, _column in (("message_by_age", message.c.received_at), ("message_by_size", message.c.size)):
-    Index(
-        _name,
-        _column,
-        sqlite_where=message.c.completed_at.is_(None),
-        postgresql_where=message.c.completed_at.is_(None),
-    )
+
+def _index_some(name: str, column: Column[Any], where: ColumnElement[bool]) -> None:
+    """An index of those rows alone."""
+    Index(name, column, sqlite_where=where, postgresql_where=where)
+
+
+_index_some("message_report_due", message.c.report_due, message.c.report_due.is_not(None))
+_index_some("message_completed", message.c.completed_at, message.c.completed_at.is_not(None))
+_index_some("message_by_age", message.c.received_at, message.c.completed_at.is_(None))
+_index_some("message_by_size", message.c.size, message.c.completed_at.is_(None))
 
 recipient = Table(
     "recipient",
@@ -271,6 +268,8 @@ MIGRATIONS: Final[tuple[Callable[[sqlalchemy.Connection], None], ...]] = (
     _add_columns(("attempt", "node TEXT")),
     _create_taken,
     _statements(
+        "DROP INDEX IF EXISTS message_completed",
+        "CREATE INDEX message_completed ON message (completed_at) WHERE completed_at IS NOT NULL",
         "CREATE INDEX message_by_age ON message (received_at) WHERE completed_at IS NULL",
         "CREATE INDEX message_by_size ON message (size) WHERE completed_at IS NULL",
     ),

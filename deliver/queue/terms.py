@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deliver.queue import lanes, retry, throttle
 from deliver.queue.schedule import Plan
-from deliver.settings import Queue
+from deliver.settings import Queue, Settings
 
 
 def plan_of(settings: Queue) -> Plan:
@@ -52,3 +52,9 @@ def limits_of(settings: Queue) -> tuple[throttle.Limit, ...]:
         )
         for limit in settings.limit
     )
+
+
+def source_addresses(settings: Settings, domain: str) -> tuple[str, ...]:
+    """The addresses that mail for the domain may leave from, as far as the settings name them."""
+    delivery = settings.towards(domain, None).delivery
+    return tuple(each for each in (delivery.source_ipv4, delivery.source_ipv6) if each)

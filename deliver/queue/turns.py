@@ -26,6 +26,7 @@ import trio
 from deliver.net.clock import Clock
 from deliver.outcome import AttemptResult
 from deliver.queue.lanes import Feedback, Lane, Lanes, Occupancy, feedback
+from deliver.queue.share import Share, mark
 from deliver.queue.throttle import Key, Throttle
 from deliver.report.log import say
 
@@ -118,6 +119,20 @@ class Turns:
             raise Closed(asked.why)
         return asked.turn
 
+    async def give_up(self, share: Share) -> list[str]:
+        """Before the turn of `share` begins: begin nothing that is too small to divide.
+
+        Returns the marks of what still runs beyond that share, see `deliver.queue.share`.
+        """
+        async with self._lock:
+            self.lanes.share = self.throttle.share = share.between()
+            return [mark(key) for part in (self.lanes, self.throttle) for key in part.beyond(share)]
+
+    def share_out(self, share: Share) -> None:
+        """Our part of the limits from now on."""
+        self.lanes.share = self.throttle.share = share
+        self.look()
+
     def look(self) -> None:
         """Something has changed: whoever waits may have a turn now."""
         if self._waiting:
@@ -156,6 +171,7 @@ class Turns:
                 moment = min(moment, self._answer(line[0], now))
                 if line[0].answered.is_set():
                     line.popleft()
+                    self._waiting.move_to_end(key)
                     served = True
                 if not line:
                     del self._waiting[key]

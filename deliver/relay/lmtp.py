@@ -28,7 +28,9 @@ from deliver.errors import OutriderError
 from deliver.message import Envelope, MessageId
 from deliver.net.clock import Clock
 from deliver.outcome import Deferred, Delivered, Outcome
-from deliver.relay.connection import Connection, Terms, apology, envelope_of
+from deliver.relay.acceptance import apology, envelope_of, facts_of
+from deliver.relay.admission import content_refusals
+from deliver.relay.connection import Connection, Terms
 from deliver.relay.intake import Intake, Origin
 from deliver.relay.listener import Listener
 from deliver.relay.security import Client
@@ -186,7 +188,13 @@ class LmtpConnection(Connection):
         incoming, self._incoming = self._incoming, None
         assert incoming is not None, "the content was abandoned"
         assert isinstance(incoming.sink, LmtpSink)
-        envelope = envelope_of(incoming, question)
+        refused = content_refusals(question.recipients, facts_of(incoming, question), self._terms)
+        if len(refused) == len(set(question.recipients)):
+            self._refused(incoming, "not for its recipients")
+            await incoming.sink.abandon()
+            self._lmtp.accept_each(lambda mailbox: refused[mailbox])
+            return
+        envelope = envelope_of(incoming, question, refused)
         limit = Limit.within(self._deadline)
         say(
             log, logging.INFO, "message taken",
@@ -200,7 +208,7 @@ class LmtpConnection(Connection):
             self._refused(incoming, str(error))
             self._machine.refuse(apology(error))
             return
-        replies = {recipient.mailbox: reply_to(outcome) for recipient, outcome, _ in results}
+        replies = refused | {recipient.mailbox: reply_to(outcome) for recipient, outcome, _ in results}
         say(
             log, logging.INFO, "message answered", id=envelope.id, client=self._client,
             delivered=sum(reply.positive for reply in replies.values()),

@@ -102,18 +102,36 @@ def choose(routes: Iterable[RouteSettings], domain: str, sender: str | None = No
     ConfigurationError.
     """
     for candidate in routes:
-        if candidate.senders and not _from_one_of(candidate.senders, sender):
+        of = _sender_pattern(candidate, sender)
+        if candidate.senders and of is None:
             continue
-        matched = next((pattern for pattern in candidate.domains if matches(pattern, domain)), None)
+        matched = _domain_pattern(candidate, domain)
         if matched is not None:
-            return _route(candidate, domain, matched)
+            return _route(candidate, domain, matched if of is None else f"{matched} for senders {of or '<>'}")
     return ViaMx(domain)
 
 
-def _from_one_of(patterns: Iterable[str], sender: str | None) -> bool:
+def senders_elsewhere(routes: Iterable[RouteSettings], domain: str) -> tuple[str, ...]:
+    """Patterns of the senders whose mail for `domain` does not go as that of nobody in particular."""
+    found: list[str] = []
+    for candidate in routes:
+        if _domain_pattern(candidate, domain) is None:
+            continue
+        if not candidate.senders:
+            break
+        found += candidate.senders
+    return tuple(found)
+
+
+def _domain_pattern(route: RouteSettings, domain: str) -> str | None:
+    return next((pattern for pattern in route.domains if matches(pattern, domain)), None)
+
+
+def _sender_pattern(route: RouteSettings, sender: str | None) -> str | None:
+    """The pattern of `senders` that the sender fits; None also where the route is for all."""
     if sender is None:
-        return False
-    return any(fnmatchcase(sender.lower(), pattern.lower()) for pattern in patterns)
+        return None
+    return next((each for each in route.senders if fnmatchcase(sender.lower(), each.lower())), None)
 
 
 def _route(chosen: RouteSettings, domain: str, matched: str) -> Route:

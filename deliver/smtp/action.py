@@ -98,8 +98,8 @@ class ConsiderRecipient:
 
 
 @dataclass(frozen=True, slots=True)
-class BeginContent:
-    """Question: is there a place to put the content?"""
+class _Announced:
+    """From whom and to whom a message goes, as it was said and accepted."""
 
     mail: MailRequest
     rcpts: tuple[RcptRequest, ...]
@@ -113,6 +113,11 @@ class BeginContent:
     def recipients(self) -> tuple[Mailbox, ...]:
         """The forward paths, in the order in which they were named first."""
         return tuple(rcpt.mailbox for rcpt in self.rcpts)
+
+
+@dataclass(frozen=True, slots=True)
+class BeginContent(_Announced):
+    """Question: is there a place to put the content?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,27 +128,15 @@ class ContentChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class EndContent:
+class EndContent(_Announced):
     """Question: has the message been put where it survives a crash? `size` in octets as received.
 
     `individually`: `accept_some` may answer for each recipient.
     """
 
-    mail: MailRequest
-    rcpts: tuple[RcptRequest, ...]
     size: int
     eight_bit: bool
     individually: bool = False
-
-    @property
-    def sender(self) -> Mailbox | None:
-        """The reverse path."""
-        return self.mail.sender
-
-    @property
-    def recipients(self) -> tuple[Mailbox, ...]:
-        """The forward paths, in the order in which they were named first."""
-        return tuple(rcpt.mailbox for rcpt in self.rcpts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,18 +15,12 @@ from deliver.smtp.inspection import MAX_LINE as MAX_LINE, SURPLUS as SURPLUS, De
 _END = b"\r\n.\r\n"
 
 
-class IncomingContent:
-    """Undoes dot-stuffing over any chunking; `ended` once the terminator was read.
-
-    `size` counts octets without stuffed dots, `eight_bit` says whether any of them is over 127.
-    """
+class Inspected:
+    """Content that is looked at as it comes in; `size` counts octets without stuffed dots."""
 
     def __init__(self, limit: int) -> None:
         """`limit` in octets, 0 for none."""
         self._inspection = Inspection(limit)
-        self._held = b"\r\n"  # as if a line had just ended: a dot may be the very first octet
-        self._skip = len(self._held)
-        self.ended = False
 
     @property
     def size(self) -> int:
@@ -47,6 +41,17 @@ class IncomingContent:
     def endless(self) -> bool:
         """Whether the client is to be cut off instead of read to the end."""
         return self._inspection.endless
+
+
+class IncomingContent(Inspected):
+    """Undoes dot-stuffing over any chunking; `ended` once the terminator was read."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit` in octets, 0 for none."""
+        super().__init__(limit)
+        self._held = b"\r\n"  # as if a line had just ended: a dot may be the very first octet
+        self._skip = len(self._held)
+        self.ended = False
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Take octets from the wire: (content that is certain by now, octets after the terminator)."""
@@ -70,7 +75,7 @@ class IncomingContent:
         return piece
 
 
-class IncomingChunks:
+class IncomingChunks(Inspected):
     """Content in chunks of a known length (RFC 3030 2); `chunk_ended` after each, `ended` after the last.
 
     BINARYMIME is not offered, so this too is lines that end with CRLF; a last line without one gets it.
@@ -78,7 +83,7 @@ class IncomingChunks:
 
     def __init__(self, limit: int) -> None:
         """`limit` in octets, 0 for none."""
-        self._inspection = Inspection(limit)
+        super().__init__(limit)
         self._held = b""  # a CR whose LF may come
         self._left = 0
         self._last = False
@@ -89,24 +94,9 @@ class IncomingChunks:
         self._left, self._last = length, last
 
     @property
-    def size(self) -> int:
-        """Octets so far."""
-        return self._inspection.size
-
-    @property
-    def eight_bit(self) -> bool:
-        """Whether an octet was over 127."""
-        return self._inspection.eight_bit
-
-    @property
-    def defect(self) -> Defect | None:
-        """The most telling defect so far."""
-        return self._inspection.defect
-
-    @property
     def endless(self) -> bool:
         """Whether the client is to be cut off instead of read to the end."""
-        return self._inspection.endless or self._inspection.too_far(self.size + self._left)
+        return super().endless or self._inspection.too_far(self.size + self._left)
 
     @property
     def chunk_ended(self) -> bool:

@@ -7,7 +7,8 @@
 `pki` its certificates, `smtpd` and `behaviour` its mail servers.
 """
 
-from tests.internet.behaviour import Behaviour, Delay, Drop, Point, Silence
+from tests.internet.behaviour import Behaviour, Delay, Drop, Held, Point, Silence
+from tests.internet.gate import Gate
 from tests.internet.live import LiveInternet
 from tests.internet.peer import Peer
 from tests.internet.pki import Authority, Certificate, Credentials
@@ -31,6 +32,8 @@ __all__ = [
     "Drop",
     "Exchanger",
     "Fault",
+    "Gate",
+    "Held",
     "Internet",
     "LiveInternet",
     "MailDomain",

@@ -6,6 +6,7 @@
     b"25\\xff garbage"        these octets as they are
     Drop("421 4.3.2 bye")    this reply, if any, and the connection closed (or reset)
     Delay(3, then=…)         first wait, then the override or (None) the ordinary reply
+    Held(gate, then=…)       first wait at the gate, then as with Delay
     Silence()                no reply; the connection stays until the client gives up
     a tuple of these         one for each use, the ordinary reply (None in the tuple too) when they are used up
     a callable               gets the command's argument, gives one of these or None
@@ -21,6 +22,7 @@ from enum import StrEnum
 from typing import Union
 
 from tests.internet.accounts import Accounts
+from tests.internet.gate import Gate
 
 
 class Point(StrEnum):
@@ -31,13 +33,13 @@ class Point(StrEnum):
     EHLO_TLS = "EHLO-TLS"  # inside TLS
     HELO = "HELO"
     STARTTLS = "STARTTLS"
-    HANDSHAKE = "HANDSHAKE"  # where the server's TLS would begin: octets, Drop, Delay, Silence
+    HANDSHAKE = "HANDSHAKE"  # where the server's TLS would begin: octets, Drop, Delay, Held, Silence
     AUTH = "AUTH"
     RESPONSE = "RESPONSE"  # to a challenge of AUTH
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
-    CONTENT = "CONTENT"  # after the 354 was sent: Drop, Delay, Silence
+    CONTENT = "CONTENT"  # after the 354 was sent: Drop, Delay, Held, Silence
     BODY = "BODY"  # after Drop.octets octets of content: Drop, Silence
     DOT = "DOT"  # the reply to the final dot
     RSET = "RSET"
@@ -63,11 +65,19 @@ class Delay:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Wait until the gate is open, then go on."""
+
+    gate: Gate
+    then: Action | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Silence:
     """Never reply, keep the connection."""
 
 
-Action = Union[str, bytes, Drop, Delay, Silence]  # noqa: UP007 (a forward reference)
+Action = Union[str, bytes, Drop, Delay, Held, Silence]  # noqa: UP007 (a forward reference)
 Override = Action | tuple[Action | None, ...] | Callable[[str], Action | None]
 
 KEYWORDS = ("PIPELINING", "SIZE 10485760", "8BITMIME", "ENHANCEDSTATUSCODES")
@@ -114,5 +124,5 @@ def settled_reply(action: Action | None, ordinary: str) -> str | None:
             return None
         case Drop(reply=reply):
             return settled_reply(reply, ordinary)
-        case Delay(then=then):
+        case Delay(then=then) | Held(then=then):
             return settled_reply(then, ordinary)

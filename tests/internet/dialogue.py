@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tests.internet.accounts import Accounts, Exchange
-from tests.internet.behaviour import Action, Behaviour, Delay, Drop, Point, Silence, settled_reply
+from tests.internet.behaviour import Action, Behaviour, Delay, Drop, Held, Point, Silence, settled_reply
 from tests.internet.received import Command, Connection, ReceivedMessage
 from tests.internet.wire import Closed, TooLong, Wire
 
@@ -343,8 +343,11 @@ class Dialogue:
 
     async def _act(self, action: Action | None, ordinary: str, *, last: bool = False) -> int:
         """Do it and return the code of the reply, 0 if it has none. `last`: nothing may be waiting before it."""
-        while isinstance(action, Delay):
-            await trio.sleep(action.seconds)
+        while isinstance(action, Delay | Held):
+            if isinstance(action, Delay):
+                await trio.sleep(action.seconds)
+            else:
+                await action.gate.passed()
             action = action.then
         if ordinary:
             self._check_waiting(last)

@@ -7,7 +7,7 @@ that from how the zones were made and does no cryptography; the tests hold it ag
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
 import dns.edns
@@ -19,6 +19,7 @@ import dns.rdataset
 import dns.rdatatype
 import dns.rrset
 
+from tests.internet.owners import closest_encloser, delegating_alias, source, synthesised
 from tests.internet.zones import Internet, Security, Status, Zone
 
 MAX_ALIASES = 16
@@ -58,40 +59,37 @@ class _Walk:
     def follow(self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> dns.rcode.Rcode:
         for _ in range(MAX_ALIASES):
             zone = self.internet.zone_for(name, rdtype)
-            upper = _delegating_alias(zone, name)
+            upper = delegating_alias(zone, name)
             if upper is not None:
                 try:
                     name = self._through_dname(zone, name, upper)
                 except dns.name.NameTooLong:
                     return dns.rcode.YXDOMAIN  # RFC 6672 2.2
                 continue
-            source = _source(zone, name)
-            if source is None:
+            owner = source(zone, name)
+            if owner is None:
                 return self._deny_name(zone, name)
-            if source != name:
+            if owner != name:
                 self._prove(zone, _covering(zone, name))  # a wildcard counts only where there is no such name
-            if zone.rdataset(source, rdtype) is not None:
-                self._add(self.answer, zone, source, rdtype, shown_as=name)
+            if zone.rdataset(owner, rdtype) is not None:
+                self._add(self.answer, zone, owner, rdtype, shown_as=name)
                 return dns.rcode.NOERROR
-            alias = zone.rdataset(source, dns.rdatatype.CNAME)
+            alias = zone.rdataset(owner, dns.rdatatype.CNAME)
             if alias is None:
-                return self._deny_type(zone, source)
-            self._add(self.answer, zone, source, dns.rdatatype.CNAME, shown_as=name)
+                return self._deny_type(zone, owner)
+            self._add(self.answer, zone, owner, dns.rdatatype.CNAME, shown_as=name)
             name = alias[0].target
         return dns.rcode.SERVFAIL
 
     def _through_dname(self, zone: Zone, name: dns.name.Name, upper: dns.name.Name) -> dns.name.Name:
-        """RFC 6672 3.1: the DNAME, and the CNAME made from it, which has no signature."""
         self._add(self.answer, zone, upper, dns.rdatatype.DNAME)
-        dname = zone.rdataset(upper, dns.rdatatype.DNAME)
-        assert dname is not None
-        target: dns.name.Name = name.relativize(upper) + dname[0].target
-        self.answer.append(dns.rrset.from_text(name, dname.ttl, "IN", "CNAME", target.to_text()))
+        self.answer.append(synthesised(zone, name, upper))
+        target: dns.name.Name = self.answer[-1][0].target
         return target
 
     def _deny_name(self, zone: Zone, name: dns.name.Name) -> dns.rcode.Rcode:
         self._add_soa(zone)
-        wildcard = dns.name.Name((b"*", *_closest_encloser(zone, name).labels))
+        wildcard = dns.name.Name((b"*", *closest_encloser(zone, name).labels))
         self._prove(zone, _covering(zone, name))
         self._prove(zone, _covering(zone, wildcard))
         return dns.rcode.NXDOMAIN
@@ -142,35 +140,6 @@ def _rrset_status(zone: Zone, owner: dns.name.Name, rdtype: dns.rdatatype.RdataT
     if (zone.status, zone.security, rdtype) == (Status.BOGUS, Security.BOGUS, dns.rdatatype.DNSKEY):
         return Status.SECURE  # the keys of such a zone are sound, their signatures over all else are not
     return zone.status
-
-
-def _source(zone: Zone, name: dns.name.Name) -> dns.name.Name | None:
-    """The owner name that answers for `name`: itself, a wildcard, or None when there is none."""
-    if _exists(zone, name):
-        return name
-    wildcard = dns.name.Name((b"*", *_closest_encloser(zone, name).labels))
-    return wildcard if _exists(zone, wildcard) else None
-
-
-def _exists(zone: Zone, name: dns.name.Name) -> bool:
-    """Whether the zone has that name, empty non-terminals included (RFC 4592 2.2.2)."""
-    place = bisect_left(zone.names, name)
-    return place < len(zone.names) and zone.names[place].is_subdomain(name)
-
-
-def _closest_encloser(zone: Zone, name: dns.name.Name) -> dns.name.Name:
-    while not _exists(zone, name):
-        name = name.parent()
-    return name
-
-
-def _delegating_alias(zone: Zone, name: dns.name.Name) -> dns.name.Name | None:
-    """The owner of a DNAME above `name` in the zone, or None."""
-    while name != zone.origin:
-        name = name.parent()
-        if zone.rdataset(name, dns.rdatatype.DNAME) is not None:
-            return name
-    return None
 
 
 def _covering(zone: Zone, name: dns.name.Name) -> dns.name.Name | None:

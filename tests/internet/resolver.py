@@ -23,6 +23,7 @@ import dns.rdataclass
 import dns.rdatatype
 import trio
 
+from tests.internet.gate import Gate
 from tests.internet.recursion import Resolution, resolve
 from tests.internet.zones import Internet, Status
 
@@ -52,11 +53,12 @@ class Fault(StrEnum):
 
 @dataclass(slots=True)
 class Trouble:
-    """A fault, a delay in seconds, or both, for the next `times` questions (None: for all)."""
+    """A fault, a delay in seconds, a gate, or all, for the next `times` questions (None: for all)."""
 
     fault: Fault | None = None
     delay: float = 0
     times: int | None = None
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,10 @@ class Resolver:
         fault: Fault | None = None,
         delay: float = 0,
         times: int | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """From now on misbehave for questions about `name`, of one type or (None) of all."""
-        self._troubles[name.removesuffix(".").lower() or ".", rdtype] = Trouble(fault, delay, times)
+        self._troubles[name.removesuffix(".").lower() or ".", rdtype] = Trouble(fault, delay, times, gate)
 
     def untroubled(self) -> None:
         """Forget all trouble."""
@@ -170,6 +173,8 @@ class Resolver:
         trouble = self._next_trouble(query)
         if trouble.delay:
             await trio.sleep(trouble.delay)
+        if trouble.gate is not None:
+            await trouble.gate.passed()
         return _answer(self._resolve, query, trouble.fault, self._limit(query, transport))
 
     def _resolve(self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> Resolution:

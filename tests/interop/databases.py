@@ -1,4 +1,4 @@
-"""What every database must do with events; one test module per database calls it."""
+"""What every database must do with events; the unit tests call it for SQLite, the interop tests for servers."""
 
 from __future__ import annotations
 

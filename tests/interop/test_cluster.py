@@ -6,6 +6,7 @@ A message arrives twice only where an attempt was in doubt.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import text
 
-from deliver.queue import schema
+from deliver.queue import cluster, schema
 from events import outbox
 from tests.conftest import soaking
 from tests.durability.test_kill_relay import Quiet, arrived
@@ -32,6 +33,7 @@ from tests.interop.peers.database import Database
 from tests.interop.peers.factory import Factory
 from tests.interop.peers.postgres import PostgresConfig
 from tests.interop.test_relay import ROOT, START, behave
+from tests.interop.test_workers import children, until
 
 CLIENTS = 10  # of each node
 MESSAGES, KILLS, PATIENCE = (3000, 30, 1200.0) if soaking(os.environ) else (60, 3, 60.0)
@@ -61,6 +63,11 @@ class Node(Quiet):
         super().start()
         with smtplib.SMTP("127.0.0.1", self.port, "client.test", timeout=START):
             pass
+
+    def workers(self) -> list[int]:
+        """The processes of its workers, where it has several."""
+        assert self.process is not None
+        return children(self.process.pid)
 
     def document(self, *verb: str) -> Any:
         """The one JSON document that a verb prints."""
@@ -92,6 +99,17 @@ def database(server: Database) -> Iterator[sqlalchemy.Engine]:
 def live() -> Iterator[LiveInternet]:
     with LiveInternet() as live:
         yield live
+
+
+@pytest.fixture
+def pairs(nodes: tuple[Node, Node]) -> Iterator[tuple[Node, Node]]:
+    """The same nodes with two workers each."""
+    for node in nodes:
+        node.options += ["relay.workers=2", "queue.connections=4"]
+    yield nodes
+    for pid in [pid for node in nodes for pid in (node.workers() if node.process else [])]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # the supervisor could not tell them to stop
 
 
 @pytest.fixture
@@ -178,6 +196,21 @@ def in_doubt(database: sqlalchemy.Engine) -> set[str]:
         return set(found.scalars())
 
 
+def members(database: sqlalchemy.Engine) -> int:
+    """How many processes hold the lock of a node's name."""
+    with database.connect() as conn:
+        query = text(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :nodes AND granted"
+        )
+        return int(conn.execute(query, {"nodes": cluster.NODES}).scalar_one())
+
+
+def holders(database: sqlalchemy.Engine) -> set[str]:
+    """The nodes that have attempts under way."""
+    with database.connect() as conn:
+        return set(conn.execute(text("SELECT node FROM attempt WHERE ended_at IS NULL")).scalars())
+
+
 def recipients(live: LiveInternet) -> list[str]:
     return [each for message in tuple(live.world.messages) for each in message.recipients]
 
@@ -257,6 +290,55 @@ def test_a_node_that_never_comes_back_is_taken_over(
         assert theirs.enough.wait(PATIENCE), second.said()
     check(live, database, ours.accepted | theirs.accepted)
     assert second.end(signal.SIGTERM) == 0, second.said()
+
+
+def test_a_worker_is_killed_and_its_node_goes_on(
+    live: LiveInternet, pairs: tuple[Node, Node], database: sqlalchemy.Engine
+) -> None:
+    """Its attempts are ended when it is started again, by its own name; nobody waits for a lease."""
+    behave(live, "mx.plain.test", Behaviour(replies={"DOT": Silence()}))
+    for node in pairs:
+        node.options.append("delivery.deadline=40s")
+        node.start()
+    assert members(database) == 4
+    pairs[0].submit("a@plain.test")
+    live.wait_until(lambda world: bool(world.server("mx.plain.test").received), START)
+    (holder,) = holders(database)
+    name, _, number = holder.partition("/")
+    node = pairs[name == "node-b"]
+    before = sorted(node.workers())  # in the order in which they were forked
+    victim = before[int(number or "0")]
+    os.kill(victim, signal.SIGKILL)
+    behave(live, "mx.plain.test", Behaviour())
+    live.wait_for_messages(1, START)
+    until(lambda: len(set(node.workers()) - {victim}) == 2)
+    assert set(before) - {victim} < set(node.workers()), "the other one was not disturbed"
+    check(live, database, set())
+    assert in_doubt(database) == {"a@plain.test"}
+    with database.connect() as conn:
+        ended = text("SELECT ended_at < lease_until FROM attempt WHERE node = :node ORDER BY id LIMIT 1")
+        assert conn.execute(ended, {"node": holder}).scalar_one() is True
+    for each in pairs:
+        assert each.end(signal.SIGTERM) == 0, each.said()
+
+
+def test_workers_that_are_killed_again_and_again_lose_nothing(
+    live: LiveInternet, pairs: tuple[Node, Node], database: sqlalchemy.Engine
+) -> None:
+    rng = Random(13)
+    for node in pairs:
+        node.start()
+    with Clients(pairs[0], MESSAGES // 2) as ours, Clients(pairs[1], MESSAGES // 2) as theirs:
+        for kill in range(KILLS):
+            node = pairs[kill % 2]
+            pause(rng.uniform(0.2, 1.0))
+            until(lambda node=node: len(node.workers()) == 2)  # type: ignore[misc]
+            os.kill(rng.choice(node.workers()), signal.SIGKILL)
+        assert ours.enough.wait(PATIENCE), pairs[0].said()
+        assert theirs.enough.wait(PATIENCE), pairs[1].said()
+    check(live, database, ours.accepted | theirs.accepted)
+    for node in pairs:
+        assert node.end(signal.SIGTERM) == 0, node.said()
 
 
 def test_the_database_is_killed_under_load_and_nothing_is_lost(

@@ -86,7 +86,7 @@ def exim_to(programs: Programs, papers: Papers, door: FrontDoor, more: str = "")
 def inject(
     process: Process | Postfix,
     *recipients: str,
-    text: str = LARGE,
+    text: str | bytes = LARGE,
     mail: tuple[str, ...] = (),
     rcpt: tuple[str, ...] = (),
 ) -> None:
@@ -135,6 +135,31 @@ def test_exim_with_prdr_chunking_dsn_and_early_pipelining(programs: Programs, pa
         assert " L* " in sent
         assert "550 5.2.3 <e@pager.test> takes no message larger than 1000 octets" in exim.log()
         assert [str(each.mailbox) for each in door.memory.accepted[1][0].recipients] == ["d@example.net"]
+
+
+def test_exim_hears_by_prdr_who_does_not_take_the_content(programs: Programs, papers: Papers) -> None:
+    pager = RecipientLimit(recipients=("*@pager.test",), refuse_headers=("Content-Type: multipart/*",))
+    ascii_only = RecipientLimit(recipients=("*@ascii.test",), eight_bit=False)
+    text = "Subject: both\r\nContent-Type: multipart/mixed;\r\n boundary=b\r\n\r\n--b\r\n\r\nGr\xfc\xdfe\r\n--b--\r\n"
+    with (
+        FrontDoor(papers, tls=NO_TLS, networks=OURS, recipient_limit=(pager, ascii_only)) as door,
+        exim_to(programs, papers, door) as exim,
+    ):
+        inject(
+            exim, "a@ascii.test", "b@example.net", "c@pager.test",
+            text=text.encode("latin-1"), mail=("BODY=8BITMIME",),
+        )  # fmt: skip
+        until(lambda: exim.log().count("** ") == 2 and "=> b@example.net" in exim.log(), exim.log)
+        refusals = {
+            line.split(" ** ")[1].split()[0]: line for line in exim.log().splitlines() if " ** " in line
+        }
+        assert "PRDR error after" in refusals["a@ascii.test"]
+        assert "554 5.6.1 <a@ascii.test> takes no message with 8-bit content" in refusals["a@ascii.test"]
+        assert (
+            "554 5.7.1 <c@pager.test> takes no message with this content-type field"
+            in refusals["c@pager.test"]
+        )
+        assert [str(each.mailbox) for each in door.memory.accepted[0][0].recipients] == ["b@example.net"]
 
 
 def test_exim_early_inside_tls(programs: Programs, papers: Papers) -> None:

@@ -81,6 +81,19 @@ def test_one_answer_per_recipient_in_their_order(live: LiveInternet, service: Se
     assert service.terminate() == 0
 
 
+def test_recipients_that_do_not_take_the_content(live: LiveInternet, tmp_path: Path) -> None:
+    shown = example("lmtp.toml", {"127.0.0.1:2424": "127.0.0.1:0"})
+    limit = '[[relay.recipient_limit]]\nrecipients = ["*@plain.test"]\neight_bit = false\n'
+    config = settings_for(live.world, tmp_path, shown[shown.index("[lmtp]") :] + limit)
+    with Service("lmtp", config, "listening for LMTP") as service:
+        replies = hand_over(service, TEXT, "a@plain.test", "b@dane-ee.test", "a@plain.test")
+        refused = (554, "5.6.1 <a@plain.test> takes no message with 8-bit content")
+        assert [replies[0], replies[1][0], replies[2]] == [refused, 250, refused]
+        assert hand_over(service, TEXT, "a@plain.test") == [refused]
+        assert copies(live) == {"b@dane-ee.test": 1}
+        assert service.terminate() == 0
+
+
 def test_what_a_server_says_reaches_the_caller(live: LiveInternet, service: Service) -> None:
     behave(live, "mx.plain.test", Behaviour(replies={"RCPT": "554 5.2.2 Mailbox full"}))
     behave(live, "mx.dane-ee.test", Behaviour(replies={"DOT": "421 4.3.2 Not now"}))

@@ -16,13 +16,17 @@ from sqlalchemy import Connection, select, text
 
 from deliver.message import MessageId
 from deliver.pgrun import PostgresDatabase
-from deliver.queue import changes, due, recovery, reports, schema, store
+from deliver.queue import browse, changes, due, freeze, recovery, reports, schema, store
 from deliver.queue.changes import Changed
 from deliver.queue.claiming import Claim
 from deliver.queue.content import InlineContent
 from deliver.queue.hold import Key
+from deliver.queue.reading import looking, reading
+from deliver.queue.rule import listed
 from deliver.queue.schedule import Settlement
-from deliver.queue.schema import destination, message, recipient
+from deliver.queue.schema import State, destination, message, recipient
+from deliver.queue.selection import Selection
+from deliver.queue.summary import summary
 from events import outbox
 from events.catalogue import Event
 from tests.interop.peers.database import Database
@@ -280,6 +284,68 @@ def test_a_proof_that_could_not_be_recorded_counts_although_another_node_took_ov
     )
     assert found.delivered == 1
     assert database.run_write(lambda conn: lease(conn, late + 1000)) == ()
+
+
+def test_people_read_a_shared_queue_as_they_read_a_file(database: PostgresDatabase, server: Database) -> None:
+    database.run_write(lambda conn: put(conn, "m1", "a@d1.test", "b@x.d2.test"))
+    database.run_write(lambda conn: put(conn, "m2", "c@d1.test"))
+    size = message.update().where(message.c.id == "m2").values(size=10**6, received_at=NOW - 60)
+    database.run_write(lambda conn: conn.execute(size))
+    rule = partial(freeze.add, kind=freeze.Kind.SENDER, pattern="%@a_b.test", reason="x", until=None, now=NOW)
+    database.run_write(rule)
+    with looking(sqlalchemy.make_url(server.url)) as reader:
+        for sort, found in (
+            ("age", ["m2", "m1", "m1"]),
+            ("size", ["m2", "m1", "m1"]),
+            ("domain", ["d1.test", "d1.test", "x.d2.test"]),
+            ("next", ["m1", "m1", "m2"]),
+            ("tries", ["m1", "m1", "m2"]),
+        ):
+            page = browse.waiting(reader, Selection(), now=NOW, sort=sort)
+            assert [row.domain if sort == "domain" else row.id for row in browse.merged(page, sort)] == found
+        for selection, found in (
+            (Selection(domain="*.d2.test"), ["m1"]),
+            (Selection(sender="sender.example", larger_than=1000), ["m2"]),
+            (Selection(ids=("m2", "m7"), older_than=30.0), ["m2"]),
+            (Selection(text="%"), []),
+            (Selection(recipient="c@d1.test", states=(State.QUEUED,)), ["m2"]),
+        ):
+            assert [row.id for row in browse.waiting(reader, selection, now=NOW)] == found
+        assert browse.counts(reader) == browse.Counts(messages=2, queued=3, leased=0)
+        keys = [Key("m1", 0), Key("m1", 1), Key("m2", 7)]
+        assert [row["recipient"] for row in browse.named(reader, keys)] == ["a@d1.test", "b@x.d2.test"]
+        assert {row.name: row.total for row in summary(reader, Selection(), "sender", NOW)} == {
+            "sender.example": 3
+        }
+        shown = browse.show(reader, "m1")
+        assert shown is not None
+        assert [each.address for each in shown.recipients] == ["a@d1.test", "b@x.d2.test"]
+        assert [each.pattern for each in listed(reader)] == ["%@a_b.test"]
+    with reading(sqlalchemy.make_url(server.url)) as conn:
+        assert changes.matching(conn, Selection(sender="*.example", domain="d1.test"), NOW) == [
+            Key("m1", 0),
+            Key("m2", 0),
+        ]
+        (frozen,) = freeze.rules(conn)
+        assert freeze.frozen(conn, frozen) == []
+
+
+def test_a_shared_queue_of_an_older_version_gets_the_indexes(database: PostgresDatabase) -> None:
+    def age(conn: Connection) -> None:
+        for name in ("message_by_age", "message_by_size", "message_completed"):
+            conn.execute(text(f"DROP INDEX {name}"))
+        conn.execute(text("CREATE INDEX message_completed ON message (completed_at)"))
+        conn.execute(schema.queue_version.update().values(version=schema.VERSION - 1))
+
+    def indexes(conn: Connection) -> dict[str, str]:
+        found = conn.execute(text("SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'message'"))
+        return {row.indexname: row.indexdef for row in found}
+
+    new = database.run_read(indexes)
+    assert {"message_by_age", "message_by_size"} <= set(new)
+    database.run_write(age)
+    database.run_write(schema.migrate)
+    assert database.run_read(indexes) == new
 
 
 def test_many_nodes_at_once_deliver_everything_once_and_strand_nothing(

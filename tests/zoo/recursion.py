@@ -8,7 +8,7 @@ animals; a question that is none of them counts as insecure.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +18,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from tests.internet.owners import closest_encloser, delegating_alias, source, synthesised
 from tests.internet.recursion import MAX_ALIASES, Resolution
 from tests.internet.zones import Status
 from tests.zoo.animal import Animal, Security
@@ -73,40 +74,34 @@ class _Walk:
     def follow(self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> dns.rcode.Rcode:
         for _ in range(MAX_ALIASES):
             zone = self.zoo.zone_for(name, rdtype)
-            upper = _delegating_alias(zone, name)
+            upper = delegating_alias(zone, name)
             if upper is not None:
                 self._add(self.answer, zone, upper, "DNAME")
                 try:
-                    name = self._synthesised(zone, name, upper)
+                    self.answer.append(synthesised(zone, name, upper))
                 except dns.name.NameTooLong:
                     return dns.rcode.YXDOMAIN  # RFC 6672 2.2
+                name = self.answer[-1][0].target
                 continue
-            source = _source(zone, name)
-            if source is None:
+            owner = source(zone, name)
+            if owner is None:
                 self._deny_name(zone, name)
                 return dns.rcode.NXDOMAIN
-            if self._add(self.answer, zone, source, dns.rdatatype.to_text(rdtype), shown_as=name):
-                if source != name:
-                    self._prove_expansion(zone, name, source)
+            if self._add(self.answer, zone, owner, dns.rdatatype.to_text(rdtype), shown_as=name):
+                if owner != name:
+                    self._prove_expansion(zone, name, owner)
                 return dns.rcode.NOERROR
-            if not self._add(self.answer, zone, source, "CNAME", shown_as=name):
-                self._deny_type(zone, name, source)
+            if not self._add(self.answer, zone, owner, "CNAME", shown_as=name):
+                self._deny_type(zone, name, owner)
                 return dns.rcode.NOERROR
-            if source != name:
-                self._prove_expansion(zone, name, source)
-            name = zone.contents.find_rdataset(source, "CNAME")[0].target
+            if owner != name:
+                self._prove_expansion(zone, name, owner)
+            name = zone.contents.find_rdataset(owner, "CNAME")[0].target
         return dns.rcode.SERVFAIL
-
-    def _synthesised(self, zone: Zone, name: dns.name.Name, upper: dns.name.Name) -> dns.name.Name:
-        """RFC 6672 3.1: the CNAME made from a DNAME has no signature."""
-        dname = zone.contents.find_rdataset(upper, "DNAME")
-        target: dns.name.Name = name.relativize(upper) + dname[0].target
-        self.answer.append(dns.rrset.from_text(name, dname.ttl, "IN", "CNAME", target.to_text()))
-        return target
 
     def _deny_name(self, zone: Zone, name: dns.name.Name) -> None:
         self._add(self.authority, zone, zone.origin, "SOA")
-        encloser = _closest_encloser(zone, name)
+        encloser = closest_encloser(zone, name)
         wildcard = dns.name.Name((b"*", *encloser.labels))
         if zone.nsec3 is None:
             self._nsec(zone, name)
@@ -123,7 +118,7 @@ class _Walk:
         elif source == name:
             self._nsec3_of(zone, name)
         else:
-            encloser = _closest_encloser(zone, name)
+            encloser = closest_encloser(zone, name)
             self._nsec3(zone, encloser, _next_closer(name, encloser), source)
 
     def _prove_expansion(self, zone: Zone, name: dns.name.Name, wildcard: dns.name.Name) -> None:
@@ -192,32 +187,3 @@ def _hashed(zone: Zone, name: dns.name.Name) -> dns.name.Name:
 def _next_closer(name: dns.name.Name, encloser: dns.name.Name) -> dns.name.Name:
     """RFC 5155 1.3: the name one label longer than the closest encloser."""
     return dns.name.Name(name.labels[len(name.labels) - len(encloser.labels) - 1 :])
-
-
-def _source(zone: Zone, name: dns.name.Name) -> dns.name.Name | None:
-    """The owner name that answers for `name`: itself, a wildcard, or None when there is none."""
-    if _exists(zone, name):
-        return name
-    wildcard = dns.name.Name((b"*", *_closest_encloser(zone, name).labels))
-    return wildcard if _exists(zone, wildcard) else None
-
-
-def _exists(zone: Zone, name: dns.name.Name) -> bool:
-    """Whether the zone has that name, empty non-terminals included (RFC 4592 2.2.2)."""
-    place = bisect_left(zone.names, name)
-    return place < len(zone.names) and zone.names[place].is_subdomain(name)
-
-
-def _closest_encloser(zone: Zone, name: dns.name.Name) -> dns.name.Name:
-    while not _exists(zone, name):
-        name = name.parent()
-    return name
-
-
-def _delegating_alias(zone: Zone, name: dns.name.Name) -> dns.name.Name | None:
-    """The owner of a DNAME above `name` in the zone, or None."""
-    while name != zone.origin:
-        name = name.parent()
-        if zone.contents.get_rdataset(name, "DNAME") is not None:
-            return name
-    return None

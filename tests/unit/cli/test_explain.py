@@ -80,6 +80,45 @@ def test_settings_count(live: LiveInternet, tmp_path: Path) -> None:
     assert routed.exit_code == 69
 
 
+BY_SENDER = (
+    "route=[{domains=['*.test'], senders=['*@shop.test'], via='reject', reason='not from the shop'},"
+    " {domains=['dane-ee.test'], senders=[''], via='smarthost', hosts=['mx.plain.test:26']}]",
+)
+
+
+@pytest.mark.parametrize(
+    ("sender", "status", "first"),
+    [
+        ("News@Shop.test", 69, "mail for dane-ee.test is refused: not from the shop"),
+        ("", 0, "dane-ee.test goes to mx.plain.test port 26: the pattern dane-ee.test for senders <>"),
+        ("<>", 0, "dane-ee.test goes to mx.plain.test port 26"),
+        ("other@else.test", 0, "dane-ee.test is routed by MX"),
+    ],
+)
+def test_routes_by_sender(live: LiveInternet, tmp_path: Path, sender: str, status: int, first: str) -> None:
+    ran = explain(live, tmp_path, "dane-ee.test", "--sender", sender, "--json", options=BY_SENDER)
+    assert ran.exit_code == status
+    read = json.loads(ran.stdout)
+    assert read["sender"] == {"<>": "", "News@Shop.test": "News@shop.test"}.get(sender, sender)
+    assert read["findings"][0]["text"].startswith(first)
+    assert "route-by-sender" not in [each["code"] for each in read["findings"]]
+
+
+def test_without_a_sender_it_is_said_that_some_go_another_way(live: LiveInternet, tmp_path: Path) -> None:
+    ran = explain(live, tmp_path, "dane-ee.test", "--json", options=BY_SENDER)
+    read = json.loads(ran.stdout)
+    assert (ran.exit_code, read["sender"]) == (0, None)
+    (note,) = [each["text"] for each in read["findings"] if each["code"] == "route-by-sender"]
+    assert note == "mail of *@shop.test, <> may go another way: ask for a sender"
+    text = explain(live, tmp_path, "dane-ee.test", "--sender", "", options=BY_SENDER).stdout
+    assert text.startswith("dane-ee.test from <>: a host can be used\n")
+
+
+def test_a_sender_that_is_none(live: LiveInternet, tmp_path: Path) -> None:
+    assert explain(live, tmp_path, "dane-ee.test", "--sender", "no address").exit_code == 64
+    assert explain(live, tmp_path, "--resolver", "--sender", "a@b.test").exit_code == 64
+
+
 def test_text_for_people(live: LiveInternet, tmp_path: Path) -> None:
     ran = explain(live, tmp_path, "someone@two.test")
     assert ran.stdout.startswith("two.test: a host can be used\n")

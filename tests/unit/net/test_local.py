@@ -80,18 +80,18 @@ def test_the_lock_goes_with_the_first_process(tmp_path: Path) -> None:
     """Another that was forked from it and still serves does not keep the next service from starting."""
     path = tmp_path / "lmtp.sock"
     ours = bind(path)
-    told, tell = os.pipe()
+    here, there = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        os.close(tell)
+        here.close()
         ours.share()
-        os.read(told, 1)
+        there.send(b"shared")
+        there.recv(1)  # the end of the test
         os._exit(0)
-    try:
-        ours.share()  # as if it had died
+    there.close()
+    with here:
+        here.recv(10)
+        ours.share()  # as if we had died
         bind(path).close()
-    finally:
-        os.close(tell)
-        os.close(told)
-        os.waitpid(pid, 0)
+    os.waitpid(pid, 0)
     ours.socket.close()

@@ -15,7 +15,7 @@ from deliver.slot import Slot
 TURN: Final = 10.0  # seconds that a place which is too small to divide belongs to the same shard
 
 
-class Turns:
+class Rotation:
     """`due` is when the next turn begins; infinity while none is needed, or one is being given up."""
 
     def __init__(
