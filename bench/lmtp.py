@@ -1,8 +1,8 @@
 """Postfix keeping the queue: its own smtp client beside Outrider behind it by LMTP, on the same work.
 
 The same Postfix is in front, tuned as for `bench relay`; what differs is who delivers. Columns as there.
-`python -m bench lmtp [--scenario NAME] [--messages N] [--rounds N]`. Exit code 1 when something is lost or
-the best round by LMTP is slower than TARGET times the best of Postfix's own client.
+`python -m bench lmtp [--scenario NAME] [--messages N] [--rounds N] [--workers N]`. Exit code 1 when something
+is lost or the best round by LMTP is slower than TARGET times the best of Postfix's own client.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from bench.load import outrider, place, postfix
+from bench.load import place, postfix
 from bench.load.contender import Contender, Order
 from bench.load.place import Place
 from bench.load.report import machine, row, title
@@ -57,7 +58,7 @@ class Both:
         return f"{self.front.log()}\n{self.behind.log()}"
 
 
-def start(order: Order) -> Process:
+def start(order: Order, workers: int = 1) -> Process:
     """`outrider lmtp`, then Postfix."""
     route = f'[[route]]\ndomains = ["*"]\nvia = "smarthost"\nhosts = ["[{place.HOP}]:{place.SMTP}"]\n'
     directory = order.directory / "outrider"
@@ -75,6 +76,7 @@ helo = "relay.sender.test"
 listen = ["{place.RELAY}:{PORT}"]
 [relay]
 networks = ["127.0.0.0/8", "{place.RELAY}/32"]
+workers = {workers}
 {route if order.scenario.hop else ""}""")
     behind = spawn(
         "outrider",
@@ -93,10 +95,17 @@ networks = ["127.0.0.0/8", "{place.RELAY}/32"]
     return Both(front, behind)  # type: ignore[return-value]  # what `measure` needs of a Process
 
 
-CONTENDERS = (
-    Contender("Postfix", postfix.start, validating_resolver=True, settings=postfix.TUNED),
-    Contender("LMTP", start, validating_resolver=False, settings=HANDED | dict(outrider.CONTENDER.settings)),
-)
+def contenders(workers: int) -> tuple[Contender, Contender]:
+    """Postfix's own client, and Outrider as so many processes."""
+    theirs = Contender("Postfix", postfix.start, validating_resolver=True, settings=postfix.TUNED)
+    handed = HANDED | {f"relay.workers = {workers}": "Postfix has as many processes as it likes"}
+    ours = partial(start, workers=workers)
+    return theirs, Contender("LMTP", ours, validating_resolver=False, settings=handed)
+
+
+def cores() -> int:
+    """One worker for each."""
+    return max(1, len(os.sched_getaffinity(0)))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -104,6 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("bench lmtp")
     parser.add_argument("--scenario", default="domains", choices=tuple(SCENARIOS))
     parser.add_argument("--messages", type=int, default=MESSAGES, help="(default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=cores(), help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="(default: %(default)s)")
     options = parser.parse_known_args(arguments)[0]
     code = place.enter(arguments, "lmtp") if not place.inside() else None
@@ -133,7 +143,7 @@ def _run(options: argparse.Namespace, directory: Path) -> int:
     results: list[Result] = []
     with shared.name_server(programs):
         for turn in range(options.rounds):
-            for contender in CONTENDERS:
+            for contender in contenders(options.workers):
                 where = directory / f"{turn}-{contender.name.replace(' ', '-')}"
                 found = measure(contender, scenario, options.messages, 20, programs, shared, where)
                 results.append(found)

@@ -1,8 +1,8 @@
 """The relay with one, two … worker processes on the same work. `python -m bench workers [OPTIONS]`
 
-Injector and sink need a processor too: on a machine with few of them they are what limits the rate, so the
-CPU time per 1000 messages is told as well. Interleaved rounds; the best of each counts. Needs root, for a
-network of its own.
+Injector and sink need a processor too: on a machine with few of them they are what limits the rate. So each
+worker gets a share of a processor only (`--share`), as if processors were slower; the ratio is what two are
+worth. Interleaved rounds; the best of each counts. Needs root, for a network of its own.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from functools import partial
 from pathlib import Path
 
 from bench.load import outrider, place
+from bench.load.bridle import Bridle, bridled, possible, working
+from bench.load.contender import Order
 from bench.load.place import Place
 from bench.load.report import machine, row, title
 from bench.load.run import Result, measure
 from bench.load.scenario import SCENARIOS
+from tests.interop.peers.process import Process
 from tests.interop.peers.programs import PeerMissing, locate
 
 
@@ -31,6 +34,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--messages", type=int, default=1000, help="per round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.25,
+        help="of a processor for a worker; 0: no limit (default: %(default)s)",
+    )
     parser.add_argument("--clients", type=int, default=20, help="that inject (default: %(default)s)")
     options = parser.parse_known_args(arguments)[0]
     code = place.enter(arguments, "workers")
@@ -51,28 +60,40 @@ def _run(options: argparse.Namespace, directory: Path) -> int:
     place.point_resolv_conf(directory)
     programs = locate(directory)
     results: list[Result] = []
-    print(f"{machine()}\n{scenario.what}; {options.messages} messages, {options.clients} clients\n{title()}")
+    share = options.share if possible() else 0.0
+    print(f"{machine()}\n{scenario.what}; {options.messages} messages, {options.clients} clients")
+    print(f"each worker has {share:g} of a processor" if share else "no limit for workers")
+    print(title())
     try:
         with shared.name_server(programs):
             for turn in range(options.rounds):
                 for workers in options.workers:
-                    contender = replace(
-                        outrider.CONTENDER,
-                        name=f"{workers} proc.",
-                        start=partial(outrider.start, workers=workers),
-                    )
                     where = directory / f"{turn}-{workers}"
-                    results.append(
-                        measure(
+                    with bridled(share) as bridle:
+                        contender = replace(
+                            outrider.CONTENDER,
+                            name=f"{workers} proc.",
+                            start=partial(_start, bridle if share else None, workers),
+                        )
+                        one = measure(
                             contender, scenario, options.messages, options.clients, programs, shared, where
                         )
-                    )
+                    results.append(one)
                     print(row(results[-1]), flush=True)
     except PeerMissing as missing:
         print(missing)
         return 0
     _compare(results)
     return 1 if any(one.lost for one in results) else 0
+
+
+def _start(bridle: Bridle | None, workers: int, order: Order) -> Process:
+    """The relay, its working processes bridled."""
+    process = outrider.start(order, workers)
+    if bridle is not None:
+        for each in working(process.child.pid, workers, ("deliver", "relay")):
+            bridle.take(each)
+    return process
 
 
 def _compare(results: Sequence[Result]) -> None:

@@ -51,12 +51,14 @@ class Changeover:
         sockets: Bound,
         slots: Sequence[Slot],
         *,
+        digest: str | None,
         reread: Reread | None,
         notifier: Notifier,
         committed: Callable[[], None],
     ) -> None:
-        """Without `reread` the settings wait for a restart."""
+        """`digest` stands for the settings. Without `reread` they wait for a restart."""
         self.settings = settings
+        self.digest = digest
         self.sockets = sockets
         self._slots = slots
         self._reread = reread
@@ -83,7 +85,8 @@ class Changeover:
             return
         self._notifier.reloading()
         try:
-            new = change(self.settings, self._reread())
+            read = self._reread()
+            new = change(self.settings, read.settings, read.digest)
             terms_of(new.settings.relay, "")
             opened = bind(new.opened)
         except OutriderError as error:
@@ -95,7 +98,7 @@ class Changeover:
             return
         ready = {slot.number for slot in self._slots if slot.ready}
         self._offer = Offer(new, opened, ready, set(ready))
-        self._give(ready, new.settings, opened)
+        self._give(ready, new.settings, opened, new.digest)
         self.answered(None, None)
 
     def answered(self, worker: int | None, refused: str | None) -> None:
@@ -116,20 +119,20 @@ class Changeover:
         if offer.once_more:
             self.begin()
 
-    def _give(self, workers: Iterable[int], settings: Settings, opened: Bound) -> None:
+    def _give(self, workers: Iterable[int], settings: Settings, opened: Bound, digest: str | None) -> None:
         content = channel.in_memory(packed(settings))
         try:
             files = (content, *(each.fileno() for each in opened.values()))
             for number in workers:
-                self._slots[number].tell("reload", {"opened": list(opened)}, files)
+                self._slots[number].tell("reload", {"opened": list(opened), "digest": digest}, files)
         finally:
             os.close(content)
 
     def _commit(self, offer: Offer) -> None:
         new = offer.change
-        self.settings = new.settings
+        self.settings, self.digest = new.settings, new.digest
         late = {slot.number for slot in self._slots if slot.pid is not None} - offer.offered
-        self._give(late, new.settings, offer.opened)
+        self._give(late, new.settings, offer.opened, new.digest)
         for place in new.closed:
             say(_log, logging.INFO, "listening no more", on=name_of(self.sockets[place]))
             self.sockets.pop(place).close()
@@ -145,7 +148,7 @@ class Changeover:
     def _take_back(self, offer: Offer) -> None:
         """Somebody cannot use the new settings: nobody has them."""
         again = {place: self.sockets[place] for place in offer.change.closed}
-        self._give(offer.offered, self.settings, again)
+        self._give(offer.offered, self.settings, again, self.digest)
         for each in offer.opened.values():
             each.close()
         self._refuse(offer.refused or "")

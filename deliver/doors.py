@@ -28,7 +28,7 @@ from deliver.net.clock import Clock
 from deliver.outbox import event_actions
 from deliver.queue.turns import Turns
 from deliver.records import Records
-from deliver.relay.lmtp import LmtpIntake, LmtpListener
+from deliver.relay.lmtp import LmtpIntake, LmtpListener, LmtpTerms
 from deliver.settings import Settings
 from events.actions import matcher
 from events.backlog import Backlog
@@ -65,7 +65,8 @@ class Doors:
         self._handover_sockets = handover
         self._shared = shared
         self._direct: Direct | None = None
-        self._listeners: list[LmtpListener | HandoverListener] = []
+        self._lmtp: LmtpListener | None = None
+        self._handover: HandoverListener | None = None
         self._closing: trio.CancelScope | None = None
 
     async def run(
@@ -95,12 +96,12 @@ class Doors:
                 await deliveries.start(direct.run)
                 async with trio.open_nursery() as clients:
                     if self._lmtp_sockets:
-                        lmtp = self._lmtp(agent, direct, hostname, new_id)
-                        self._listeners.append(lmtp)
+                        terms = self._lmtp_terms(hostname, direct)
+                        lmtp = self._lmtp = LmtpListener(agent.clock, new_id, terms)
                         await clients.start(lmtp.serve, self._lmtp_sockets)
                     if self._handover_sockets:
-                        handover = self._handover(agent, direct, new_id)
-                        self._listeners.append(handover)
+                        desk = self._desk(agent.helo)
+                        handover = self._handover = HandoverListener(desk, direct, agent.clock, new_id)
                         await clients.start(handover.serve, self._handover_sockets)
                     task_status.started()
                 direct.stop()
@@ -109,15 +110,31 @@ class Doors:
             testimony.cancel_scope.cancel()
         await shipper.aclose()
 
-    def reload(self, agent: Agent) -> None:
-        """Other settings for the deliveries that come; those of the doors themselves wait for a restart."""
-        if self._direct is not None:
-            self._direct.reload(agent)
+    def reload(self, settings: Settings, digest: str | None, agent: Agent, hostname: str) -> None:
+        """Other settings for clients and deliveries that come; sockets and events wait for a restart.
+
+        Raises ConfigurationError, and nothing has changed.
+        """
+        before = self._settings, self._digest
+        self._settings, self._digest = settings, digest or ""
+        if self._direct is None or self._records is None:
+            return
+        try:
+            if self._lmtp is not None:
+                self._lmtp.renew(self._lmtp_terms(hostname, self._direct))
+        except BaseException:
+            self._settings, self._digest = before
+            raise
+        self._direct.reload(agent)
+        self._records.remember = float(settings.send.remember)
+        if self._handover is not None:
+            self._handover.renew(self._desk(agent.helo))
 
     async def stop(self, grace: float) -> None:
         """Take nothing more; what is under way ends after `grace` seconds, and is answered."""
-        for listener in self._listeners:
-            listener.stop(grace + ANSWERING)
+        for listener in (self._lmtp, self._handover):
+            if listener is not None:
+                listener.stop(grace + ANSWERING)
         if self._direct is not None:
             with trio.move_on_after(grace):
                 await self._direct.ended.wait()
@@ -131,9 +148,7 @@ class Doors:
     def _room(self) -> bool:
         return self._backlog is None or not self._backlog.full
 
-    def _lmtp(
-        self, agent: Agent, direct: Direct, hostname: str, new_id: Callable[[], MessageId]
-    ) -> LmtpListener:
+    def _lmtp_terms(self, hostname: str, direct: Direct) -> LmtpTerms:
         settings = self._settings
         directory = Path(settings.state_dir)
         intake = LmtpIntake(
@@ -153,14 +168,13 @@ class Doors:
             client_recipients=None,
             proxy=(),
         )
-        deadline = float(settings.lmtp.deadline)
-        return LmtpListener(terms, hostname, intake, agent.clock, new_id, settings.route, deadline)
+        return LmtpTerms(terms, hostname, intake, settings.route, float(settings.lmtp.deadline))
 
-    def _handover(self, agent: Agent, direct: Direct, new_id: Callable[[], MessageId]) -> HandoverListener:
+    def _desk(self, helo: str) -> Desk:
         settings = self._settings
-        desk = Desk(
+        return Desk(
             digest=self._digest,
-            helo=agent.helo,
+            helo=helo,
             directory=Path(settings.state_dir),
             inline_limit=settings.queue.inline_limit,
             max_size=settings.relay.max_message_size,
@@ -169,7 +183,6 @@ class Doors:
             max_connections=settings.send.max_connections,
             room=self._room,
         )
-        return HandoverListener(desk, direct, agent.clock, new_id)
 
 
 @asynccontextmanager

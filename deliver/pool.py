@@ -1,8 +1,9 @@
 """Idle sessions, kept for the next message that demands nothing which was not proven on them.
 
 The pool only stores. Whether a session may serve is asked twice: its `terms` must equal those of the message
-(see `deliver.reusing`), and whoever takes it judges it again before it is used. While a session is idle one
-task listens to it, so that a server which says 421 or hangs up is noticed then and not by the next message.
+(see `deliver.reusing`), and whoever takes it judges it again before it is used. Whoever takes one looks what
+the server has said meanwhile; a session that stays idle for longer than UNHEARD is listened to by a task, so
+that a server which says 421 or hangs up is noticed then and not by the next message.
 
     put     keep it, or close it where there is no room, no time left, or nobody to listen
     take    the session used last for these terms that is still in order; it belongs to the caller alone
@@ -25,7 +26,10 @@ from deliver.settings import Pool as Limits
 from events.catalogue import Event
 
 FAREWELL = 2.0  # seconds for QUIT on everything when the pool ends
+UNHEARD = 0.25  # seconds without a listener: where mail flows, sessions are taken before that
+GLANCE = 0.001  # seconds
 ENDED = "the server ended the session"
+UNNEEDED = "not needed any more"
 
 _log = logging.getLogger("outrider.connection")
 
@@ -53,6 +57,10 @@ class Idle(Protocol):
     @property
     def usable(self) -> bool:
         """Whether another transaction may begin on it."""
+        ...
+
+    def glance(self) -> bool:
+        """Take note of what the server has said already. False: that cannot be said without waiting."""
         ...
 
     async def overhear(self) -> None:
@@ -93,11 +101,13 @@ class NoPool:
 
 @dataclass(eq=False, slots=True)
 class _Resting:
-    """A session in the pool, and the task that listens to it."""
+    """A session in the pool; a task listens to it from `due` to `until` at most, then `over` is there."""
 
     session: Idle
+    due: float
+    until: float
     listening: trio.CancelScope = field(default_factory=trio.CancelScope)
-    over: trio.Event = field(default_factory=trio.Event)
+    over: trio.Event | None = None
     taken: bool = False
 
 
@@ -113,6 +123,8 @@ class SessionPool:
         self._told = told
         self._resting: dict[Hashable, list[_Resting]] = {}
         self._count = 0
+        self._unheard: dict[_Resting, None] = {}
+        self._stirred = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -126,26 +138,32 @@ class SessionPool:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                keeping = await nursery.start(self._listen_in_time)
                 yield self
                 self._nursery = None  # nothing more is kept
                 nursery.cancel_scope.deadline = trio.current_time() + FAREWELL
+                keeping.cancel()
                 for resting in self._all():
-                    resting.listening.cancel()
+                    self._dismiss(resting, nursery)
         finally:
             self._nursery = None
+            for resting in tuple(self._unheard):
+                self._forget(resting)
+                await resting.session.cut_off()
 
     def put(self, session: Idle) -> bool:
         """Keep it if there is time left and somebody to listen; where there is no room the oldest goes."""
-        if self._nursery is None or self._patience(session) <= 0 or not session.usable:
+        if self._nursery is None or not session.usable or (patience := self._patience(session)) <= 0:
             return False
         if self.count >= self._limits.max_sessions:
             oldest = min(self._all(), key=lambda resting: resting.session.opened_at)
-            self._forget(oldest)
-            oldest.listening.cancel()
-        resting = _Resting(session)
+            self._dismiss(oldest, self._nursery)
+        now = trio.current_time()
+        resting = _Resting(session, now + min(patience, UNHEARD), now + patience)
         self._resting.setdefault(session.terms, []).append(resting)
         self._count += 1
-        self._nursery.start_soon(self._listen, resting)
+        self._unheard[resting] = None
+        self._stirred.set()
         return True
 
     async def take(self, terms: Hashable) -> Idle | None:
@@ -154,9 +172,7 @@ class SessionPool:
             resting = found[-1]
             resting.taken = True
             self._forget(resting)
-            resting.listening.cancel()
-            with trio.CancelScope(shield=True):  # at once: until then the listener may still read
-                await resting.over.wait()
+            await self._hear(resting)
             if resting.session.usable and self._patience(resting.session) > 0:
                 return resting.session
             if self._nursery is None:
@@ -165,6 +181,16 @@ class SessionPool:
                 self._nursery.start_soon(self._part, resting.session, ENDED)
         return None
 
+    async def _hear(self, resting: _Resting) -> None:
+        """What it said until now is known; nobody reads from it any more."""
+        if resting.over is not None:
+            resting.listening.cancel()
+            with trio.CancelScope(shield=True):  # at once: until then the listener may still read
+                await resting.over.wait()
+        elif not resting.session.glance():
+            with trio.move_on_after(GLANCE):
+                await resting.session.overhear()
+
     def _patience(self, session: Idle) -> float:
         """How many seconds it may stay, from now on."""
         if self._limits.max_messages is not None and session.messages >= self._limits.max_messages:
@@ -172,12 +198,37 @@ class SessionPool:
         age = trio.current_time() - session.opened_at
         return min(float(self._limits.idle), self._limits.max_age - age)
 
-    async def _listen(self, resting: _Resting) -> None:
+    async def _listen_in_time(self, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        """Begin to listen to whatever stays idle, until the scope is cancelled."""
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            while True:
+                while not self._unheard:
+                    self._stirred = trio.Event()
+                    await self._stirred.wait()
+                await trio.sleep_until(next(iter(self._unheard)).due)
+                now, nursery = trio.current_time(), self._nursery
+                for resting in [each for each in self._unheard if each.due <= now]:
+                    assert nursery is not None, "the pool is open"
+                    del self._unheard[resting]
+                    resting.over = trio.Event()
+                    nursery.start_soon(self._listen, resting, resting.over)
+
+    def _dismiss(self, resting: _Resting, nursery: trio.Nursery) -> None:
+        """Close it, in its own time."""
+        heard = resting.over is not None
+        self._forget(resting)
+        if heard:
+            resting.listening.cancel()
+        else:
+            nursery.start_soon(self._part, resting.session, UNNEEDED)
+
+    async def _listen(self, resting: _Resting, over: trio.Event) -> None:
         """Until it is taken, the server speaks, its time is over, or the pool closes."""
-        session, why = resting.session, "not needed any more"
+        session, why = resting.session, UNNEEDED
         try:
             with resting.listening:
-                with trio.move_on_after(self._patience(session)):
+                with trio.move_on_at(resting.until):
                     await session.overhear()
                     why = ENDED
                 why = why if why == ENDED else "idle for long enough"
@@ -187,7 +238,7 @@ class SessionPool:
                 await session.cut_off()
             raise
         finally:
-            resting.over.set()
+            over.set()
         if not resting.taken:
             self._forget(resting)
             await self._part(session, why)
@@ -204,6 +255,7 @@ class SessionPool:
         if resting in found:
             found.remove(resting)
             self._count -= 1
+            self._unheard.pop(resting, None)
         if not found:
             self._resting.pop(terms, None)
 

@@ -45,7 +45,7 @@ class Records:
         self.owner = own_name()
         self.committed: Callable[[], None] = lambda: None  # called when events were put down
         self._directory = Path(settings.state_dir)
-        self._remember = float(settings.send.remember)
+        self.remember = float(settings.send.remember)  # seconds
         self._append = append
         self._clock = clock
         self._journal: Journal | None = None
@@ -61,7 +61,7 @@ class Records:
         now = self._clock.now()
         if self._pruned + PRUNE_EVERY < now:
             self._pruned = now
-            await self.sql.write(partial(settled.prune, before=now - self._remember), durable=False)
+            await self.sql.write(partial(settled.prune, before=now - self.remember), durable=False)
         return await self.sql.write(
             partial(
                 settled.begin,

@@ -117,6 +117,10 @@ class Reusing(Securing):
             return limits
         return replace(limits, mailmax=max(0, limits.mailmax - self._transactions))
 
+    def glance(self) -> bool:
+        """See `deliver.pool.Idle`."""
+        return self._open_wire.glance()
+
     async def overhear(self) -> None:
         """See `deliver.pool.Idle`."""
         await self._open_wire.overhear()

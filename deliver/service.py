@@ -330,7 +330,8 @@ class Relay:
             return
         self._systemd.reloading()
         try:
-            new = change(self._settings, await trio.to_thread.run_sync(self._reread))
+            read = await trio.to_thread.run_sync(self._reread)
+            new = change(self._settings, read.settings, read.digest)
             await self._change_over(new, partial(bind, new.opened))
         except OutriderError as error:
             for line in str(error).splitlines():
@@ -346,10 +347,10 @@ class Relay:
             say(_log, logging.WARNING, "wait for a restart", keys=", ".join(new.waiting))
         say(_log, logging.INFO, "reloaded", opened=len(new.opened), closed=len(new.closed))
 
-    async def take(self, settings: Settings, opened: Bound) -> str | None:
+    async def take(self, settings: Settings, opened: Bound, digest: str | None = None) -> str | None:
         """The same, where others have read the settings and opened the sockets; why they are refused."""
         try:
-            new = change(self._settings, settings)
+            new = change(self._settings, settings, digest)
             for place in opened.keys() - set(new.opened):
                 opened.pop(place).close()  # we have it
             await self._change_over(new, lambda: opened)
@@ -380,7 +381,7 @@ class Relay:
         self._settings, self._agent = settings, agent
         for work in self.works:
             work.reconfigure(settings, self._notifier(settings))
-        self._doors.reload(agent)
+        self._doors.reload(settings, new.digest, agent, self._hostname(settings))
         self._post.relieve(guard)
         self._listener.reconfigure(
             settings.relay,

@@ -85,11 +85,12 @@ def _start(settings: Settings, digest: str | None, reread: Reread) -> int:
             shards=shards_of(settings, workers),
             notifier=systemd,
             doorway=Doorway.open(settings, handover=digest is not None),
+            digest=digest,
             reread=reread,
         )
         return supervisor.run()
     except Child as child:
-        station, settings = child.station, child.settings
+        station, settings, digest = child.station, child.settings, child.digest
     run_worker(settings, digest, station)
     return 0
 
@@ -112,6 +113,7 @@ def _start_lmtp(settings: Settings, digest: str | None) -> int:
             notifier=Notifier.of(os.environ),
             doorway=doorway,
             stand_in=False,
+            digest=digest,
         ).run()
     except Child as child:
         station = child.station

@@ -48,12 +48,16 @@ _log = logging.getLogger("outrider.service")
 
 
 class Child(Exception):
-    """Raised in a new process, to leave the supervisor's frames behind; `station` is where it stands."""
+    """Raised in a new process, to leave the supervisor's frames behind; `station` is where it stands.
 
-    def __init__(self, station: Station, settings: Settings) -> None:
+    `digest` stands for its settings towards callers that hand over.
+    """
+
+    def __init__(self, station: Station, settings: Settings, digest: str | None) -> None:
         super().__init__("a worker")
         self.station = station
         self.settings = settings
+        self.digest = digest
 
 
 class Supervisor:
@@ -70,6 +74,7 @@ class Supervisor:
         notifier: Notifier,
         doorway: Doorway | None = None,
         stand_in: bool = True,
+        digest: str | None = None,
         reread: Reread | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -77,7 +82,8 @@ class Supervisor:
 
         With `stand_in` so are those of a worker that is down; what is only a part of limits waits for it.
 
-        `reread` reads the settings again; None: they wait for a restart. What listens is closed at the end.
+        `digest` stands for the settings towards callers that hand over. `reread` reads them again; None: they
+        wait for a restart. What listens is closed at the end.
         """
         self._workers = workers
         self._metrics = metrics
@@ -91,6 +97,7 @@ class Supervisor:
             settings,
             sockets,
             self._slots,
+            digest=digest,
             reread=reread,
             notifier=notifier,
             committed=lambda: self._turns.arrange(),
@@ -224,7 +231,7 @@ class Supervisor:
                 self._doorway.share()
                 sockets = self._change.sockets
                 station = Station(slot.number, self._workers, theirs, sockets, self._metrics, self._doorway)
-                raise Child(station, self._change.settings)
+                raise Child(station, self._change.settings, self._change.digest)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         theirs.close()

@@ -175,7 +175,7 @@ class Worker:
         data = await trio.to_thread.run_sync(channel.content_of, settings)
         new = portion(unpacked(data), self._station.number, self._station.workers)
         configure(new.log.level, new.log.format)
-        refused = await self._working.take(new, bound)
+        refused = await self._working.take(new, bound, frame.about["digest"])
         await self._line.tell("reloaded", {"refused": refused})
 
     # To the supervisor

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
@@ -20,7 +21,6 @@ from sqlalchemy import (
     Connection,
     Engine,
     Integer,
-    Select,
     Table,
     bindparam,
     delete,
@@ -29,6 +29,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
 from hints import sessions
@@ -138,9 +139,9 @@ class HintsFile:
     def _views(self, host: str, addresses: Sequence[str], port: int, now: float) -> tuple[AddressView, ...]:
         reader = self._open(now)[1]
         with reader.connect() as conn:
-            reached = self._believed(conn, _fresh(reachability, host, addresses, port, now))
-            answers = self._believed(conn, _fresh(ehlo_answer, None, addresses, port, now))
-            uses = self._believed(conn, _fresh(feature, host, addresses, port, now))
+            reached = self._believed(_fresh(conn, reachability, host, addresses, port, now))
+            answers = self._believed(_fresh(conn, ehlo_answer, None, addresses, port, now))
+            uses = self._believed(_fresh(conn, feature, host, addresses, port, now))
         known = {row["address"]: row for row in reached if self._valid(is_reachability(row))}
         ehlo: dict[str, list[EhloAnswer]] = {}
         for row in answers:
@@ -163,7 +164,8 @@ class HintsFile:
             level_seen.c.best_at > now - LEVEL_SEEN,
         )
         with self._open(now)[1].connect() as conn:
-            rows = [row for row in self._believed(conn, query) if self._valid(is_level_seen(row))]
+            found = self._believed([row._asdict() for row in conn.execute(query)])
+            rows = [row for row in found if self._valid(is_level_seen(row))]
         return str(rows[0]["best"]) if rows else None
 
     def _claim(
@@ -194,8 +196,7 @@ class HintsFile:
                 return None
         return session
 
-    def _believed(self, conn: Connection, query: Select[Any]) -> list[Mapping[str, Any]]:
-        rows = [row._asdict() for row in conn.execute(query)]
+    def _believed(self, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         return [row for row in rows if self._valid(is_origin(row))]
 
     def _valid(self, valid: bool) -> bool:
@@ -254,12 +255,25 @@ class HintsFile:
             return self._engines
 
 
-def _fresh(table: Table, host: str | None, addresses: Sequence[str], port: int, now: float) -> Select[Any]:
+def _fresh(
+    conn: Connection, table: Table, host: str | None, addresses: Sequence[str], port: int, now: float
+) -> list[Mapping[str, Any]]:
     """The rows about these addresses that are believed still, those of `host` where the table has hosts."""
-    conditions = [table.c.address.in_(addresses), table.c.port == port, table.c.expires > now]
-    if host is not None:
-        conditions.append(table.c.host == host)
-    return select(table).where(*conditions).order_by(*table.primary_key.columns)
+    of_host = () if host is None else (host,)
+    text = _text(table, host is not None, len(addresses))
+    found = conn.exec_driver_sql(text, (*addresses, port, now, *of_host))
+    names = table.c.keys()
+    return [dict(zip(names, row, strict=True)) for row in found]
+
+
+@lru_cache(maxsize=256)
+def _text(table: Table, of_host: bool, addresses: int) -> str:
+    """Made once: to build and compile a statement costs far more than SQLite does."""
+    conditions = [table.c.address.in_(range(addresses)), table.c.port == 0, table.c.expires > 0.0]
+    if of_host:
+        conditions.append(table.c.host == "")
+    query = select(table).where(*conditions).order_by(*table.primary_key.columns)
+    return str(query.compile(dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True}))
 
 
 def _feature(row: Mapping[str, Any]) -> FeatureView:

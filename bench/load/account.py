@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -65,7 +66,7 @@ class Account:
 
     def wrap(self, command: Sequence[str | Path]) -> list[str | Path]:
         """The command, run inside the groups."""
-        enter = " ".join(f"echo $$ > {group}/cgroup.procs;" for group in self.groups)
+        enter = " ".join(f"echo $$ > {shlex.quote(str(group))}/cgroup.procs;" for group in self.groups)
         return ["/bin/sh", "-c", f'{enter} exec "$@"', "sh", *command]
 
     def follow(self, session: int) -> None:

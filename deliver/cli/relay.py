@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import click
 
 from deliver.cli.frame import Application
-
-if TYPE_CHECKING:
-    from deliver.settings import Settings
 
 EPILOG = """\b
 Examples:
@@ -31,14 +27,17 @@ finish with the old ones; listeners that did not change stay open.
 @click.pass_obj
 def relay(application: Application) -> int:
     """Accept mail over SMTP, keep it in the queue and deliver it. Runs in the foreground."""
+    from deliver.reload import Reading
     from deliver.report.log import configure
     from deliver.startup import start
 
-    def reread() -> Settings:
+    def reread() -> Reading:
         """The settings as they are now, with the log set up by them. Raises ConfigurationError."""
+        before = application.digest
         configuration = application.read()
         configure(configuration.settings.log.level, configuration.settings.log.format)
-        return configuration.settings
+        digest = application.digest
+        return Reading(configuration.settings, digest if digest == before else None)
 
     settings = application.settings
     configure(settings.log.level, settings.log.format)

@@ -85,6 +85,11 @@ class HandoverListener:
                     task_status.started()
                     await trio.serve_listeners(self._accepted, list(listeners), handler_nursery=callers)
 
+    def renew(self, desk: Desk) -> None:
+        """Other settings for the callers that come; those that are served go on with theirs."""
+        self._desk = desk
+        self._turns.total_tokens = desk.max_connections
+
     def stop(self, grace: float) -> None:
         """Accept no more; who was accepted has `grace` seconds."""
         self._accepting.cancel()

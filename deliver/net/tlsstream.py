@@ -154,6 +154,18 @@ class TlsStream(trio.abc.Stream):
             if not await self._flush(with_held=True):
                 await trio.lowlevel.checkpoint()
 
+    def at_hand(self) -> bytes | None:
+        """What has been received already and was not read: None if nothing, b"" after close_notify.
+
+        Without I/O. Raises trio.BrokenResourceError, ClosedResourceError.
+        """
+        with self._receiving:
+            self._check()
+            if self._facts is None:
+                return None
+            with self._as_broken():
+                return self._engine.read(PIECE)
+
     async def wait_send_all_might_not_block(self) -> None:
         """See trio.abc.SendStream."""
         with self._sending:

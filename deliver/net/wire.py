@@ -21,10 +21,12 @@ import trio
 
 from deliver.errors import PeerError
 from deliver.message import Content, Recipient
+from deliver.net.arrived import has_arrived
 from deliver.net.chunks import LAST_WORDS, ChunkedUpload
 from deliver.net.ledger import EARLY, Ledger
 from deliver.net.maildata import MailData
 from deliver.net.pace import MIN_RATE, Pace
+from deliver.net.tlsstream import TlsStream
 from deliver.outcome import Delivered, Outcome, Phase
 from deliver.settings import Timeouts
 from deliver.smtp.client import ClientMachine, Exchange, Lost, State, TimedOut
@@ -174,6 +176,22 @@ class Wire:
         except PeerError as error:
             transaction.lost(error.happened, fault=error.fault)
         return transaction.outcomes()
+
+    def glance(self) -> bool:
+        """Take what has come already. False: it is not certain that nothing has, `overhear` for a moment."""
+        stream = self.stream
+        if isinstance(stream, TlsStream):
+            try:
+                octets = stream.at_hand()
+            except trio.BrokenResourceError as error:
+                _log.debug("while idle: %s", _reason(error))
+                self.machine.break_off()
+                return True
+            if octets is not None:
+                self.machine.receive(octets)
+                return True
+            stream = stream.transport
+        return isinstance(stream, trio.SocketStream) and not has_arrived(stream)
 
     async def overhear(self) -> None:
         """Wait, between transactions, until the server says something or hangs up; not `reusable` after that.

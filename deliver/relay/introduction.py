@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import select
 from dataclasses import replace
 
 import trio
 
+from deliver.net.arrived import has_arrived
 from deliver.relay.access import client_address
 from deliver.relay.proxyprotocol import HeaderReader, Own, Proxied, ProxyFault
 from deliver.relay.security import Client
@@ -58,8 +58,4 @@ def _client(header: Proxied | Own, balancer: Client) -> Client:
 
 def has_spoken(stream: trio.abc.Stream) -> bool:
     """Whether octets have come already: a mail server waits for the greeting (RFC 5321 3.1)."""
-    if not isinstance(stream, trio.SocketStream):
-        return False
-    poll = select.poll()
-    poll.register(stream.socket, select.POLLIN)
-    return any(events & select.POLLIN for _, events in poll.poll(0))
+    return isinstance(stream, trio.SocketStream) and has_arrived(stream)

@@ -18,6 +18,7 @@ import logging
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -218,6 +219,17 @@ class LmtpConnection(Connection):
         self._lmtp.accept_each(lambda mailbox: replies[mailbox])
 
 
+@dataclass(frozen=True, slots=True)
+class LmtpTerms:
+    """What holds for every client; `relay` has this door's `max_connections`. `deadline` in seconds."""
+
+    relay: Relay
+    hostname: str
+    intake: LmtpIntake
+    routes: tuple[Route, ...]
+    deadline: float
+
+
 class LmtpListener(Listener):
     """Serves LMTP clients, as `Listener` does with SMTP ones.
 
@@ -225,20 +237,20 @@ class LmtpListener(Listener):
     calling MTA: one connection turned away would make it stop handing over anything for a while.
     """
 
-    def __init__(
-        self,
-        settings: Relay,
-        hostname: str,
-        intake: LmtpIntake,
-        clock: Clock,
-        new_id: Callable[[], MessageId],
-        routes: tuple[Route, ...],
-        deadline: float,
-    ) -> None:
-        """`settings` are those of the relay, with this door's `max_connections`."""
-        super().__init__(settings, hostname, intake, clock, new_id, routes)
-        self._deadline = deadline
-        self._places = trio.CapacityLimiter(settings.max_connections)
+    def __init__(self, clock: Clock, new_id: Callable[[], MessageId], terms: LmtpTerms) -> None:
+        """Raises ConfigurationError."""
+        super().__init__(terms.relay, terms.hostname, terms.intake, clock, new_id, terms.routes)
+        self._deadline = terms.deadline
+        self._places = trio.CapacityLimiter(terms.relay.max_connections)
+
+    def renew(self, terms: LmtpTerms) -> None:
+        """Other settings for the clients that come; those that are served go on with theirs.
+
+        Raises ConfigurationError, and nothing has changed.
+        """
+        self.reconfigure(terms.relay, terms.hostname, terms.intake, terms.routes)
+        self._deadline = terms.deadline
+        self._places.total_tokens = terms.relay.max_connections
 
     async def handle(
         self,

@@ -21,8 +21,10 @@ _PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")  # printable ASCII without space, quot
 
 def say(logger: logging.Logger, level: int, sentence: str, **facts: object) -> None:
     """Log `sentence` with `facts`; those that are None or empty are left out."""
-    kept = {key: value for key, value in facts.items() if value not in (None, "")}
-    logger.log(level, sentence, extra={"facts": kept})
+    if logger.isEnabledFor(level):
+        record = logging.LogRecord(logger.name, level, "", 0, sentence, None, None)  # from where does not matter
+        record.facts = {key: value for key, value in facts.items() if value is not None and value != ""}
+        logger.handle(record)
 
 
 class TextFormatter(logging.Formatter):
@@ -66,6 +68,7 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     root.propagate = False
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells them
 
 
 def _stamp(record: logging.LogRecord) -> str:

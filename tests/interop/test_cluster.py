@@ -33,7 +33,8 @@ from tests.interop.peers.database import Database
 from tests.interop.peers.factory import Factory
 from tests.interop.peers.postgres import PostgresConfig
 from tests.interop.test_relay import ROOT, START, behave
-from tests.interop.test_workers import children, until
+from tests.interop.test_workers import children
+from tests.interop.waiting import until
 
 CLIENTS = 10  # of each node
 MESSAGES, KILLS, PATIENCE = (3000, 30, 1200.0) if soaking(os.environ) else (60, 3, 60.0)
@@ -220,10 +221,7 @@ def check(live: LiveInternet, database: sqlalchemy.Engine, accepted: set[str]) -
     live.wait_until(lambda world: accepted <= set(arrived(live)), PATIENCE)
     wanted = {f"{name}@{domain}" for name in accepted for domain in ("plain.test", "dane-ee.test")}
     live.wait_until(lambda world: wanted <= set(recipients(live)), PATIENCE)
-    deadline = time.monotonic() + PATIENCE
-    while (rest := waiting(database)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert rest == []
+    until(lambda: waiting(database) == [], lambda: waiting(database), limit=PATIENCE)
     everybody = recipients(live)
     twice = {each for each in everybody if everybody.count(each) > 1}
     assert twice <= in_doubt(database), "a second copy without doubt"
@@ -401,9 +399,7 @@ def test_the_tools_work_on_the_shared_queue(
     first.start()
     first.submit("a@plain.test")
     first.submit("b@plain.test")
-    deadline = time.monotonic() + START
-    while {row["attempts"] for row in second.ask("queue", "list")} != {1} and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: {row["attempts"] for row in second.ask("queue", "list")} == {1})
     rows = second.ask("queue", "list")
     assert sorted(row["recipient"] for row in rows) == ["a@plain.test", "b@plain.test"]
     held = next(row["id"] for row in rows if row["recipient"] == "a@plain.test")

@@ -16,7 +16,8 @@ import pytest
 
 from tests.internet import Behaviour, Delay, LiveInternet, World
 from tests.interop.service import START, Service, send, settings_for
-from tests.interop.test_workers import children, standing_still, until
+from tests.interop.test_workers import children, standing_still
+from tests.interop.waiting import until
 
 MINE = b"Received: from x by mta.test with ESMTP id 4XyZ; today\r\nSubject: x\r\n\r\nhi\r\n"
 LMTP = '[relay]\nlisten = ["127.0.0.1:0"]\nworkers = 2\n[lmtp]\nlisten = ["unix:door.sock"]\n'

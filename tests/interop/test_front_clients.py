@@ -10,8 +10,7 @@ import smtplib
 import socket
 import ssl
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from tests.interop.peers.factory import Factory
 from tests.interop.peers.postfix import Postfix, PostfixConfig
 from tests.interop.peers.process import Process
 from tests.interop.peers.programs import PeerMissing, Programs
+from tests.interop.waiting import until
 
 pytestmark = pytest.mark.peers
 
@@ -92,16 +92,6 @@ def inject(
 ) -> None:
     with smtplib.SMTP(process.address, process.port, "injector.test", timeout=10) as client:
         assert client.sendmail("a@sender.test", recipients, text, mail, rcpt) == {}
-
-
-def until(condition: Callable[[], object], log: Callable[[], str]) -> None:
-    """Wait until a server of another language has done its part."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError(log())
 
 
 # Exim

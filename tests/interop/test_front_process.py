@@ -5,8 +5,8 @@ from __future__ import annotations
 import smtplib
 import sqlite3
 import ssl
-import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from tests.interop.service import send, settings_for
 from tests.interop.test_relay import CONTENT, START
 from tests.interop.test_reload import Configured
 from tests.interop.test_tls_server import named, trusting
+from tests.interop.waiting import until
 
 PASSWORD = "correct horse"
 # Of that password, by `outrider password alice` with few iterations.
@@ -88,21 +89,16 @@ auth = ["scram-sha-256-plus"]
     assert sent.returncode == 75, "a wrong password is ours to correct, and no reason to lose mail"
     assert server.wait_for("login failed")["why"] == "wrong user name or password"
     database = tmp_path / "state" / "events.db"
-    assert eventually(database, "select fields from event_log where name = 'auth:fail'")
+    until(lambda: found(database, "select fields from event_log where name = 'auth:fail'"))
     assert server.terminate() == 0
 
 
-def eventually(database: Path, query: str) -> list[tuple[object, ...]]:
-    end = time.monotonic() + START
-    while time.monotonic() < end:
-        if database.exists():
-            with sqlite3.connect(database) as connection:
-                try:
-                    if rows := connection.execute(query).fetchall():
-                        return rows
-                except sqlite3.OperationalError:
-                    pass
-        time.sleep(0.05)
+def found(database: Path, query: str) -> list[tuple[object, ...]]:
+    """The rows, as far as there is a database and its table."""
+    if not database.exists():
+        return []
+    with closing(sqlite3.connect(database)) as connection, suppress(sqlite3.OperationalError):
+        return connection.execute(query).fetchall()
     return []
 
 

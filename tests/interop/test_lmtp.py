@@ -16,6 +16,7 @@ from tests.interop.peers.factory import Factory
 from tests.interop.peers.postfix import Postfix, PostfixConfig
 from tests.interop.peers.programs import PeerMissing, Programs
 from tests.interop.service import START, Service, settings_for
+from tests.interop.waiting import until
 
 IMPATIENT = """
 minimal_backoff_time = 1s
@@ -229,7 +230,8 @@ def test_postfix_tries_again_what_was_in_doubt_and_nobody_gets_a_second_copy(
     server = sender_postfix(postfix, service, "doubt.postfix.test")
     behave(live, "mx.plain.test", Behaviour(replies={"DOT": Delay(6, "250 2.0.0 Finally")}))
     inject(server.address, server.port, "a@plain.test")
-    server_log = _wait_for(server, "status=sent (250 2.0.0 Finally")
+    until(lambda: "status=sent (250 2.0.0 Finally" in server.log(), server.log)
+    server_log = server.log()
     assert "status=deferred" in server_log
     assert copies(live) == {"a@plain.test": 1}
 
@@ -262,11 +264,3 @@ def test_exim_keeps_the_queue(
     assert "== c@signed.test" in log
     assert "** b@null.test" in log
     assert copies(live)["a@dane-ee.test"] == 1
-
-
-def _wait_for(server: Postfix, text: str) -> str:
-    deadline = time.monotonic() + START
-    while text not in (log := server.log()):
-        assert time.monotonic() < deadline, log
-        time.sleep(0.1)
-    return log

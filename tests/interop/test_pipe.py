@@ -8,7 +8,6 @@ import shutil
 import signal
 import smtplib
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from tests.interop.peers.factory import Factory
 from tests.interop.peers.postfix import Postfix, PostfixConfig
 from tests.interop.peers.programs import PeerMissing, Programs
 from tests.interop.service import PYTHON, ROOT, START, Service, environment, send, settings_for
+from tests.interop.waiting import until
 
 TEXT = b"Subject: through a pipe\n\n.a dot\nlast"
 SENT = TEXT.replace(b"\n", b"\r\n") + b"\r\n"
@@ -241,10 +241,7 @@ def test_a_delivery_in_the_calling_process_ends_in_good_order(
         assert caller.stdin is not None
         caller.stdin.write(TEXT)
         caller.stdin.close()
-        deadline = time.monotonic() + START
-        while not list((config.parent / "state").glob("settled-*.journal")):  # the reply was read
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: list((config.parent / "state").glob("settled-*.journal")))  # the reply was read
         caller.send_signal(number)
         assert caller.wait(START) == 75
         assert caller.stdout is not None
@@ -263,10 +260,7 @@ def test_a_delivery_killed_after_the_reply_is_proven_by_its_journal(live: LiveIn
         assert caller.stdin is not None
         caller.stdin.write(TEXT)
         caller.stdin.close()
-        deadline = time.monotonic() + START
-        while not list((config.parent / "state").glob("settled-*.journal")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: list((config.parent / "state").glob("settled-*.journal")))
         caller.kill()
     behave(live, "mx.signed.test", Behaviour())
     assert send(config, *words, text=TEXT).returncode == 0
@@ -362,11 +356,8 @@ def test_a_pipe_that_postfix_tries_again_makes_no_second_copy(
     assert pids
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + START
-    while "status=sent" not in (log := pipe_postfix.log()):
-        assert time.monotonic() < deadline, log
-        time.sleep(0.1)
-    assert "status=deferred" in log
+    until(lambda: "status=sent" in pipe_postfix.log(), pipe_postfix.log)
+    assert "status=deferred" in pipe_postfix.log()
     assert copies(live) == {"a@plain.test": 1}
 
 

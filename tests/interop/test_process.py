@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.interop.peers.process import ServerFailed, spawn
 from tests.interop.peers.programs import PeerMissing, Programs
+from tests.interop.waiting import until
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 10.0
@@ -72,10 +72,7 @@ def test_a_server_ends_when_the_tests_are_killed(
     finally:
         starter.send_signal(signal.SIGKILL)
         starter.communicate()
-    deadline = time.monotonic() + LIMIT
-    while (alive := _alive_in(directory)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert alive == set()
+    until(lambda: _alive_in(directory) == set(), lambda: _alive_in(directory), limit=LIMIT)
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from tests.interop.peers.database import Database
 from tests.interop.peers.factory import Factory
 from tests.interop.peers.postgres import PostgresConfig
 from tests.interop.test_shared_queue import begin, lease
+from tests.interop.waiting import until
 from tests.unit.queue.values import NOW, envelope, proof
 
 LIMIT = 20.0
@@ -226,8 +226,7 @@ def waiting_for_the_name(database: PostgresDatabase, node: str) -> Iterator[thre
         thread = threading.Thread(target=wait)
         thread.start()
         try:
-            while not lock_sessions(database, granted=False):
-                time.sleep(0.01)
+            until(lambda: lock_sessions(database, granted=False))
             yield taken
         finally:
             thread.join(LIMIT)

@@ -8,7 +8,6 @@ import smtplib
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tests.interop.peers.factory import Factory
 from tests.interop.peers.postfix import Postfix, PostfixConfig
 from tests.interop.peers.process import Process
 from tests.interop.peers.programs import PeerMissing, Programs
+from tests.interop.waiting import until
 from tests.unit.tls.certificates import CLIENT_ONLY
 
 PATIENCE = 20.0  # seconds for a mail server to deliver, or to say why not
@@ -261,16 +261,6 @@ def exim_to(
 def inject(process: Process | Postfix) -> None:
     with smtplib.SMTP(process.address, process.port, "injector.test", timeout=10) as client:
         assert client.sendmail("a@sender.test", ["b@example.net"], MESSAGE) == {}
-
-
-def until(condition: object, log: object) -> None:
-    """Wait until a server of another language has done its part."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if condition():  # type: ignore[operator]
-            return
-        time.sleep(0.05)
-    raise AssertionError(log())  # type: ignore[operator]
 
 
 @pytest.mark.peers

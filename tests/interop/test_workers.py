@@ -7,10 +7,9 @@ import os
 import signal
 import sqlite3
 import subprocess
-import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from tests.internet import Behaviour, Delay, LiveInternet, Silence
 from tests.interop.test_relay import START, Relay, behave
 from tests.interop.test_reload import free_port
+from tests.interop.waiting import until
 
 
 class Workers(Relay):
@@ -77,14 +77,6 @@ class Workers(Relay):
 def children(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(each) for each in found.read_text().split()] if found.exists() else []
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for another process: it tells nobody."""
-    deadline = time.monotonic() + START
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager

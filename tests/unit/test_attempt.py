@@ -2,90 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
-from random import Random
-from typing import Any
 
-import msgspec
 import pytest
-import trio
 
-from deliver.agent import Agent
-from deliver.assembly import build_agent
-from deliver.attempt import Attempt
 from deliver.errors import Blame
-from deliver.level import Level
-from deliver.message import Envelope, Mailbox, MessageId, Recipient
-from deliver.net.clock import WallClock
-from deliver.outcome import AttemptResult, Deferred, Delivered, Failed
-from deliver.queue.content import InlineContent
-from deliver.queue.retry import error_words
+from deliver.message import Recipient
+from deliver.outcome import Deferred, Delivered, Failed
 from deliver.report.result import as_dict
-from deliver.session import Session
-from deliver.settings import Delivery, Dns, Relay, Route, Rule, Settings, Tls
-from deliver.smtp.command import LocalMisuse
+from deliver.settings import Rule
 from events.catalogue import vocabulary_problems
-from hints.memory import MemoryHints
-from tests.internet import World, open_internet
-from tests.internet.behaviour import Behaviour, Drop, Silence
-from tests.internet.resolver import Fault
-
-BODY = b"Subject: hello\r\n\r\n.a line with a dot\r\nlast\r\n"
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with open_internet() as world:
-        yield world
-
-
-def dns(world: World, tmp_path: Path, mode: Any = "validate") -> Dns:
-    anchors = str(world.write_trust_anchor(tmp_path))
-    return Dns(
-        dnssec=mode, resolvers=(world.resolver.endpoint,), trust_anchors=anchors, timeout=2, attempts=1
-    )
-
-
-def agent(world: World, tmp_path: Path, **sections: Any) -> Agent:
-    settings = Settings(
-        state_dir=str(tmp_path),
-        **{
-            "dns": dns(world, tmp_path),
-            "tls": Tls(trust_store=str(world.write_trust_store(tmp_path))),
-            "delivery": Delivery(port=world.port, helo="relay.example.org"),
-            **sections,
-        },
-    )
-    clock = WallClock()
-    return build_agent(
-        settings, hints=MemoryHints(clock=clock.now), clock=clock, rng=Random(1), learner="test"
-    )
-
-
-def attempt(agent: Agent, *boxes: str, body: bytes = BODY, **changes: Any) -> Attempt:
-    recipients = tuple(Recipient(place, Mailbox.parse(box)) for place, box in enumerate(boxes))
-    sender = Mailbox("me", "sender.test")
-    eight_bit = not body.isascii()
-    envelope = Envelope(MessageId("m1"), sender, recipients, len(body), eight_bit, agent.clock.now())
-    return Attempt(agent, envelope, recipients, InlineContent(body), **changes)
-
-
-async def deliver(agent: Agent, *boxes: str, **changes: Any) -> AttemptResult:
-    """Run one attempt; `body` and `journal` may be given."""
-    story = attempt(agent, *boxes, **changes)
-    await story.run()
-    return story.result()
-
-
-def codes(result: AttemptResult) -> list[str]:
-    return [finding.code for finding in result.trace.findings]
-
-
-def events(result: AttemptResult) -> list[str]:
-    return [event.name for event in result.trace.events]
-
+from tests.internet import World
+from tests.internet.behaviour import Behaviour
+from tests.unit.attempts import BODY, agent, codes, deliver, dns, events
 
 DELIVERED = [
     ("dane-ee.test", "dane-ee", "dane-ee-match"),
@@ -231,61 +160,6 @@ async def test_a_recipient_that_one_host_defers_is_offered_to_the_next(world: Wo
     assert (first.contact.host, second.contact.host) == ("mx1.busy.test", "mx2.busy.test")
 
 
-async def test_a_connection_lost_after_the_dot_is_in_doubt_and_no_other_host_is_tried(
-    world: World, tmp_path: Path
-) -> None:
-    world.server("mx1.busy.test").behaviour = Behaviour(replies={"DOT": Drop()})
-    result = await deliver(agent(world, tmp_path), "a@busy.test")
-    ((_, outcome),) = result.outcomes
-    assert isinstance(outcome, Deferred)
-    assert outcome.in_doubt
-    assert world.server("mx2.busy.test").connections == []
-
-
-async def test_a_connection_lost_in_the_body_goes_on_to_the_next_host(world: World, tmp_path: Path) -> None:
-    world.server("mx1.busy.test").behaviour = Behaviour(replies={"CONTENT": Drop(reset=True)})
-    long = BODY + b"x" * 76 + b"\r\n"
-    long += (b"x" * 76 + b"\r\n") * 120_000  # more than any socket buffer holds
-    result = await deliver(agent(world, tmp_path), "a@busy.test", body=long)
-    ((_, outcome),) = result.outcomes
-    assert isinstance(outcome, Delivered)
-    assert outcome.contact.host == "mx2.busy.test"
-    assert len(world.messages) == 1
-
-
-async def test_a_cancelled_attempt_says_what_it_knows(world: World, tmp_path: Path) -> None:
-    world.server("mx.plain.test").behaviour = Behaviour(replies={"DOT": Silence()})
-    story = attempt(agent(world, tmp_path), "a@plain.test")
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(story.run)
-            await world.server("mx.plain.test").wait_for(lambda server: bool(server.received))
-            scope.cancel()
-    ((_, outcome),) = story.result().outcomes
-    assert isinstance(outcome, Deferred)
-    assert outcome.in_doubt
-
-    world.server("mx.plain.test").behaviour = Behaviour(replies={"MAIL": Silence()})
-    story = attempt(agent(world, tmp_path), "a@plain.test")
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(story.run)
-            await trio.sleep(0.3)  # the server stays silent, so there is no event to wait for
-            scope.cancel()
-    ((_, outcome),) = story.result().outcomes
-    assert isinstance(outcome, Deferred)
-    assert not outcome.in_doubt
-
-
-async def test_the_deadline_of_an_attempt(world: World, tmp_path: Path) -> None:
-    world.server("mx.plain.test").behaviour = Behaviour(replies={"CONNECT": Silence()})
-    quick = Delivery(port=world.port, helo="relay.example.org", deadline=0.3)
-    result = await deliver(agent(world, tmp_path, delivery=quick), "a@plain.test")
-    ((_, outcome),) = result.outcomes
-    assert isinstance(outcome, Deferred)
-    assert "delivery.deadline" in outcome.why
-
-
 async def test_a_journal_entry_is_made_when_the_final_reply_is_read(world: World, tmp_path: Path) -> None:
     noted: list[tuple[tuple[Recipient, ...], Delivered]] = []
     result = await deliver(
@@ -297,128 +171,6 @@ async def test_a_journal_entry_is_made_when_the_final_reply_is_read(world: World
     (_, outcome), _ = result.outcomes
     assert isinstance(outcome, Delivered)
     assert noted == [(tuple(recipient for recipient, _ in result.outcomes), outcome)]
-
-
-async def test_a_failing_handshake_falls_back_to_clear_text_only_where_allowed(
-    world: World, tmp_path: Path
-) -> None:
-    broken = Behaviour(replies={"HANDSHAKE": Drop()})
-    world.server("mx.insecure.test").behaviour = broken
-    world.server("mx.dane-ee.test").behaviour = broken
-    result = await deliver(agent(world, tmp_path), "a@insecure.test")
-    ((_, outcome),) = result.outcomes
-    assert isinstance(outcome, Delivered)
-    assert outcome.contact.tls is None
-    assert {"tls-failed", "clear-text-fallback"} <= set(codes(result))
-    assert "tls:fallback" in events(result)
-
-    store = str(tmp_path / "root.pem")
-    strict = agent(world, tmp_path, tls=Tls(trust_store=store, clear_text_fallback=False))
-    ((_, outcome),) = (await deliver(strict, "a@insecure.test")).outcomes
-    assert isinstance(outcome, Deferred)
-
-    ((_, outcome),) = (await deliver(agent(world, tmp_path), "a@dane-ee.test")).outcomes
-    assert isinstance(outcome, Deferred)
-    assert len(world.messages) == 1
-
-
-async def test_bytes_behind_the_starttls_reply_are_an_attack(world: World, tmp_path: Path) -> None:
-    for domain in ("dane-ee.test", "insecure.test"):
-        world.server(f"mx.{domain}").behaviour = Behaviour(
-            replies={"STARTTLS": b"220 2.0.0 Go ahead\r\n250 2.0.0 injected\r\n"}
-        )
-        result = await deliver(agent(world, tmp_path), f"a@{domain}")
-        ((_, outcome),) = result.outcomes
-        assert isinstance(outcome, Deferred)
-    assert world.messages == ()
-
-
-@pytest.mark.parametrize(
-    ("point", "said"),
-    [
-        ("CONNECT", b"hello there\r\n"),
-        ("EHLO", b"250-mx\r\n251 PIPELINING\r\n"),
-        ("EHLO", b"250-" + b"x" * 100_000 + b"\r\n"),
-        ("MAIL", b"999 what\r\n"),
-        ("RCPT", b"\x00\x01\x02\r\n"),
-        ("DATA", b"250 not what was asked for\r\n"),
-    ],
-)
-async def test_a_malformed_reply_defers_and_is_said(
-    world: World, tmp_path: Path, point: Any, said: bytes
-) -> None:
-    world.server("mx.plain.test").behaviour = Behaviour(replies={point: said})
-    ((_, outcome),) = (await deliver(agent(world, tmp_path), "a@plain.test")).outcomes
-    assert isinstance(outcome, Deferred)
-    assert outcome.blame is Blame.HOST
-    assert not outcome.in_doubt
-    assert outcome.phase is not None
-    assert "reply" in outcome.why or outcome.phase.value in outcome.why
-    assert world.messages == ()
-
-
-@pytest.mark.parametrize(
-    ("level", "domain", "kind", "verified_by"),
-    [
-        ("verify", "signed.test", Delivered, "pkix"),
-        ("verify", "dane-ee.test", Deferred, None),
-        ("verify", "plain.test", Deferred, None),
-        ("encrypt", "insecure.test", Delivered, "none"),
-        ("encrypt", "plain.test", Deferred, None),
-        ("none", "dane-ee.test", Delivered, None),
-        ("may", "dane-mismatch.test", Delivered, "none"),
-        ("dane-only", "dane-ee.test", Delivered, "dane-ee"),
-        ("dane-only", "signed.test", Deferred, None),
-        ("dane-only", "tlsa-unusable.test", Deferred, None),
-    ],
-)
-async def test_levels_by_rule(
-    world: World, tmp_path: Path, level: str, domain: str, kind: type, verified_by: str | None
-) -> None:
-    rule = Rule(domains=(domain,), tls={"level": level})
-    result = await deliver(agent(world, tmp_path, rule=(rule,)), f"a@{domain}")
-    ((_, outcome),) = result.outcomes
-    assert type(outcome) is kind
-    if isinstance(outcome, Delivered):
-        assert (outcome.contact.tls.verified_by if outcome.contact.tls else None) == verified_by
-    else:
-        assert world.messages == ()
-
-
-async def test_routes(world: World, tmp_path: Path) -> None:
-    routes = (
-        Route(domains=("one.invalid",), via="smarthost", hosts=(f"mx.dane-ee.test:{world.port}",)),
-        Route(domains=("two.invalid",), via="smarthost", mx="dane-ta.test"),
-        Route(domains=("*.three.invalid",), via="reject", reason="not from here"),
-    )
-    ours = agent(world, tmp_path, route=routes)
-    ((_, one),) = (await deliver(ours, "a@one.invalid")).outcomes
-    ((_, two),) = (await deliver(ours, "a@two.invalid")).outcomes
-    ((_, three),) = (await deliver(ours, "a@x.three.invalid")).outcomes
-    assert isinstance(one, Delivered)
-    assert isinstance(two, Delivered)
-    assert one.contact.tls is not None
-    assert two.contact.tls is not None
-    assert (one.contact.tls.verified_by, two.contact.tls.verified_by) == ("dane-ee", "dane-ta")
-    assert isinstance(three, Failed)
-    assert (str(three.enhanced), three.why) == ("5.7.1", "not from here")
-
-
-async def test_an_address_literal(world: World, tmp_path: Path) -> None:
-    (address,) = world.addresses["mx.plain.test"]
-    ((_, outcome),) = (await deliver(agent(world, tmp_path), f"a@[{address}]")).outcomes
-    assert isinstance(outcome, Delivered)
-    assert outcome.contact.host == address
-
-
-async def test_mail_never_goes_back_to_ourselves(world: World, tmp_path: Path) -> None:
-    ours = agent(world, tmp_path, relay=Relay(local_names=("mx2.busy.test",)))
-    ((_, outcome),) = (await deliver(ours, "a@busy.test")).outcomes
-    assert isinstance(outcome, Deferred)  # mx1 answers 421, mx2 and everything behind it is us
-    ours = agent(world, tmp_path, relay=Relay(local_names=("mx1.busy.test",)))
-    ((_, outcome),) = (await deliver(ours, "a@busy.test")).outcomes
-    assert isinstance(outcome, Failed)
-    assert str(outcome.enhanced) == "5.4.6"
 
 
 async def test_eight_bit_text_needs_8bitmime(world: World, tmp_path: Path) -> None:
@@ -434,31 +186,6 @@ async def test_eight_bit_text_needs_8bitmime(world: World, tmp_path: Path) -> No
     assert world.messages[0].content == body
 
 
-async def test_a_dead_resolver_defers(world: World, tmp_path: Path) -> None:
-    dead = Dns(resolvers=("127.0.0.1:9",), timeout=0.2, attempts=1)
-    ((_, outcome),) = (await deliver(agent(world, tmp_path, dns=dead), "a@dane-ee.test")).outcomes
-    assert isinstance(outcome, Deferred)
-    assert "127.0.0.1:9" in outcome.why
-
-
-async def test_hosts_are_looked_up_side_by_side(world: World, tmp_path: Path) -> None:
-    world.server("mx1.busy.test").behaviour = Behaviour()
-    world.resolver.trouble("mx2.busy.test", fault=Fault.SILENCE)
-    with trio.fail_after(1.5):  # dns.timeout is 2 s
-        ((_, outcome),) = (await deliver(agent(world, tmp_path), "a@busy.test")).outcomes
-    assert isinstance(outcome, Delivered)
-    assert outcome.contact.host == "mx1.busy.test"
-    assert world.resolver.asked("mx2.busy.test", "A")
-
-
-async def test_dns_off_means_no_dane(world: World, tmp_path: Path) -> None:
-    off = Dns(resolvers=(world.resolver.endpoint,), dnssec="off")
-    ((_, outcome),) = (await deliver(agent(world, tmp_path, dns=off), "a@dane-mismatch.test")).outcomes
-    assert isinstance(outcome, Delivered)
-    assert outcome.contact.tls is not None
-    assert outcome.contact.tls.verified_by == "none"
-
-
 async def test_what_was_learned_goes_to_the_hints(world: World, tmp_path: Path) -> None:
     ours = agent(world, tmp_path)
     await deliver(ours, "a@two.test")
@@ -467,23 +194,6 @@ async def test_what_was_learned_goes_to_the_hints(world: World, tmp_path: Path) 
     assert down.failures == 1
     assert up.last_success is not None
     assert {answer.phase for answer in up.ehlo} == {"clear", "tls"}
-
-
-async def test_timeouts_per_phase_defer_and_go_on(world: World, tmp_path: Path) -> None:
-    world.server("mx1.busy.test").behaviour = Behaviour(replies={"EHLO": Silence()})
-    rule = Rule(domains=("busy.test",), smtp={"timeouts": {"ehlo": "0.2s"}})
-    ours = agent(world, tmp_path, rule=(rule,))
-    ((_, outcome),) = (await deliver(ours, "a@busy.test")).outcomes
-    assert isinstance(outcome, Delivered)
-    assert outcome.contact.host == "mx2.busy.test"
-
-
-async def test_silence_is_told_apart_for_retry_rules(world: World, tmp_path: Path) -> None:
-    world.server("mx.plain.test").behaviour = Behaviour(replies={"EHLO": Silence()})
-    rule = Rule(domains=("plain.test",), smtp={"timeouts": {"ehlo": "0.2s"}})
-    ((_, outcome),) = (await deliver(agent(world, tmp_path, rule=(rule,)), "a@plain.test")).outcomes
-    assert isinstance(outcome, Deferred)
-    assert error_words(outcome) == {"greeting", "timeout"}
 
 
 async def test_the_result_as_plain_data(world: World, tmp_path: Path) -> None:
@@ -509,68 +219,3 @@ async def test_a_server_that_limits_its_sessions_still_gets_every_recipient(
     assert [len(message.recipients) for message in server.messages] == [2, 2, 1]
     assert events(result).count("msg:delivery") == 5
     assert "msg:defer" not in events(result)
-
-
-async def test_a_server_that_broke_on_bdat_gets_data_from_then_on(world: World, tmp_path: Path) -> None:
-    seen: list[bytes] = []
-
-    async def close_on_bdat(stream: trio.SocketStream) -> None:
-        await stream.send_all(b"220 brittle ESMTP\r\n")
-        async for data in stream:
-            seen.append(bytes(data))
-            if b"BDAT" in data:
-                return
-            if data.startswith(b"EHLO"):
-                await stream.send_all(b"250-brittle\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
-            elif data.startswith(b"MAIL"):
-                await stream.send_all(b"250 ok\r\n250 ok\r\n354 go on\r\n")
-            elif data.startswith(b"QUIT"):
-                return
-            elif data.endswith(b"\r\n.\r\n"):
-                await stream.send_all(b"250 taken\r\n")
-
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    place = f"[127.0.0.1]:{listener.socket.getsockname()[1]}"
-    routes = (Route(domains=("*",), via="smarthost", hosts=(place,)),)
-    ours = agent(world, tmp_path, route=routes)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, close_on_bdat, [listener])
-        ((_, first),) = (await deliver(ours, "a@x.test")).outcomes
-        assert isinstance(first, Deferred)
-        assert any(b"BDAT" in data for data in seen)
-        seen.clear()
-        ((_, second),) = (await deliver(ours, "a@x.test")).outcomes
-        assert isinstance(second, Delivered)
-        assert not any(b"BDAT" in data for data in seen)
-        seen.clear()
-        without_hints = agent(world, tmp_path, route=routes)
-        ((_, third),) = (await deliver(without_hints, "a@x.test", number=3)).outcomes
-        assert isinstance(third, Delivered)
-        assert not any(b"BDAT" in data for data in seen)
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_drop_of_security_is_told_and_mail_goes_on(world: World, tmp_path: Path) -> None:
-    strict = agent(world, tmp_path)
-    await deliver(strict, "a@dane-ee.test")
-    lax = replace(strict, settings=msgspec.structs.replace(strict.settings, tls=Tls(level=Level.NONE)))
-    result = await deliver(lax, "a@dane-ee.test")
-    assert isinstance(result.outcomes[0][1], Delivered)
-    assert "level-dropped" in codes(result)
-    (level,) = (event for event in result.trace.events if event.name == "tls:level")
-    assert (level.fields["event_data"], level.fields["reason"]) == ("none", "dropped from dane-ee")
-    again = await deliver(strict, "a@dane-ee.test")
-    assert "level-dropped" not in codes(again)
-
-
-async def test_no_transaction_begins_in_clear_text_where_tls_is_required(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def forgetful(session: Session) -> bool:
-        return False  # as if a later change had lost the requirement on the way
-
-    monkeypatch.setattr(Session, "_ask_for_tls", forgetful)
-    with pytest.raises(ExceptionGroup) as raised:
-        await deliver(agent(world, tmp_path), "a@dane-ee.test")
-    assert raised.group_contains(LocalMisuse, match="where TLS is required")
-    assert world.messages == ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -22,7 +22,7 @@ from deliver.relay.route import Fallback, ViaSmarthost
 from deliver.settings import Delivery, Dns, Route, Rule, Settings, Tls
 from deliver.smtp.reply import Reply
 from hints.memory import MemoryHints
-from tests.internet import World, open_internet
+from tests.internet import World
 from tests.internet.behaviour import Drop, Point
 
 HOST = "mx.signed.test"
@@ -61,12 +61,6 @@ def test_only_for_its_reasons_and_after_its_attempts() -> None:
     assert [applies(fallback, number, tls) for number in (1, 2, 3, 4)] == [False, False, True, True]
     assert not applies(fallback, 9, lost)
     assert not applies(replace(fallback, on=()), 9, tls)
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with open_internet() as world:
-        yield world
 
 
 async def deliver(

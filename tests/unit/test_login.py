@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from base64 import b64encode
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -22,20 +21,14 @@ from deliver.outcome import AttemptResult, Deferred, Delivered, Outcome, Phase
 from deliver.pool import SessionPool
 from deliver.settings import Delivery, Duration, EventAction, Events, Pool, Route, Timeouts, Tls
 from events.catalogue import vocabulary_problems
-from tests.internet import World, open_internet
+from tests.internet import World
 from tests.internet.accounts import Accounts, challenge
 from tests.internet.behaviour import KEYWORDS, Behaviour, Drop, Silence
-from tests.unit.test_attempt import agent, codes, deliver, events
+from tests.unit.attempts import agent, codes, deliver, events
 
 PASSWORD = "correct horse, battery=staple ✓"
 USUAL = "AUTH SCRAM-SHA-256 PLAIN LOGIN"
 BINDING = "AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN"
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with open_internet() as world:
-        yield world
 
 
 def smarthost(world: World, tmp_path: Path, host: str = "mx.signed.test", **keys: Any) -> Agent:

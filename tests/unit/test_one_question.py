@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,16 +19,10 @@ from deliver.outcome import Deferred, Outcome
 from deliver.queue.content import InlineContent
 from deliver.settings import Delivery, Dns, Settings, Tls
 from hints.memory import MemoryHints
-from tests.internet import World, open_internet
+from tests.internet import World
 from tests.internet.resolver import Fault
 
 BODY = b"Subject: hello\r\n\r\nhello\r\n"
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with open_internet() as world:
-        yield world
 
 
 def settings_for(world: World, tmp_path: Path, mode: Any) -> Settings:

@@ -30,6 +30,9 @@ class Line:
     def speak(self) -> None:
         self._spoke.set()
 
+    def glance(self) -> bool:
+        return not self._spoke.is_set()
+
     async def overhear(self) -> None:
         self.listeners += 1
         try:

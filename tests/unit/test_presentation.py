@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from deliver.message import Content, Envelope, Mailbox, MessageId, Recipient
 from deliver.outcome import AttemptResult, Deferred, Delivered, Failed
 from deliver.presentation import Octets
 from deliver.settings import Rule
-from tests.internet import World, open_internet
+from tests.internet import World
 from tests.internet.behaviour import KEYWORDS, Behaviour, Drop
-from tests.unit.test_attempt import agent, codes
+from tests.unit.attempts import agent, codes
 
 ASCII = b"Subject: hello\r\n\r\nplain\r\n"
 EIGHT_BIT = "Subject: x\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nViele Grüße aus Köln, und von den anderen\r\n".encode()
@@ -27,12 +26,6 @@ SIGNED = b"DKIM-Signature: v=1\r\n" + EIGHT_BIT
 UTF8_HEADER = "Subject: Grüße\r\n\r\nplain\r\n".encode()
 SEVEN = ("PIPELINING", "SIZE 10485760")
 INTERNATIONAL = (*KEYWORDS, "SMTPUTF8")
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with open_internet() as world:
-        yield world
 
 
 class Unreadable(Octets):

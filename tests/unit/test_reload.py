@@ -8,10 +8,12 @@ from deliver.settings import (
     EventAction,
     Events,
     Hints,
+    Lmtp,
     Queue,
     Relay,
     RelayListener,
     Rule,
+    Send,
     Settings,
     Smtp,
     Tls,
@@ -64,3 +66,21 @@ def test_listeners_with_rules_of_their_own_come_and_go_too() -> None:
     assert (found.opened, found.closed) == (("127.0.0.3:25",), ())
     back = change(new, OLD)
     assert (back.opened, back.closed) == ((), ("127.0.0.3:25",))
+
+
+def test_the_doors_change_but_for_their_sockets() -> None:
+    new = Settings(
+        lmtp=Lmtp(listen=("127.0.0.1:2424",), max_connections=7, deadline=Duration(60)),
+        send=Send(socket="other.sock", max_connections=3),
+        relay=OLD.relay,
+    )
+    found = change(OLD, new, "digest of the new file")
+    assert set(found.waiting) == {"lmtp.listen", "send.socket"}
+    assert (found.settings.lmtp.listen, found.settings.lmtp.max_connections) == ((), 7)
+    assert (found.settings.send.socket, found.settings.send.max_connections) == (OLD.send.socket, 3)
+    assert found.digest is None, "callers with the new file have other settings than we"
+
+
+def test_callers_with_the_new_file_have_our_settings() -> None:
+    new = Settings(tls=Tls(level=Level.VERIFY), relay=OLD.relay)
+    assert change(OLD, new, "digest of the new file").digest == "digest of the new file"

@@ -25,7 +25,7 @@ from events.catalogue import Event, vocabulary_problems
 from events.port import Allow, Refuse
 from hints.memory import MemoryHints
 from hints.records import Word
-from tests.internet import World, open_internet
+from tests.internet import World
 from tests.internet.behaviour import Behaviour, Drop, Silence
 from tests.internet.sites import OTHER_KEY
 
@@ -79,12 +79,6 @@ def only(result: AttemptResult) -> Outcome:
 
 def codes(result: AttemptResult) -> list[str]:
     return [finding.code for finding in result.trace.findings]
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with open_internet() as world:
-        yield world
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -25,15 +24,9 @@ from deliver.queue.content import InlineContent
 from deliver.settings import Delivery, Dns, EventAction, Events, Settings, Tls
 from events.gate import PAUSE, SqlGate
 from hints.memory import MemoryHints
-from tests.internet import World, open_internet
+from tests.internet import World
 
 BODY = b"Subject: hello\r\n\r\nhello\r\n"
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with open_internet() as world:
-        yield world
 
 
 @pytest.fixture

@@ -167,3 +167,19 @@ def test_matchers_may_name_nobody_or_repeat_themselves(engine, wanted):
     with engine.begin() as conn:
         outbox.append(conn, "m1", [event()], wanted=wanted)
         assert count(conn) == len(set(wanted("msg:delivery")))
+
+
+def test_what_one_shipper_has_claimed_another_leaves_alone(engine):
+    with engine.begin() as conn:
+        outbox.append(conn, "m1", [event("a"), event("b"), event("c")], wanted=both)
+    with engine.begin() as conn:
+        first = outbox.claim(conn, "one", 2, now=0.0, lease=60.0)
+        assert texts(first) == ["a", "b"]
+    with engine.begin() as conn:
+        assert not {"a", "b"} & set(texts(outbox.claim(conn, "one", 2, now=59.0, lease=60.0)))
+        assert texts(outbox.claim(conn, "two", 2, now=59.0, lease=60.0)) == ["a", "b"]  # another action
+    with engine.begin() as conn:
+        outbox.unclaim(conn, "one", [one.seq for one in first])
+        assert texts(outbox.claim(conn, "one", 2, now=59.0, lease=60.0)) == ["a", "b"]
+    with engine.begin() as conn:
+        assert texts(outbox.claim(conn, "one", 2, now=120.0, lease=60.0)) == ["a", "b"], "the lease is over"

@@ -10,7 +10,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from deliver.message import MessageId
 from deliver.net.clock import WallClock
-from deliver.relay.lmtp import TURN, LmtpIntake, LmtpListener
+from deliver.relay.lmtp import TURN, LmtpIntake, LmtpListener, LmtpTerms
 from deliver.settings import Relay
 
 GREETING = b"220 relay.test LMTP Outrider\r\n"
@@ -21,8 +21,11 @@ NO_INTAKE = cast(LmtpIntake, None)  # no mail comes here
 def door(places: int) -> LmtpListener:
     numbers = count(1)
     ids = lambda: MessageId(f"id{next(numbers)}")  # noqa: E731
-    terms = Relay(max_connections=places)
-    return LmtpListener(terms, "relay.test", NO_INTAKE, WallClock(1.7e9), ids, (), 60.0)
+    return LmtpListener(WallClock(1.7e9), ids, terms(places))
+
+
+def terms(places: int) -> LmtpTerms:
+    return LmtpTerms(Relay(max_connections=places), "relay.test", NO_INTAKE, (), 60.0)
 
 
 async def call(nursery: trio.Nursery, to: LmtpListener) -> trio.StapledStream:

@@ -145,4 +145,5 @@ def test_any_octets_in_any_pieces(data: bytes, step: int) -> None:
         except ProxyFault as fault:
             return str(fault)
 
-    assert outcome(step) == outcome(1000) or isinstance(outcome(step), str) == isinstance(outcome(1000), str)
+    ours, whole = outcome(step), outcome(1000)
+    assert ours == whole or (isinstance(ours, str) and isinstance(whole, str))  # a fault may be seen earlier

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from deliver.dnssec.anchors import parse
@@ -10,13 +8,7 @@ from deliver.resolve.doctor import ABSENT, Examination, State, examine
 from deliver.resolve.transport import Recursor, ResolverAddress
 from deliver.resolve.validating import ValidatingResolver
 from deliver.settings import Dns, Duration
-from tests.internet import Fault, World, open_internet
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with open_internet() as world:
-        yield world
+from tests.internet import Fault, World
 
 
 async def examined(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from deliver.resolve.answer import Bogus, Found, MxRecord, NoData, NxDomain, Que
 from deliver.resolve.transport import Recursor, ResolverAddress
 from deliver.resolve.validating import ValidatingResolver
 from deliver.settings import Dns, Duration
-from tests.internet import Fault, World, open_internet
+from tests.internet import Fault, World
 
 MX, A, AAAA, TLSA, CNAME = (
     RecordType.MX,
@@ -25,12 +24,6 @@ MX, A, AAAA, TLSA, CNAME = (
     RecordType.TLSA,
     RecordType.CNAME,
 )
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with open_internet() as world:
-        yield world
 
 
 def resolver(world: World, *others: ResolverAddress, **changes: Any) -> ValidatingResolver:
