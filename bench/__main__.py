@@ -1,4 +1,4 @@
-"""`python -m bench [NAME [ARGUMENT ...]]`: run `main(arguments)` of bench/NAME.py; without a name, of all."""
+"""`python -m bench [NAME [ARGUMENT ...]]`: run `main(arguments)` of `bench.NAME`; without a name, of all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def names() -> tuple[str, ...]:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit code: 2 for an unknown name, else the worst of the measurements'."""
+    """The exit code: 2 for an unknown name, 0 after help, else the worst of the measurements'."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"{__doc__}\n\nmeasurements: {', '.join(names())}")
+        return 0
     if not arguments or arguments[0].startswith("-"):
         print("measurements:", ", ".join(names()), file=sys.stderr)
         return max((_run(name, arguments) for name in names()), default=0)

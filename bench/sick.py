@@ -167,6 +167,7 @@ def _relay(
 state_dir = "{directory}/state"
 [relay]
 listen = ["127.0.0.1:{listening}"]
+workers = 1
 [tls]
 level = "none"
 [dns]

@@ -4,7 +4,7 @@ order    who
 -------  -------------------------------------------------------------------------------------
 first    families in turn (RFC 8305 4); after a failed attempt another family, its address last
 last     what lately could not be reached
-never    an address and port on which we listen ourselves: mail would loop
+never    an address and port on which we listen ourselves: mail would loop (`deliver.net.address`)
 
 After a failed attempt other hosts of the same preference come before the one that failed.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from deliver.agent import Agent
 from deliver.candidates import would_loop
 from deliver.encounter import Target
+from deliver.net.address import leads_to
 from deliver.net.race import interleave
 from deliver.outcome import Place
 from deliver.relay.route import Login
@@ -61,7 +62,7 @@ async def targets_of(
     targets: list[Target] = []
     refusals: list[NoHost] = []
     for view in in_order(views, shunned, tries.last.address if tries.last else None):
-        if (view.address, port) in agent.own_sockets:
+        if leads_to(agent.own_sockets, view.address, port, agent.is_local):
             place = f"{host.host} [{view.address}]:{port}"
             refusals.append(would_loop(domain, f"{place} is this host itself"))
             continue

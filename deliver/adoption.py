@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator
 import trio
 
 from deliver.queue.shard import Shard
-from deliver.queue.share import Share
 from deliver.shardwork import ShardWork
 from events.backlog import Backlog
 
-Employ = Callable[[Shard, Backlog, Share], ShardWork]
+Employ = Callable[[Shard, Backlog], ShardWork]
 
 
 class Adoption:
@@ -35,12 +34,12 @@ class Adoption:
             await self._ending.wait()
 
     async def adopt(
-        self, number: int, shard: Shard, backlog: Backlog, share: Share, opened: Callable[[], Awaitable[None]]
+        self, number: int, shard: Shard, backlog: Backlog, opened: Callable[[], Awaitable[None]]
     ) -> None:
         """Work off another worker's shard until `release` and the end of what is under way there."""
         assert self._nursery is not None, "the relay does not run"
         over = trio.Event()
-        work = self._others[number] = self._employ(shard, backlog, share)
+        work = self._others[number] = self._employ(shard, backlog)
 
         async def run() -> None:
             try:
@@ -68,16 +67,10 @@ class Adoption:
         for work in self:
             work.stop()
 
-    async def give_up(self, number: int | None, share: Share) -> list[str]:
-        """See `Runner.give_up`; `number` None means our own shard."""
-        work = self._own if number is None else self._others.get(number)
-        return [] if work is None else await work.runner.give_up(share)
-
-    def share_out(self, number: int | None, share: Share) -> None:
-        """See `Runner.share_out`."""
-        work = self._own if number is None else self._others.get(number)
-        if work is not None:
-            work.runner.share_out(share)
+    def look(self) -> None:
+        """Others have given back places under the limits."""
+        for work in self:
+            work.runner.look()
 
     async def prove_progress(self) -> None:
         """Return when every database has answered: the event loop turns, and nothing hangs."""

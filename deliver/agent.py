@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from deliver.net.address import Place, is_local
 from deliver.net.clock import Clock
 from deliver.net.dial import Dialer
 from deliver.pool import NoPool, Pool
@@ -23,9 +24,10 @@ from hints.port import Hints
 class Agent:
     """`trust` gives the trust store of `tls.trust_store` (None: the system's), loaded once each.
 
-    `helo` is our name in EHLO. `own_names` and `own_sockets` (address, port) are how we recognise
-    ourselves among mail exchangers. `learner` says who writes hints: "relay" or "send". `gate` may refuse
-    a connection, a session or a certificate. `pool` has the open sessions that wait for another message.
+    `helo` is our name in EHLO. `own_names` and `own_sockets` are how we recognise ourselves among mail
+    exchangers, with `is_local` (whether this machine has an address) where we listen on all addresses.
+    `learner` says who writes hints: "relay" or "send". `gate` may refuse a connection, a session or a
+    certificate. `pool` has the open sessions that wait for another message.
     """
 
     settings: Settings
@@ -38,6 +40,7 @@ class Agent:
     helo: str
     learner: str
     own_names: frozenset[str] = frozenset()
-    own_sockets: frozenset[tuple[str, int]] = frozenset()
+    own_sockets: frozenset[Place] = frozenset()
+    is_local: Callable[[str], bool] = is_local
     gate: EventGate = field(default_factory=OpenGate)
     pool: Pool = field(default_factory=NoPool)

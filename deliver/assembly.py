@@ -12,6 +12,7 @@ import trio
 from deliver.agent import Agent
 from deliver.identity import host_name
 from deliver.lookup import caching_resolver
+from deliver.net.address import Place
 from deliver.net.clock import Clock
 from deliver.net.dial import TcpDialer
 from deliver.pool import NoPool, Pool
@@ -51,7 +52,7 @@ def build_agent(
     clock: Clock,
     rng: Random,
     learner: str,
-    own_sockets: frozenset[tuple[str, int]] = frozenset(),
+    own_sockets: frozenset[Place] = frozenset(),
     gate: EventGate | None = None,
     pool: Pool | None = None,
     resolver: Resolver | None = None,
@@ -87,3 +88,14 @@ def turns_without_a_queue(settings: Settings, clock: Clock, share: Share = WHOLE
     lanes.share = throttle.share = share
     occupancy = Occupancy(queue.workers, queue.slow_workers, queue.slow_after)
     return Turns(lanes, throttle, occupancy, clock, trio.Lock())
+
+
+def renew_turns(turns: Turns, settings: Settings) -> None:
+    """Other settings for turns without a queue; what lanes have learned stays."""
+    queue = settings.queue
+    turns.lanes.terms = lanes_of(queue)
+    turns.throttle.reconfigure(limits_of(queue), partial(source_addresses, settings))
+    occupancy = turns.occupancy
+    occupancy.workers, occupancy.slow_workers = queue.workers, queue.slow_workers
+    occupancy.slow_after = queue.slow_after
+    turns.look()

@@ -24,6 +24,7 @@ from deliver.candidates import Candidate, find_candidates, refusal_finding, site
 from deliver.demands import demands_of
 from deliver.errors import Blame, StorageError
 from deliver.fallback import applies
+from deliver.level import Level
 from deliver.login import raised_for
 from deliver.message import Content, Envelope, Recipient
 from deliver.net.wire import Journal
@@ -36,6 +37,7 @@ from deliver.outcome import (
     Place,
     Step,
     after_another_host,
+    failed_for_now,
     next_step,
 )
 from deliver.presentation import Presentation
@@ -43,12 +45,23 @@ from deliver.reach import Reach
 from deliver.relay.route import Login, Reject, ViaMx, ViaSmarthost, choose, finding, login_of
 from deliver.report.testimony import Testimony
 from deliver.report.trace import Finding, Stage, Trace
-from deliver.resolve.mx import MxPlan, NoHost
+from deliver.resolve.mx import HostPlan, MxPlan, NoHost
 from deliver.session import Target, Unusable
+from deliver.settings import Tls
 from deliver.smtp.batch import Batch
 from deliver.smtp.plan import needs_8bitmime
 from deliver.smtp.reply import EnhancedCode
-from deliver.tls.policy import Refuse, clear_text_allowed, decide, in_clear_text
+from deliver.tls.policy import (
+    Floor,
+    Refuse,
+    TlsPolicy,
+    at_least,
+    clear_text_allowed,
+    decide,
+    floor_of,
+    floor_unknown,
+    in_clear_text,
+)
 
 IN_7BIT = "no other host is left, and the message is not signed: it is sent in 7-bit text"
 LOOKUPS = 5  # hosts looked up at a time
@@ -84,6 +97,11 @@ class Attempt:
         self._batch: Batch | None = None
         self._contacts = 0
         self._gave_up: str | None = None
+        self._over = False
+        self._rest: str | None = None  # why hosts or addresses were left for a later attempt
+        self._by_settings = False  # the hosts in turn are named by the settings, not by DNS
+        self._floor = Floor.ANY  # of the hosts in turn
+        self._owed = Floor.ANY  # by the hosts so far
         self._site: str | None = None
         self.trace = Trace()
         self._testimony = Testimony(self.trace, agent.clock.now, envelope, self._domain, number)
@@ -93,6 +111,7 @@ class Attempt:
         deadline = self._agent.settings.towards(self._domain, None).delivery.deadline
         with trio.move_on_after(deadline) as scope:
             await self._deliver()
+            self._over = True
         if scope.cancelled_caught:
             self._gave_up = f"the attempt took longer than {deadline:g} s (delivery.deadline)"
 
@@ -101,7 +120,7 @@ class Attempt:
         if self._batch is not None:
             self._fold(self._batch)
         for ordinal, recipient in self._open.items():
-            self._settled[ordinal] = self._latest.get(ordinal) or self._without_contact()
+            self._settled[ordinal] = self._for_now(self._latest.get(ordinal) or self._without_contact())
             self._testimony.settled(recipient, self._settled[ordinal])
         outcomes = tuple((recipient, self._settled[recipient.ordinal]) for recipient in self._recipients)
         self._testimony.attempt_over(outcomes)
@@ -129,7 +148,7 @@ class Attempt:
         route = choose(self._agent.settings.route, self._domain, self._envelope.reverse_path)
         self._testimony.router = "smarthost" if isinstance(route, ViaSmarthost) else "mx"
         self.trace.add(finding(route, self._domain))
-        self._login = login_of(route)
+        self._login, self._by_settings = login_of(route), isinstance(route, ViaSmarthost)
         if isinstance(route, Reject):
             self._settle_all(Failed(route.why, Blame.POLICY, enhanced=EnhancedCode(5, 7, 1)))
             return
@@ -138,7 +157,10 @@ class Attempt:
         plan = walked.plan
         if isinstance(plan, NoHost):
             self._testimony.no_route(plan)
-            outcome = _outcome_without_host(plan)
+            self._refuse(
+                plan, route.level or self._agent.settings.towards(self._domain, None).tls.level, None
+            )
+            outcome = self._without_contact()
             self._latest = dict.fromkeys(self._open, outcome)
             await self._fall_back(route)
             for ordinal, recipient in tuple(self._open.items()):
@@ -161,6 +183,9 @@ class Attempt:
             if not applies(route.fallback, self._tries.number, outcome):
                 self._settle(recipient, outcome)
         if self._open:
+            if self._login is not None and not self._login.in_clear:
+                self._owed = Floor.AUTHENTICATED
+            self._floor, self._by_settings = self._owed, True
             self._login, self._contacts, self._without_8bit = None, 0, None
             self.trace.add(finding(route.fallback.to, self._domain))
             walked = await find_candidates(self._agent, self._domain, route.fallback.to)
@@ -183,29 +208,29 @@ class Attempt:
             lookups.cancel_scope.cancel()
 
     async def _try_in_order(self, plan: MxPlan, hosts: Sequence[Candidate]) -> None:
-        for host in hosts:
+        for left, host in zip(reversed(range(len(hosts))), hosts, strict=True):
             await host.ready.wait()
-            await self._try_host(plan, host)
-            if not self._open or self._enough():
+            untried = await self._try_host(plan, host)
+            if not self._open or ((left or untried) and self._enough()):
                 break
 
-    async def _try_host(self, plan: MxPlan, found: Candidate) -> None:
+    async def _try_host(self, plan: MxPlan, found: Candidate) -> int:
+        """Returns how many of its addresses are left."""
         target, port, destination = found.target, found.port, found.destination
         assert found.walked is not None
         self.trace.extend(found.walked.findings)
         host = found.walked.plan
         if isinstance(host, NoHost):
             self._testimony.no_route(host)
-            self._refusals.append(host)
-            return
-        demands = demands_of(destination.tls)
-        policy = raised_for(self._login, decide(destination.tls.level, plan, host, demands), plan, host)
+            self._refuse(host, destination.tls.level, plan)
+            return 0
+        policy = self._policy(destination.tls, plan, host)
         if isinstance(policy, Refuse):
             self.trace.add(policy.finding)
             self._testimony.refused(target.host, port, policy.finding)
             why = Deferred(policy.finding.text, Blame.POLICY, enhanced=EnhancedCode(4, 7, 0))
             self._note_for_all(why, target.host)
-            return
+            return 0
         self.trace.extend(policy.findings)
         chosen = await targets_of(self._agent, self._domain, host, port, self._tries, self._login)
         self.trace.extend((*chosen.findings, *map(refusal_finding, chosen.refusals)))
@@ -215,6 +240,21 @@ class Attempt:
         while reach.waiting and self._open and not self._gave_up:
             await self._try_address(reach)
         self._contacts += len(worth) - len(reach.waiting)
+        return len(chosen.targets) - len(worth)
+
+    def _policy(self, tls: Tls, plan: MxPlan, host: HostPlan) -> TlsPolicy | Refuse:
+        """What the settings and DNS ask for, raised by a login and by what hosts before were held to."""
+        decided = decide(tls.level, plan, host, demands_of(tls))
+        policy = at_least(self._floor, raised_for(self._login, decided, plan, host), plan, host)
+        self._owed = max(self._owed, floor_of(policy))
+        return policy
+
+    def _refuse(self, refusal: NoHost, level: Level, plan: MxPlan | None) -> None:
+        """A host, or with `plan` None the whole domain, is out of reach."""
+        self._refusals.append(refusal)
+        if not refusal.permanent:
+            possible = plan is None or plan.secure or plan.implicit
+            self._owed = max(self._owed, floor_unknown(level, tlsa_possible=possible))
 
     @property
     def _limit(self) -> int:
@@ -225,8 +265,11 @@ class Attempt:
             return True
         if self._contacts < self._limit:
             return False
-        text = f"{self._limit} addresses were tried in this attempt (delivery.max_hosts): the rest waits"
-        self.trace.add(Finding(Stage.CONNECT, "max-hosts", text))
+        if self._rest is None:
+            self._rest = (
+                f"{self._limit} addresses were tried in this attempt (delivery.max_hosts): the rest waits"
+            )
+            self.trace.add(Finding(Stage.CONNECT, "max-hosts", self._rest))
         return True
 
     async def _try_address(self, reach: Reach) -> None:
@@ -332,12 +375,23 @@ class Attempt:
             return Deferred(self._gave_up, Blame.LOCAL, Phase.CONNECT, enhanced=EnhancedCode(4, 4, 7))
         if not self._refusals:
             return Deferred("the attempt was interrupted", Blame.LOCAL, enhanced=EnhancedCode(4, 3, 2))
-        temporary = next((refusal for refusal in self._refusals if not refusal.permanent), None)
-        return _outcome_without_host(temporary or self._refusals[-1])
+        refusal = self._temporary_refusal or self._refusals[-1]
+        failed = Failed(refusal.why, Blame.DESTINATION, enhanced=EnhancedCode(*refusal.enhanced))
+        if self._by_settings and refusal.permanent:
+            return failed_for_now(
+                failed, "the settings name this server: mail waits until they or DNS are right"
+            )
+        return failed if refusal.permanent else Deferred(refusal.why, failed.blame, enhanced=failed.enhanced)
 
+    @property
+    def _temporary_refusal(self) -> NoHost | None:
+        return next((refusal for refusal in self._refusals if not refusal.permanent), None)
 
-def _outcome_without_host(refusal: NoHost) -> Deferred | Failed:
-    enhanced = EnhancedCode(*refusal.enhanced)
-    if refusal.permanent:
-        return Failed(refusal.why, Blame.DESTINATION, enhanced=enhanced)
-    return Deferred(refusal.why, Blame.DESTINATION, enhanced=enhanced)
+    def _for_now(self, outcome: Outcome) -> Outcome:
+        """A recipient whom a host that was not asked may take has not failed."""
+        if not isinstance(outcome, Failed):
+            return outcome
+        if self._temporary_refusal is not None:
+            return failed_for_now(outcome, self._temporary_refusal.why)
+        why = self._gave_up or self._rest or (None if self._over else "the attempt was interrupted")
+        return outcome if why is None else failed_for_now(outcome, why)

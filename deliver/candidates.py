@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from hashlib import sha256
 from random import Random
@@ -14,6 +15,7 @@ import trio
 from msgspec import structs
 
 from deliver.level import Level
+from deliver.net.address import within
 from deliver.relay.route import ViaMx, ViaSmarthost
 from deliver.report.trace import Finding, Stage, Verdict
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, without_ourselves
@@ -22,6 +24,8 @@ from deliver.resolve.walk import Walked, find_host, find_mx
 from deliver.settings import Destination, Settings
 
 MAX_SITE = 255  # characters
+
+_log = logging.getLogger("outrider.delivery")
 
 
 class Seeker(Protocol):
@@ -107,8 +111,14 @@ class Candidate:
             await self.look_up_at_once()
 
     async def look_up_at_once(self) -> None:
-        """The same, for the only host."""
-        self.walked = await drive(self._walk, self._resolver)
+        """The same, for the only host. Never raises: it must not end a delivery to another host."""
+        try:
+            walked = await drive(self._walk, self._resolver)
+            ignored = self.destination.delivery.ignore_addresses
+            self.walked = walked if self.target.port is not None else without_ignored(walked, ignored)
+        except Exception:
+            _log.exception("looking up %s failed: another host is tried, or mail waits", self.target.host)
+            self.walked = _unknown(self.target.host)
         self.ready.set()
 
 
@@ -117,6 +127,27 @@ def _destination(agent: Seeker, domain: str, host: str, plan: MxPlan) -> Destina
     if plan.level is None:
         return found
     return structs.replace(found, tls=structs.replace(found.tls, level=plan.level))
+
+
+def _unknown(host: str) -> Walked[HostPlan]:
+    why = f"{host} could not be looked up: an unexpected error, see the log"
+    refusal = NoHost(why, False, (4, 3, 0), "lookup-broken", name=host)
+    return Walked(refusal, (refusal_finding(refusal),))
+
+
+def without_ignored(walked: Walked[HostPlan], networks: tuple[str, ...]) -> Walked[HostPlan]:
+    """What was found without the addresses in these networks; pure."""
+    plan = walked.plan
+    if isinstance(plan, NoHost) or not (out := tuple(a for a in plan.addresses if within(a, networks))):
+        return walked
+    text = f"{', '.join(out)} of {plan.host} ignored (delivery.ignore_addresses)"
+    left = tuple(address for address in plan.addresses if address not in out)
+    if left:
+        finding = Finding(Stage.DNS, "address-ignored", text, Verdict.NOTE)
+        return Walked(replace(plan, addresses=left), (*walked.findings, finding))
+    why = f"{plan.host} has no address: {text}"
+    refusal = NoHost(why, True, (5, 4, 4), "address-ignored", name=plan.host, type="A")
+    return Walked(refusal, (*walked.findings, Finding(Stage.DNS, refusal.code, why, Verdict.REFUSED)))
 
 
 def would_loop(domain: str, why: str) -> NoHost:

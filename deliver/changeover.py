@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from deliver import channel
 from deliver.errors import OutriderError
@@ -43,7 +43,7 @@ class Offer:
 
 
 class Changeover:
-    """`settings` and `sockets` are what holds now; `committed` is called when they have changed."""
+    """`settings` and `sockets` are what holds now."""
 
     def __init__(
         self,
@@ -54,16 +54,19 @@ class Changeover:
         digest: str | None,
         reread: Reread | None,
         notifier: Notifier,
-        committed: Callable[[], None],
+        listens: bool = True,
     ) -> None:
-        """`digest` stands for the settings. Without `reread` they wait for a restart."""
+        """`digest` stands for the settings. Without `reread` they wait for a restart.
+
+        `listens`: the places of the relay are this service's.
+        """
         self.settings = settings
         self.digest = digest
         self.sockets = sockets
         self._slots = slots
         self._reread = reread
         self._notifier = notifier
-        self._committed = committed
+        self._listens = listens
         self._offer: Offer | None = None
         self._stopped = False
 
@@ -87,6 +90,8 @@ class Changeover:
         try:
             read = self._reread()
             new = change(self.settings, read.settings, read.digest)
+            if not self._listens:
+                new = replace(new, opened=(), closed=())
             terms_of(new.settings.relay, "")
             opened = bind(new.opened)
         except OutriderError as error:
@@ -141,7 +146,6 @@ class Changeover:
             say(_log, logging.INFO, "listening", on=name_of(each), workers=len(self._slots))
         if new.waiting:
             say(_log, logging.WARNING, "wait for a restart", keys=", ".join(new.waiting))
-        self._committed()
         say(_log, logging.INFO, "reloaded", opened=len(offer.opened), closed=len(new.closed))
         self._announce_again()
 

@@ -13,9 +13,14 @@ _log = logging.getLogger("outrider.service")
 
 
 async def see_the_doctor(settings: Settings, clock: Clock) -> None:
-    """Look at every resolver of the settings; mail is not held up by it."""
+    """Look at every resolver of the settings; mail is not held up by it, whatever happens."""
     mode = settings.dns.dnssec
-    for found in await examine_resolvers(settings, clock):
+    try:
+        examined = await examine_resolvers(settings, clock)
+    except Exception:
+        _log.exception("examining the resolvers failed unexpectedly; mail goes on")
+        return
+    for found in examined:
         fit = found.fit_for(mode)
         say(
             _log,

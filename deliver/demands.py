@@ -14,6 +14,7 @@ from OpenSSL import SSL
 
 from deliver.configuration.files import secret_path
 from deliver.errors import ConfigurationError
+from deliver.filemark import Mark, mark
 from deliver.settings import Settings, Tls
 from deliver.tls import crl
 from deliver.tls.context import ClientCertificate, context_for
@@ -51,11 +52,14 @@ def context_of(settings: Settings, tls: Tls, policy: TlsPolicy, *, large: bool =
 
 def client_digest(settings: Settings, tls: Tls) -> str:
     """The file of our client certificate by its SHA-256, "" without one. Raises ConfigurationError."""
-    return "" if tls.client_certificate is None else _digest(str(settings.path(tls.client_certificate)))
+    if tls.client_certificate is None:
+        return ""
+    path = str(settings.path(tls.client_certificate))
+    return _digest(path, mark(path))
 
 
 @lru_cache(maxsize=16)
-def _digest(path: str) -> str:
+def _digest(path: str, _mark: Mark) -> str:
     try:
         return sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:

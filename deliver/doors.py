@@ -181,6 +181,7 @@ class Doors:
             max_hops=settings.relay.max_hops,
             max_recipients=settings.relay.max_recipients,
             max_connections=settings.send.max_connections,
+            detect_utf8=settings.send.detect_utf8,
             room=self._room,
         )
 

@@ -22,6 +22,12 @@ _HEX = re.compile(r"\+([0-9A-F]{2})")
 _QCHAR = re.compile(r"[\x21-\x2a\x2c-\x3c\x3e-\x5b\x5d-\x7e]")
 _EMBEDDED = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
 _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,30}\Z")
+# Controls, surrogates, private use, separators beside the space, and marks that reorder or join text. Not
+# `str.isprintable`: what it says of a character depends on Python's version, and a queue outlives versions.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\xa0\xad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ud800-\uf8ff"
+    "\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f\U000f0000-\U0010ffff]"
+)
 
 
 class Notify(StrEnum):
@@ -48,11 +54,15 @@ class OriginalRecipient:
     address: str
 
     def __post_init__(self) -> None:
-        if not _ADDRESS_TYPE.match(self.kind) or not self.address or not self.address.isprintable():
+        if not _ADDRESS_TYPE.match(self.kind) or not _is_printable(self.address):
             raise UsageError("reading ORCPT", "it is no address type, ';' and printable text", "correct it")
 
     def __str__(self) -> str:
         return f"{self.kind};{self.address}"
+
+
+def _is_printable(text: str) -> bool:
+    return bool(text) and _UNPRINTABLE.search(text) is None
 
 
 def xtext(text: str) -> str:
@@ -69,7 +79,7 @@ def from_xtext(encoded: str) -> str:
         raise UsageError("reading xtext", f"{encoded[:80]!r} is not xtext (RFC 3461 4)", "correct it")
     octets = _HEX.sub(lambda found: chr(int(found[1], 16)), encoded).encode("latin-1")
     text = octets.decode("utf-8", "replace")
-    if not text.isprintable():
+    if text and not _is_printable(text):
         raise UsageError("reading xtext", "it hides control characters", "correct it")
     return text
 

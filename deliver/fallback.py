@@ -7,7 +7,8 @@
     a server's 4yz reply, to a command or to the message            deferred
     a 5yz reply, an error of ours, anything in doubt                never
 
-The policy of TLS is the same on the way to a fallback: nothing is weakened by it.
+Nothing is weakened by it: where a host before was owed TLS, or authenticated TLS, or a password, or could not
+be judged because DNS gave no answer, the fallback is owed the same (`deliver.tls.policy.at_least`).
 """
 
 from __future__ import annotations

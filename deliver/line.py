@@ -15,11 +15,9 @@ import trio
 
 from deliver import channel
 from deliver.channel import Closed, Frame
-from deliver.queue.share import Share
 from deliver.report.log import say
 
 BEAT = 5.0  # seconds between two signs of life
-MAX_MARKS = 2000  # in one frame
 
 _log = logging.getLogger("outrider.service")
 
@@ -53,14 +51,14 @@ class Line:
             except Closed:
                 return
 
-    async def home(self, worker: int) -> Share | None:
-        """Our share of the limits, when our own shard is given to us; None: we are to stop before that."""
+    async def home(self, worker: int) -> bool:
+        """Wait until our own shard is given to us; False: we are to stop before that."""
         while True:
             frame = await self.next()
             if frame is None or frame.word == "stop":
-                return None
+                return False
             if frame.word == "open" and frame.about["shard"] == worker:
-                return share_of(frame)
+                return True
 
     async def stop(self) -> None:
         """An order to stop, or to do so at once."""
@@ -76,8 +74,3 @@ class Line:
         """Signals to this process are orders too; until cancelled."""
         async for _ in signals:
             await self.stop()
-
-
-def share_of(frame: Frame) -> Share:
-    """The share that comes with a shard."""
-    return Share(frame.about["part"], frame.about["parts"], frame.about["turn"])

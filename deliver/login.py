@@ -48,7 +48,7 @@ from deliver.smtp.sasl import (
     challenge_of,
 )
 from deliver.tls.certificate import end_point
-from deliver.tls.policy import Authentication, Level, Refuse as Refusal, TlsPolicy, decide
+from deliver.tls.policy import Authentication, Refuse as Refusal, TlsPolicy, verified
 from events.port import Refuse
 
 CLOSING = 421  # RFC 5321 3.8
@@ -225,10 +225,11 @@ def raised_for(
     """The policy of a host where we log in: at least `verify`, unless it may go in clear text. Pure."""
     if login is None or login.in_clear or isinstance(policy, Refusal):
         return policy
-    if policy.required and policy.authentication is not Authentication.NONE:
+    if policy.required and policy.authentication is Authentication.DANE:
         return policy
-    raised = decide(Level.VERIFY, plan, host, policy.demands)
-    assert isinstance(raised, TlsPolicy), "level verify never refuses"
+    raised = verified(plan, host, policy.demands, secret=True)
+    if policy.required and policy.authentication is Authentication.PKIX and policy.names == raised.names:
+        return policy
     text = f"A password is told to {host.host} only where its certificate is valid: level verify"
     return replace(
         raised, findings=(Finding(Stage.POLICY, "login-verify", text, rfc="RFC 4954 4"), *raised.findings)

@@ -21,7 +21,7 @@ host from there on would duplicate mail, so the attempt ends.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, IntFlag
 
 from deliver.errors import Blame, Fault
@@ -46,6 +46,8 @@ class Phase(Enum):
     DOT = "while waiting for the final reply (the message may be delivered more than once)"
     RSET = "while resetting the session"
     QUIT = "while closing the session"
+
+    __hash__ = object.__hash__  # members are single objects; Enum would hash their names, again and again
 
 
 class Resumption(IntFlag):
@@ -142,6 +144,14 @@ class Failed:
 
 
 Outcome = Delivered | Deferred | Failed
+
+
+def failed_for_now(failed: Failed, why: str) -> Deferred:
+    """The same while a host was not asked yet that may take the mail; `why` tells why it was not."""
+    enhanced = replace(failed.enhanced, klass=4)
+    return Deferred(
+        f"{failed.why}; {why}", failed.blame, failed.phase, failed.reply, enhanced, failed.contact
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,14 +172,22 @@ class SessionPool:
             resting = found[-1]
             resting.taken = True
             self._forget(resting)
-            await self._hear(resting)
+            try:
+                await self._hear(resting)
+            except BaseException:
+                await self._let_go(resting.session, UNNEEDED)
+                raise
             if resting.session.usable and self._patience(resting.session) > 0:
                 return resting.session
-            if self._nursery is None:
-                await resting.session.cut_off()
-            else:
-                self._nursery.start_soon(self._part, resting.session, ENDED)
+            await self._let_go(resting.session, ENDED)
         return None
+
+    async def _let_go(self, session: Idle, why: str) -> None:
+        """It is out of the pool, and nobody wants it."""
+        if self._nursery is None:
+            await session.cut_off()
+        else:
+            self._nursery.start_soon(self._part, session, why)
 
     async def _hear(self, resting: _Resting) -> None:
         """What it said until now is known; nobody reads from it any more."""

@@ -1,8 +1,8 @@
 """What one of several worker processes gets of the settings. Pure.
 
 What counts at a time or in memory is divided, so that the settings mean the whole service; limits towards
-sites are shared out by `deliver.queue.share`. Spool directories are worker 0's: there is nothing in them that
-says who takes which file.
+sites are leased by `deliver.queue.leases`, those of clients are kept together in `deliver.relay.commons`.
+Spool directories are worker 0's: there is nothing in them that says who takes which file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from deliver.quantity import Duration, Size
-from deliver.settings import Queue, Settings
+from deliver.settings import Settings
 
 _NUMBERS: Final[Mapping[type, Callable[[Any], object]]] = {Duration: Duration, Size: Size}  # of the settings
 
@@ -32,7 +32,6 @@ def portion(settings: Settings, worker: int, workers: int) -> Settings:
             slow_workers=part(settings.queue.slow_workers),
             connections=part(settings.queue.connections),
         ),
-        "relay": replace(settings.relay, max_connections=part(settings.relay.max_connections)),
         "lmtp": replace(settings.lmtp, max_connections=part(settings.lmtp.max_connections)),
         "send": replace(settings.send, max_connections=part(settings.send.max_connections)),
         "pool": replace(settings.pool, max_sessions=part(settings.pool.max_sessions)),
@@ -43,13 +42,6 @@ def portion(settings: Settings, worker: int, workers: int) -> Settings:
     if worker:
         changed["spool"] = replace(settings.spool, directories=())
     return replace(settings, **changed)
-
-
-def take_turns(settings: Queue, shards: int) -> bool:
-    """Whether a limit is too small for each of so many shards to have a part of it."""
-    limits = [settings.per_domain, settings.per_site]
-    limits += [limit.at_a_time for limit in settings.limit if limit.at_a_time is not None]
-    return min(limits) < shards
 
 
 def packed(settings: Settings) -> bytes:

@@ -24,6 +24,7 @@ from deliver.relay.received import hop_count
 from deliver.resolve.resolver import Resolver
 from deliver.settings import Settings
 from deliver.smtp.dot import MessageText
+from deliver.smtp.utf8header import header_in_utf8
 
 if TYPE_CHECKING:
     from deliver.direct import Result
@@ -37,9 +38,12 @@ def deliver_now(
     boxes: tuple[Mailbox, ...],
     source: BinaryIO,
     queue_id: str = "",
+    *,
+    detect_utf8: bool = False,
 ) -> tuple[Result, ...]:
     """Deliver the text from `source` and return one result per recipient, in the order given.
 
+    `detect_utf8`: a header in UTF-8 needs SMTPUTF8.
     Raises MessageError for a message that nobody could send, ConfigurationError for unusable settings,
     StorageError, with nothing sent, while too many events wait, and when `queue_id` is given and what was
     settled before cannot be read.
@@ -51,7 +55,8 @@ def deliver_now(
             f"it has more than {settings.relay.max_hops} Received headers: mail is looping (5.4.6)",
             "find the loop; relay.max_hops is the limit",
         )
-    return trio.run(_deliver, settings, sender, boxes, text, queue_id)
+    utf8 = detect_utf8 and header_in_utf8(text.content.data)
+    return trio.run(_deliver, settings, sender, boxes, text, queue_id, utf8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +84,17 @@ def read_message(source: BinaryIO, max_size: int) -> Text:
 
 
 async def _deliver(
-    settings: Settings, sender: Mailbox | None, boxes: tuple[Mailbox, ...], text: Text, queue_id: str
+    settings: Settings,
+    sender: Mailbox | None,
+    boxes: tuple[Mailbox, ...],
+    text: Text,
+    queue_id: str,
+    utf8: bool,
 ) -> tuple[Result, ...]:
     clock, rng = WallClock(), SystemRandom()
     recipients = tuple(Recipient(ordinal, box) for ordinal, box in enumerate(boxes))
-    envelope = Envelope(
-        MessageIds(clock.now, rng)(), sender, recipients, text.content.size, text.eight_bit, clock.now()
-    )
+    name, size = MessageIds(clock.now, rng)(), text.content.size
+    envelope = Envelope(name, sender, recipients, size, text.eight_bit, clock.now(), utf8)
     resolver = caching_resolver(settings, clock, single=True)
     async with trio.open_nursery() as ahead:
         domains = [box.domain for box in boxes]
@@ -120,7 +129,7 @@ def _load() -> None:
     """The rest of the program: more than half of what there is to load."""
     gc.disable()  # what is loaded stays: there is nothing to collect
     try:
-        import deliver.dispatch  # noqa: F401
+        import deliver.dispatch  # noqa: F401 (for those who come next)
     finally:
         gc.freeze()
         gc.enable()

@@ -28,19 +28,22 @@ from deliver.doors import Doors, open_doors
 from deliver.errors import OutriderError, StorageError
 from deliver.frozen import FrozenHosts
 from deliver.message import Content
+from deliver.net.address import places_of
 from deliver.net.clock import WallClock
 from deliver.notify import Notifier as Systemd
 from deliver.outbox import event_actions, event_gate
 from deliver.pool import SessionPool
 from deliver.queue.intake import QueueIntake
+from deliver.queue.leases import Desk
 from deliver.queue.notice import Notifier
 from deliver.queue.reports import next_report
 from deliver.queue.runner import JournalReply
 from deliver.queue.shard import Shard
-from deliver.queue.share import WHOLE, Share
+from deliver.queue.share import WHOLE
 from deliver.queue.store import Claim
 from deliver.queueing import open_queue
 from deliver.relay.binding import Bound, bind
+from deliver.relay.commons import Seat, SharedFailures, SharedLimits
 from deliver.relay.guard import Post
 from deliver.relay.identity import MessageIds
 from deliver.relay.listener import Listener
@@ -121,13 +124,18 @@ class Relay:
         reread: Reread | None = None,
         *,
         once: bool = False,
-        share: Share = WHOLE,
+        desk: Desk | None = None,
+        seat: Seat | None = None,
     ) -> None:
-        """`once`: the spool door drains its directories and takes nothing more. `share`: see `ShardWork`."""
+        """`once`: the spool door drains its directories and takes nothing more.
+
+        With other workers `desk` leases what the limits towards sites allow, and `seat` counts clients.
+        """
         self.meter = Meter()
         self._systemd = Systemd()
         self._chatter = logging.INFO
         self._settings = settings
+        self._desk = desk
         self._doors = doors
         self._reread = reread
         self._clock = clock
@@ -141,11 +149,11 @@ class Relay:
         self._pool = SessionPool(settings.pool, self._tell)
         self._agent = self._build_agent(settings)
         self._ids = MessageIds(clock.now, self._rng)
-        self._work = self._shard_work(shard, backlog, shipper, share)
+        self._work = self._shard_work(shard, backlog, shipper)
         self.works = Adoption(self._work, self._employ)
         self.meter.gauges.append(self._gauges)
         hostname = self._hostname(settings)
-        self._post = Post(settings, clock, self._tell_one)
+        self._post = Post(settings, clock, self._tell_one, SharedFailures(seat) if seat else None)
         self._listener = Listener(
             settings.relay,
             hostname,
@@ -155,14 +163,15 @@ class Relay:
             settings.route,
             security=self._post.guard,
             protocol_detail=settings.log.protocol_detail,
+            limits=SharedLimits(seat) if seat else None,
         )
         self._run_doors = partial(doors.run, self._agent, hostname, self._ids, self._work.runner.turns)
         self.spool = open_spool(
             settings, self._intake(settings), shard, self._ids, clock, hostname,
-            once=once, part=share.part,
+            once=once,
         )  # fmt: skip
 
-    def _shard_work(self, shard: Shard, backlog: Backlog, shipper: Shipper, share: Share) -> ShardWork:
+    def _shard_work(self, shard: Shard, backlog: Backlog, shipper: Shipper) -> ShardWork:
         return ShardWork(
             self._settings,
             shard,
@@ -173,24 +182,24 @@ class Relay:
             frozen=self._frozen,
             clock=self._clock,
             rng=self._rng,
-            share=share,
+            share=self._desk.ledger() if self._desk else WHOLE,
             meter=self.meter,
         )
 
-    def _employ(self, shard: Shard, backlog: Backlog, share: Share) -> ShardWork:
+    def _employ(self, shard: Shard, backlog: Backlog) -> ShardWork:
         """Another worker's shard is to be worked off."""
-        shipper = Shipper(shard.sql, event_actions(self._settings), clock=self._clock.now)
-        return self._shard_work(shard, backlog, shipper, share)
+        actions = event_actions(self._settings)
+        shipper = Shipper(shard.sql, actions, clock=self._clock.now, shared=shard.node is not None)
+        return self._shard_work(shard, backlog, shipper)
 
     def _build_agent(self, settings: Settings) -> Agent:
-        places = [listener.socket.getsockname() for listener in self._sockets.values()]
         return build_agent(
             settings,
             hints=self._hints,
             clock=self._clock,
             rng=self._rng,
             learner="relay",
-            own_sockets=frozenset((place[0], place[1]) for place in places),
+            own_sockets=places_of(listener.socket for listener in self._sockets.values()),
             gate=self._frozen,
             pool=self._pool,
         )
@@ -230,6 +239,8 @@ class Relay:
             testimony.start_soon(see_the_doctor, self._settings, self._clock)
             testimony.start_soon(self._clock.follow_system)
             testimony.start_soon(self._post.run)
+            if self._desk is not None:
+                testimony.start_soon(self._desk.watch, self.works.look)
             if isinstance(self._hints, SqlHints):
                 testimony.start_soon(self._hints.run)
             async with self._pool.open(), trio.open_nursery() as signalled:

@@ -32,6 +32,8 @@ __all__ = ["Session", "Target", "Unusable", "open_session", "opened"]
 class Session(Opening):
     """An open connection, judged if TLS is on. `contact` says with whom, and over which TLS."""
 
+    _takes_chunks = False  # and that is noted: once for a connection is enough
+
     @property
     def offers(self) -> Capabilities:
         """What the server offers; for a message that needs an extension, by its own answer to EHLO."""
@@ -107,7 +109,7 @@ class Session(Opening):
 
     def _learn_about_chunks(self, transaction: Transaction) -> None:
         """A server that breaks on BDAT would do so again: the next attempt uses DATA."""
-        if not transaction.chunked:
+        if not transaction.chunked or self._takes_chunks:
             return
         outcomes = [outcome for _, outcome in transaction.outcomes()]
         worked = any(isinstance(outcome, Delivered) for outcome in outcomes)
@@ -116,6 +118,7 @@ class Session(Opening):
         if worked or lost or transaction.chunks_not_understood:
             feature = Feature(*self._target.place, Word.CHUNKING, worked)
             self._note(feature, "taken" if worked else "broke off")
+            self._takes_chunks = worked
 
     def again(self, hello: Hello) -> Session:
         """Another session with the same server, not connected, whose handshake begins with `hello`."""

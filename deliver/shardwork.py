@@ -69,8 +69,8 @@ class ShardWork:
             append=self.append,
             settled=self._settled,
             sources=partial(source_addresses, settings),
+            share=share,
         )
-        self.runner.share_out(share)
         self.upkeep = Upkeep(
             shard,
             notifier=notifier,

@@ -3,8 +3,9 @@
     no relay runs    this process owns the queue and delivers what is due, then ends; or it watches
     a relay runs     this process puts the messages into the relay's queue; the relay notices
 
-Beside a relay content goes into the rows, however large: files in the relay's spool directory would be taken
-for leftovers by a relay that starts at that moment.
+Of a queue that nodes share (queue.url) any node is such a relay, on whatever machine; without one this
+process is the node `queue.node` meanwhile. Beside a relay on SQLite content goes into the rows, however
+large: files in the relay's spool directory would be taken for leftovers by a relay that starts just then.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 
@@ -22,29 +25,33 @@ import trio
 from sqlalchemy import Connection
 
 from deliver.doors import Doors
-from deliver.errors import ConfigurationError, StorageError
+from deliver.errors import StorageError
 from deliver.identity import host_name
 from deliver.message import MessageId
-from deliver.net.clock import WallClock
+from deliver.net.clock import Clock, WallClock
 from deliver.outbox import event_actions
+from deliver.pgrun import PostgresDatabase, PostgresRunner
 from deliver.queue import schema
-from deliver.queue.content import ContentWriter
+from deliver.queue.chunks import Chunks
+from deliver.queue.cluster import any_node
+from deliver.queue.content import ContentWriter, Writer
 from deliver.queue.intake import OUR_HEADER
-from deliver.queue.shard import free_octets, open_shard
-from deliver.queueing import SHARD
+from deliver.queue.shard import free_octets
+from deliver.queueing import SHARD, open_queue, queue_url
 from deliver.relay.identity import MessageIds
 from deliver.service import Relay
 from deliver.settings import Settings
 from deliver.spool.door import SpoolDoor
 from deliver.spool.opening import door
 from deliver.spool.taking import Intake
-from deliver.sqlrun import SqlRunner
+from deliver.sqlrun import Sql, SqlRunner
 from events.actions import matcher
 from events.backlog import Backlog
 from events.outbox import Outbox
 from events.shipper import Shipper
 
 LOOK = 0.1  # seconds between looks whether everything is done
+CONNECTIONS = 4  # to a shared queue
 
 Signals = AsyncIterator[int]
 
@@ -67,15 +74,9 @@ async def run_spool(settings: Settings, directory: Path, *, watch: bool) -> Summ
 
     Raises ConfigurationError or StorageError.
     """
-    if settings.queue.url is not None:
-        raise ConfigurationError(
-            f"taking {directory}",
-            "the queue is in a database that nodes share (queue.url)",
-            "let the relay take it: spool.directories",
-        )
     settings = for_directory(settings, directory)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        fed = is_owned(settings.path(settings.queue.directory))
+        fed = await trio.to_thread.run_sync(is_served, settings)
         run = _feed if fed else _deliver
         found = await run(settings, signals, watch)
     waiting = tuple((path, spool_id, why) for (path, spool_id), why in found.waiting.items())
@@ -89,6 +90,18 @@ def for_directory(settings: Settings, directory: Path) -> Settings:
         spool=msgspec.structs.replace(settings.spool, directories=(str(directory.absolute()),)),
         relay=msgspec.structs.replace(settings.relay, listen=()),
     )
+
+
+def is_served(settings: Settings) -> bool:
+    """Whether somebody else delivers what is in the queue. Raises StorageError, ConfigurationError."""
+    url = queue_url(settings)
+    if url is None:
+        return is_owned(settings.path(settings.queue.directory))
+    database = PostgresDatabase(url, connections=1)
+    try:
+        return database.run_read(any_node)
+    finally:
+        database.close()
 
 
 def is_owned(directory: Path) -> bool:
@@ -111,9 +124,8 @@ async def _deliver(settings: Settings, signals: Signals, watch: bool) -> SpoolDo
     clock = WallClock()
     actions = event_actions(settings)
     backlog = Backlog(settings.events.backlog, matcher(actions))
-    queue = settings.path(settings.queue.directory)
-    async with open_shard(queue, SHARD, clock.now(), append=backlog.append) as shard:
-        shipper = Shipper(shard.sql, actions, clock=clock.now)
+    async with open_queue(settings, clock.now, append=backlog.append) as shard:
+        shipper = Shipper(shard.sql, actions, clock=clock.now, shared=shard.node is not None)
         doors = Doors(settings, None, None, None, (), ())
         relay = Relay(settings, clock, shard, backlog, shipper, (), doors, once=not watch)
         if watch:
@@ -150,30 +162,18 @@ async def _idle(relay: Relay) -> bool:
 
 async def _feed(settings: Settings, signals: Signals, watch: bool) -> SpoolDoor:
     """Beside the relay that owns the queue."""
-    queue = settings.path(settings.queue.directory)
     clock = WallClock()
-    sql = await SqlRunner.open(queue / f"shard-{SHARD}.db", _check_version)
-    try:
-        max_size = int(settings.relay.max_message_size)
-
-        def writer(message_id: MessageId) -> ContentWriter:
-            limit = max_size + OUR_HEADER
-            return ContentWriter(queue, message_id, inline_limit=limit, max_size=limit)
-
-        async def space(size: int) -> bool:
-            free = await trio.to_thread.run_sync(free_octets, queue)
-            return free - size >= settings.queue.min_free_disk
-
+    async with _queue_of_others(settings, clock) as place:
         intake = Intake(
-            sql=sql,
-            writer=writer,
-            space=space,
+            sql=place.sql,
+            writer=place.writer,
+            space=place.space,
             append=Outbox(matcher(event_actions(settings))).append,
             accepted=lambda: None,  # the transaction counts a change, and the relay looks
             new_id=MessageIds(clock.now, SystemRandom()),
             clock=clock,
             hostname=settings.relay.hostname or host_name(settings.delivery.helo),
-            max_size=max_size,
+            max_size=settings.relay.max_message_size,
             max_hops=settings.relay.max_hops,
             skip_domains=settings.spool.skip_domains,
         )
@@ -183,9 +183,47 @@ async def _feed(settings: Settings, signals: Signals, watch: bool) -> SpoolDoor:
             nursery.start_soon(_stop_when_drained, found)
             await found.run()
             nursery.cancel_scope.cancel()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the messages go: see `deliver.spool.taking.Intake`."""
+
+    sql: Sql
+    writer: Callable[[MessageId], Writer]
+    space: Callable[[int], Awaitable[bool]]
+
+
+@asynccontextmanager
+async def _queue_of_others(settings: Settings, clock: Clock) -> AsyncIterator[_Place]:
+    max_size = int(settings.relay.max_message_size) + OUR_HEADER
+    url = queue_url(settings)
+    if url is not None:
+        shared = await PostgresRunner.open(url, _check_version, connections=CONNECTIONS)
+        chunks, inline = Chunks(shared, clock.now), settings.queue.inline_limit
+        try:
+            yield _Place(shared, partial(chunks.writer, inline_limit=inline, max_size=max_size), _has_room)
+        finally:
+            await shared.aclose()
+        return
+    queue = settings.path(settings.queue.directory)
+
+    async def space(size: int) -> bool:
+        free = await trio.to_thread.run_sync(free_octets, queue)
+        return free - size >= settings.queue.min_free_disk
+
+    sql = await SqlRunner.open(queue / f"shard-{SHARD}.db", _check_version)
+    try:
+        yield _Place(sql, partial(ContentWriter, queue, inline_limit=max_size, max_size=max_size), space)
     finally:
         await sql.aclose()
-    return found
+
+
+async def _has_room(_: int) -> bool:
+    """A database on another machine says so itself when its disk is full."""
+    await trio.lowlevel.checkpoint()
+    return True
 
 
 async def _stop_at(signals: Signals, found: SpoolDoor) -> None:

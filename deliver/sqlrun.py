@@ -277,7 +277,7 @@ class SqlRunner:
                 if mine.wake.is_set():
                     self._hand_over()  # it had been told to lead
                 raise
-        if mine not in self._waiting:
+        if mine not in self._waiting and not mine.wake.is_set():
             with trio.CancelScope(shield=True):  # started: it cannot be taken back
                 await mine.wake.wait()
 

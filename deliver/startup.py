@@ -21,7 +21,7 @@ from deliver.errors import ConfigurationError
 from deliver.lmtpworker import run_lmtp_worker
 from deliver.notify import Notifier
 from deliver.privileges import give_up
-from deliver.queue.orphans import orphans
+from deliver.queue.orphans import orphaned_journals, orphans
 from deliver.relay.binding import bind, passed_by_systemd
 from deliver.relay.terms import places
 from deliver.reload import Reread
@@ -32,26 +32,30 @@ from deliver.supervisor import Child, Supervisor
 from deliver.tuning import raise_file_limit
 from deliver.worker import run_worker
 
+ENOUGH = (
+    10  # attempts at a time: a worker with fewer would wait for slow servers with mail that it could send
+)
 NEW_OBJECTS = 20_000  # after which the collector looks at the youngest; a delivery makes some thousands
 
 
 def start(settings: Settings, digest: str | None, reread: Reread) -> int:
     """Run the relay to its end; the exit status. Raises ConfigurationError or StorageError.
 
-    With several workers this is the supervisor; it returns in each of the processes.
+    With several workers, or shards of workers that there were once, this is the supervisor; it returns in
+    each of the processes.
     """
     with _held():
         return _start(settings, digest, reread)
 
 
-def start_lmtp(settings: Settings, digest: str | None) -> int:
+def start_lmtp(settings: Settings, digest: str | None, reread: Reread) -> int:
     """The same for the LMTP door alone."""
     if not settings.lmtp.listen:
         raise ConfigurationError(
             "starting the LMTP listener", "lmtp.listen is empty", 'set it, for instance to ["127.0.0.1:2424"]'
         )
     with _held():
-        return _start_lmtp(settings, digest)
+        return _start_lmtp(settings, digest, reread)
 
 
 @contextmanager
@@ -71,8 +75,9 @@ def _start(settings: Settings, digest: str | None, reread: Reread) -> int:
     give_up(settings.relay.user, Path(settings.state_dir))
     systemd = Notifier.of(os.environ)
     workers = worker_count(settings)
+    shards = shards_of(settings, workers)
     _spare_the_collector()
-    if workers == 1:
+    if shards == (0,):
         relay = partial(run_relay, settings, digest, reread, bound=sockets, metrics=metrics, systemd=systemd)
         trio.run(relay)
         return 0
@@ -82,7 +87,7 @@ def _start(settings: Settings, digest: str | None, reread: Reread) -> int:
             workers,
             sockets,
             metrics,
-            shards=shards_of(settings, workers),
+            shards=shards,
             notifier=systemd,
             doorway=Doorway.open(settings, handover=digest is not None),
             digest=digest,
@@ -95,12 +100,12 @@ def _start(settings: Settings, digest: str | None, reread: Reread) -> int:
     return 0
 
 
-def _start_lmtp(settings: Settings, digest: str | None) -> int:
+def _start_lmtp(settings: Settings, digest: str | None, reread: Reread) -> int:
     raise_file_limit()
     workers = worker_count(settings)
     _spare_the_collector()
     if workers == 1:
-        trio.run(run_lmtp, settings, digest)
+        trio.run(run_lmtp, settings, digest, reread)
         return 0
     doorway = Doorway.open(settings, handover=digest is not None)
     try:
@@ -109,14 +114,14 @@ def _start_lmtp(settings: Settings, digest: str | None) -> int:
             workers,
             {},
             {},
-            shards=range(workers),
+            shards=(),
             notifier=Notifier.of(os.environ),
             doorway=doorway,
-            stand_in=False,
             digest=digest,
+            reread=reread,
         ).run()
     except Child as child:
-        station = child.station
+        station, settings, digest = child.station, child.settings, child.digest
     run_lmtp_worker(settings, digest, station)
     return 0
 
@@ -133,11 +138,13 @@ def _spare_the_collector() -> None:
 
 def shards_of(settings: Settings, workers: int) -> tuple[int, ...]:
     """Each worker's own, and those of workers that there were once."""
-    if settings.queue.url:
-        return tuple(range(workers))
-    return (*range(workers), *orphans(settings.path(settings.queue.directory), workers))
+    directory = settings.path(settings.queue.directory)
+    left = orphaned_journals if settings.queue.url else orphans
+    return (*range(workers), *left(directory, workers))
 
 
 def worker_count(settings: Settings) -> int:
-    """`relay.workers`, 0 being one for each core that we may use."""
-    return settings.relay.workers or max(1, len(os.sched_getaffinity(0)))
+    """`relay.workers`; 0: one for each core that we may use, if there are `ENOUGH` of `queue.workers`."""
+    if settings.relay.workers:
+        return settings.relay.workers
+    return max(1, min(len(os.sched_getaffinity(0)), settings.queue.workers // ENOUGH))

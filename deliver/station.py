@@ -8,18 +8,22 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from deliver.doorway import Doorway
+from deliver.queue.leases import Desk
 from deliver.relay.binding import Bound
+from deliver.relay.commons import Seat
 
 HELD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # from the start until somebody listens to them
 
 
 @dataclass(frozen=True, slots=True)
 class Station:
-    """Its number among so many, its line to the supervisor, and the sockets."""
+    """Its number among so many, its line to the supervisor, what it shares with others, and the sockets."""
 
     number: int
     workers: int
     line: socket.socket
+    seat: Seat
+    desk: Desk
     sockets: Bound = field(default_factory=dict)
     metrics: Bound = field(default_factory=dict)
     doorway: Doorway = field(default_factory=Doorway)

@@ -8,7 +8,7 @@
     this process dies    its workers stop
 
 It is one thread without an event loop of its own, so that it may fork at any time: workers have what was
-imported and bound before. What it decides is in `deliver.roster`, `deliver.portion`, `deliver.queue.share`.
+imported and bound before. What it decides is in `deliver.roster`, `deliver.portion`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from deliver.changeover import Changeover
 from deliver.channel import Frame
 from deliver.doorway import Doorway
 from deliver.notify import Notifier
-from deliver.portion import take_turns
+from deliver.queue.leases import Leases
 from deliver.relay.binding import Bound, name_of
+from deliver.relay.commons import Commons
 from deliver.reload import Reread
 from deliver.report.log import say
 from deliver.report.metrics import Snapshot, gauge, lasting, merged
-from deliver.rotation import Rotation
 from deliver.settings import Settings
 from deliver.slot import Slot
 from deliver.station import Station
@@ -73,26 +73,25 @@ class Supervisor:
         shards: Sequence[int],
         notifier: Notifier,
         doorway: Doorway | None = None,
-        stand_in: bool = True,
         digest: str | None = None,
         reread: Reread | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`shards` are handed out, number n to worker n if there is one, else to one that stands in.
+        """`shards` are handed out, number n to worker n if it is there, else to one that stands in.
 
-        With `stand_in` so are those of a worker that is down; what is only a part of limits waits for it.
-
+        Without shards this is not the relay, but the doors without a queue.
         `digest` stands for the settings towards callers that hand over. `reread` reads them again; None: they
         wait for a restart. What listens is closed at the end.
         """
         self._workers = workers
         self._metrics = metrics
         self._doorway = doorway or Doorway()
+        self._commons = Commons(workers)
+        self._leases = Leases(workers)
         self._notifier = notifier
         self._now = now
         self._slots = [Slot(number) for number in range(workers)]
         self._shards = tuple(shards)
-        self._stand_in = stand_in
         self._change = Changeover(
             settings,
             sockets,
@@ -100,9 +99,8 @@ class Supervisor:
             digest=digest,
             reread=reread,
             notifier=notifier,
-            committed=lambda: self._turns.arrange(),
+            listens=bool(shards),
         )
-        self._turns = Rotation(self._slots, len(self._shards), self._takes_turns, now)
         self._held: dict[int, int] = {}
         self._closing: set[int] = set()
         self._refused: dict[int, float] = {}
@@ -123,7 +121,6 @@ class Supervisor:
         signal.set_wakeup_fd(bell.fileno(), warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         try:
-            self._turns.arrange()
             while not (self._stopping and all(slot.pid is None for slot in self._slots)):
                 self._tend()
                 self._wait(news)
@@ -181,8 +178,6 @@ class Supervisor:
             case "refused":
                 self._forget(about["shard"])
                 self._refused[about["shard"]] = self._now() + REFUSED
-            case "gave up":
-                self._turns.gave_up(slot.number, about["marks"])
             case "reloaded":
                 self._change.answered(slot.number, about["refused"])
             case "scrape":
@@ -204,8 +199,6 @@ class Supervisor:
                 slot.kill("worker does not end")
         if not self._stopping:
             self._hand_out()
-            if self._turns.due <= now:
-                self._turns.begin()
         if self._notifier.period is not None and self._next_kick <= now:
             self._notifier.alive()
             self._next_kick = now + self._notifier.period / 2
@@ -214,7 +207,6 @@ class Supervisor:
         deadlines = [self._stop_by, *self._refused.values()]
         if not self._stopping:
             deadlines += [slot.restart_at for slot in self._slots if slot.pid is None]
-            deadlines.append(self._turns.due)
         deadlines += [slot.heard + SILENT for slot in self._slots if slot.pid is not None]
         if self._notifier.period is not None:
             deadlines.append(self._next_kick)
@@ -230,7 +222,16 @@ class Supervisor:
                 self._leave(ours)
                 self._doorway.share()
                 sockets = self._change.sockets
-                station = Station(slot.number, self._workers, theirs, sockets, self._metrics, self._doorway)
+                station = Station(
+                    slot.number,
+                    self._workers,
+                    theirs,
+                    self._commons.seat(slot.number),
+                    self._leases.desk(slot.number),
+                    sockets,
+                    self._metrics,
+                    self._doorway,
+                )
                 raise Child(station, self._change.settings, self._change.digest)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -259,10 +260,11 @@ class Supervisor:
         self._listen(slot)
         self._counts = merged([self._counts, lasting(slot.counts)])
         slot.end()
+        self._commons.clear(slot.number)
+        self._leases.clear(slot.number)
         for shard, holder in tuple(self._held.items()):
             if holder == slot.number:
                 self._forget(shard)
-        self._turns.gave_up(slot.number)
         self._change.answered(slot.number, None)
         if self._stopping:
             self._status = self._status or (1 if code > 0 else 0)
@@ -284,7 +286,7 @@ class Supervisor:
     def _hand_out(self) -> None:
         now = self._now()
         self._refused = {shard: until for shard, until in self._refused.items() if until > now}
-        up = {s.number for s in self._slots if s.pid is not None or s.restart_at <= now or not self._stand_in}
+        up = {s.number for s in self._slots if s.pid is not None or s.restart_at <= now}
         found = roster.handing(
             (shard for shard in self._shards if shard not in self._refused),
             self._workers,
@@ -300,16 +302,11 @@ class Supervisor:
             if slot.pid is None or (shard != worker and not slot.ready):
                 continue
             self._held[shard] = worker
-            turn = None if self._announced or self._turns.changing else self._turns.number
-            part = self._shards.index(shard)
-            slot.tell("open", {"shard": shard, "part": part, "parts": len(self._shards), "turn": turn})
+            slot.tell("open", {"shard": shard})
 
     def _forget(self, shard: int) -> None:
         self._held.pop(shard, None)
         self._closing.discard(shard)
-
-    def _takes_turns(self) -> bool:
-        return take_turns(self._change.settings.queue, len(self._shards))
 
     def _announce(self) -> None:
         ready = sum(slot.ready for slot in self._slots)

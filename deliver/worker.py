@@ -2,9 +2,8 @@
 
     it is told                          it answers
     ----------------------------------  --------------------------------------------------------------
-    open SHARD with a share of limits   opened SHARD, or refused SHARD; its own shard first: then ready
+    open SHARD                          opened SHARD, or refused SHARD; its own shard first: then ready
     close SHARD                         closed SHARD, when what was under way there is settled
-    give up, turn                       gave up, see `deliver.queue.share`
     reload, with settings and sockets   reloaded
     stop, at once or not                by ending
     -                                   alive, every BEAT seconds while there is progress; with its counts
@@ -27,14 +26,13 @@ from deliver import channel
 from deliver.channel import Frame
 from deliver.doors import open_doors
 from deliver.errors import OutriderError, StorageError
-from deliver.line import BEAT, MAX_MARKS, Line, share_of
+from deliver.line import BEAT, Line
 from deliver.net.clock import WallClock
 from deliver.outbox import event_actions
 from deliver.portion import portion, unpacked
 from deliver.queue import freeze
 from deliver.queue.reading import reading, shard_files
 from deliver.queue.shard import Shard
-from deliver.queue.share import Share
 from deliver.queueing import open_queue
 from deliver.report.exporter import serve_metrics
 from deliver.report.log import configure
@@ -70,7 +68,6 @@ class Worker:
         self._scrapes: list[trio.Event] = []
         self._merged: Snapshot = {}
         self._relay: Relay | None = None
-        self._shares: dict[int, Share] = {}
         self._nursery: trio.Nursery
 
     async def run(self) -> None:
@@ -78,12 +75,11 @@ class Worker:
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._line.pass_on, signals)
-                first = await self._line.home(self._station.number)
-                if first is not None:
-                    await self._serve(first)
+                if await self._line.home(self._station.number):
+                    await self._serve()
                 self._nursery.cancel_scope.cancel()
 
-    async def _serve(self, share: Share) -> None:
+    async def _serve(self) -> None:
         settings, clock = self._settings, WallClock()
         actions = event_actions(settings)
         backlog = Backlog(settings.events.backlog, matcher(actions))
@@ -95,9 +91,18 @@ class Worker:
         ):
             await learn_rules(settings, shard)
             shipper = Shipper(shard.sql, actions, clock=clock.now, shared=shard.node is not None)
-            relay = Relay(settings, clock, shard, backlog, shipper, sockets, doors, share=share)
+            relay = Relay(
+                settings,
+                clock,
+                shard,
+                backlog,
+                shipper,
+                sockets,
+                doors,
+                desk=self._station.desk,
+                seat=self._station.seat,
+            )
             self._relay = relay
-            self._shares[number] = share
             self._nursery.start_soon(self._obey)
             self._nursery.start_soon(self._beat)
             for listener in listeners_on(self._station.metrics):
@@ -110,13 +115,9 @@ class Worker:
         while (frame := await self._line.next()) is not None:
             match frame.word:
                 case "open":
-                    self._nursery.start_soon(self._open, frame.about["shard"], share_of(frame))
+                    self._nursery.start_soon(self._open, frame.about["shard"])
                 case "close":
                     self._working.works.release(frame.about["shard"])
-                case "give up":
-                    self._nursery.start_soon(self._give_up, frame.about["turn"])
-                case "turn":
-                    self._take_turn(frame.about["turn"], frozenset(frame.about["without"]))
                 case "reload":
                     await self._reload(frame)
                 case "metrics":
@@ -133,37 +134,19 @@ class Worker:
         assert self._relay is not None, "the relay has not been made"
         return self._relay
 
-    async def _open(self, shard: int, share: Share) -> None:
+    async def _open(self, shard: int) -> None:
         """Work off another worker's shard until it is closed again."""
         try:
-            self._shares[shard] = share
             opened = partial(self._line.tell, "opened", {"shard": shard})
             clock = WallClock()
             backlog = Backlog(self._settings.events.backlog, matcher(event_actions(self._settings)))
             async with owned_queue(self._settings, clock, backlog, shard) as found:
-                await self._working.works.adopt(shard, found, backlog, share, opened)
+                await self._working.works.adopt(shard, found, backlog, opened)
         except OutriderError as error:
             _log.error("%s", error)
             await self._line.tell("refused", {"shard": shard})
         else:
             await self._line.tell("closed", {"shard": shard})
-        finally:
-            self._shares.pop(shard, None)
-
-    async def _give_up(self, turn: int) -> None:
-        marks: list[str] = []
-        for shard, share in tuple(self._shares.items()):
-            self._shares[shard] = share.between()
-            marks += await self._working.works.give_up(self._key(shard), share.at(turn))
-        await self._line.tell("gave up", {"turn": turn, "marks": marks[:MAX_MARKS]})
-
-    def _key(self, shard: int) -> int | None:
-        return None if shard == self._station.number else shard
-
-    def _take_turn(self, turn: int, without: frozenset[str]) -> None:
-        for shard, share in tuple(self._shares.items()):
-            self._shares[shard] = share.at(turn, without)
-            self._working.works.share_out(self._key(shard), self._shares[shard])
 
     async def _reload(self, frame: Frame) -> None:
         settings, *descriptors = frame.files

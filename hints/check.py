@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from hints.prune import MAX_EVIDENCE, TLS_SESSION
 from hints.records import (
@@ -145,7 +145,7 @@ def is_address(value: object) -> bool:
 
 def is_port(value: object) -> bool:
     """A TCP port."""
-    return _is_integer(value) and 1 <= value <= 65535  # type: ignore[operator]
+    return _is_integer(value) and 1 <= value <= 65535
 
 
 def read_ehlo(row: Mapping[str, Any]) -> EhloAnswer | None:
@@ -212,12 +212,12 @@ def lenient_text(octets: bytes) -> str:
     return octets.decode("utf-8", "surrogateescape")
 
 
-def _is_integer(value: object) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_count(value: object) -> bool:
-    return _is_integer(value) and 0 <= value <= MAX_COUNT  # type: ignore[operator]
+    return _is_integer(value) and 0 <= value <= MAX_COUNT
 
 
 def _host(value: object) -> str | None:

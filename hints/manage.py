@@ -58,7 +58,7 @@ def forget_rows(path: Path, rows: Sequence[Row]) -> Counter[str]:
             kind = KINDS[row.kind]
             where = " AND ".join(f"{name} IS ?" for name in kind.key)
             if conn is not None:
-                statement = f"DELETE FROM {kind.table} WHERE {where}"  # noqa: S608
+                statement = f"DELETE FROM {kind.table} WHERE {where}"  # noqa: S608 (names of ours)
                 deleted[row.kind] += conn.execute(statement, row.identity).rowcount
     return +deleted
 
@@ -96,7 +96,7 @@ def check(path: Path, now: float) -> Condition | None:
 
 def _count(conn: sqlite3.Connection, kind: Kind, now: float) -> Count:
     counted = "count(*), total(expires <= ?), total(use_count), min(first_seen), max(last_seen)"
-    query = f"SELECT {counted} FROM {kind.table}"  # noqa: S608
+    query = f"SELECT {counted} FROM {kind.table}"  # noqa: S608 (names of ours)
     rows, expired, uses, oldest, newest = conn.execute(query, (now,)).fetchone()
     times = (one if isinstance(one, int | float) else None for one in (oldest, newest))
     return Count(kind.name, rows, int(expired), int(uses), *times)
@@ -108,8 +108,8 @@ def _delete(path: Path, which: Callable[[Kind], Conditions | None]) -> Counter[s
         for kind in KINDS.values() if conn is not None else ():
             where = which(kind)
             while conn is not None and where is not None:
-                doomed = f"SELECT rowid FROM {kind.table} WHERE {where[0]} LIMIT {AT_ONCE}"  # noqa: S608
-                statement = f"DELETE FROM {kind.table} WHERE rowid IN ({doomed})"  # noqa: S608
+                doomed = f"SELECT rowid FROM {kind.table} WHERE {where[0]} LIMIT {AT_ONCE}"  # noqa: S608 (names of ours)
+                statement = f"DELETE FROM {kind.table} WHERE rowid IN ({doomed})"  # noqa: S608 (names of ours)
                 gone = conn.execute(statement, where[1]).rowcount
                 deleted[kind.name] += gone
                 if gone < AT_ONCE:

@@ -121,9 +121,8 @@ def listener(
     protocol_detail: bool = False,
 ) -> Listener:
     numbers = count(1)
-    ids = lambda: MessageId(f"id{next(numbers)}")  # noqa: E731
     return Listener(
-        settings, "relay.test", memory, WallClock(EPOCH), ids, routes,
+        settings, "relay.test", memory, WallClock(EPOCH), lambda: MessageId(f"id{next(numbers)}"), routes,
         security=security, protocol_detail=protocol_detail,
     )  # fmt: skip
 

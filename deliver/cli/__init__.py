@@ -9,16 +9,32 @@ sendmail, mailq or newaliases it is that program.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
 
+TYPE_CHECKING = False  # as typing has it, which takes longer to load than a call that is handed over
 if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
     from deliver.cli.frame import outrider
 
 __all__ = ["main", "outrider"]
 
+EX_DATAERR, EX_UNAVAILABLE, EX_TEMPFAIL = 65, 69, 75
+
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its status (sysexits.h)."""
+    if not any(word.startswith("--queue-id") for word in sys.argv):
+        _run()
+    try:
+        _run()
+    except SystemExit as ended:
+        sys.exit(_for_a_queue(ended.code))
+    except BaseException:  # not even what comes before the frame may end with the interpreter's own status
+        sys.excepthook(*sys.exc_info())
+        sys.exit(EX_TEMPFAIL)
+
+
+def _run() -> NoReturn:
     name = sys.argv[0].rpartition("/")[2]
     if name in ("sendmail", "mailq", "newaliases"):
         sys.argv[1:] = ["sendmail", *{"mailq": ["-bp"], "newaliases": ["-bi"]}.get(name, []), *sys.argv[1:]]
@@ -34,12 +50,7 @@ def main() -> NoReturn:
             sys.exit(status)
     from deliver.cli.frame import outrider
 
-    try:
-        outrider.main(prog_name="outrider")
-    except SystemExit as ended:
-        if any(word.startswith("--queue-id") for word in sys.argv):
-            sys.exit(_for_a_queue(ended.code))
-        raise
+    outrider.main(prog_name="outrider")
     raise AssertionError("the frame exits")
 
 
@@ -58,8 +69,8 @@ def _sendmail(words: list[str]) -> int | None:
 
 
 def _for_a_queue(status: int | str | None) -> int | str | None:
-    """A calling MTA bounces on most statuses: a mistake in our settings or in its own must make it wait."""
-    return 75 if status in (1, 2, 64, 70, 78) else status
+    """A calling MTA bounces on most statuses: it may on those that speak of the message, else it waits."""
+    return status if status in (None, 0, EX_DATAERR, EX_UNAVAILABLE) else EX_TEMPFAIL
 
 
 def __getattr__(name: str) -> Any:

@@ -191,13 +191,13 @@ def _status_of(run: Callable[[], object]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except (_ReaderGone, BrokenPipeError):
-        _discard_stdout()
+        discard_stdout()
         return BROKEN_PIPE
     except (OutriderError, BaseExceptionGroup) as error:
         return _report(error)
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
-            _discard_stdout()
+            discard_stdout()
             click.echo(f"outrider: writing the output: {error.strerror}", err=True)
             return EX_IOERR
         traceback.print_exc()
@@ -225,7 +225,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _discard_stdout() -> None:
+def discard_stdout() -> None:
     """Keep the interpreter from complaining when it flushes at exit."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

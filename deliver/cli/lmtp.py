@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import click
 
@@ -16,7 +17,8 @@ Examples:
 \b
 In Postfix: default_transport = lmtp:inet:127.0.0.1:2424
 SIGTERM and SIGINT stop it: no new mail, running deliveries finish within queue.shutdown_grace;
-a second signal cuts that short. Whoever has no outcome then is answered 451.
+a second signal cuts that short. Whoever has no outcome then is answered 451. SIGHUP reads the settings
+again, if there is one process (relay.workers); bad ones are refused.
 """
 
 
@@ -24,6 +26,7 @@ a second signal cuts that short. Whoever has no outcome then is answered 451.
 @click.pass_obj
 def lmtp(application: Application) -> int:
     """Deliver for an MTA that keeps the queue: one answer per recipient, after the delivery."""
+    from deliver.cli.relay import reread
     from deliver.report.log import configure
     from deliver.startup import start_lmtp
 
@@ -31,4 +34,4 @@ def lmtp(application: Application) -> int:
     configure(settings.log.level, settings.log.format)
     for warning in application.configuration.warnings:
         logging.getLogger("outrider.service").warning("%s", warning)
-    return start_lmtp(settings, application.digest)
+    return start_lmtp(settings, application.digest, partial(reread, application))

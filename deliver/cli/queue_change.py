@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from deliver.cli.frame import Application
     from deliver.queue.changes import Changed
-    from deliver.queue.hold import Key
+    from deliver.queue.layout import Key
     from deliver.queue.reading import Place
     from deliver.queue.selection import Selection
 
@@ -46,7 +46,7 @@ class Order:
     verb: str
     done: str
     selection: Selection
-    change: Change
+    change: Callable[[], Change]
     everything: bool
     dry_run: bool
     yes: bool
@@ -74,9 +74,13 @@ def changing(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.pass_obj
 def retry(application: Application, /, ids: tuple[str, ...], **options: Any) -> int:
     """Try recipients again now. Those that are held stay held."""
-    from deliver.queue import changes
 
-    return _obey(application, ids, options, "retry", "due now", changes.retry)
+    def change() -> Change:
+        from deliver.queue import changes  # loads SQLAlchemy: not before something is to be changed
+
+        return changes.retry
+
+    return _obey(application, ids, options, "retry", "due now", change)
 
 
 @click.command("hold", epilog=_example("hold 1ABC2DEF --reason 'asked the sender' --until 2d"))
@@ -90,12 +94,16 @@ def hold(
     application: Application, /, ids: tuple[str, ...], reason: str, until: str | None, **options: Any
 ) -> int:
     """Hold recipients: they are neither tried nor given up until they are released."""
-    from deliver.cli.queue_shards import event_append
-    from deliver.queue import changes
-
     seconds = duration_of("--until", until)
     end = None if seconds is None else _now() + seconds
-    change = partial(changes.hold_back, reason=reason, until=end, append=event_append(application.settings))
+
+    def change() -> Change:
+        from deliver.cli.queue_shards import event_append
+        from deliver.queue import changes
+
+        append = event_append(application.settings)
+        return partial(changes.hold_back, reason=reason, until=end, append=append)
+
     return _obey(application, ids, options, "hold", "held", change)
 
 
@@ -104,10 +112,13 @@ def hold(
 @click.pass_obj
 def release(application: Application, /, ids: tuple[str, ...], **options: Any) -> int:
     """Try held recipients again. Those that a freeze rule holds are released by `thaw`."""
-    from deliver.cli.queue_shards import event_append
-    from deliver.queue import changes
 
-    change = partial(changes.release, append=event_append(application.settings))
+    def change() -> Change:
+        from deliver.cli.queue_shards import event_append
+        from deliver.queue import changes
+
+        return partial(changes.release, append=event_append(application.settings))
+
     return _obey(application, ids, options, "release", "released", change)
 
 
@@ -119,10 +130,13 @@ def release(application: Application, /, ids: tuple[str, ...], **options: Any) -
 @click.pass_obj
 def remove(application: Application, /, ids: tuple[str, ...], reason: str, **options: Any) -> int:
     """Remove recipients for good, without telling the sender."""
-    from deliver.cli.queue_shards import event_append
-    from deliver.queue import changes
 
-    change = partial(changes.remove, reason=reason, append=event_append(application.settings))
+    def change() -> Change:
+        from deliver.cli.queue_shards import event_append
+        from deliver.queue import changes
+
+        return partial(changes.remove, reason=reason, append=event_append(application.settings))
+
     return _obey(application, ids, options, "remove", "removed", change)
 
 
@@ -137,10 +151,13 @@ def remove(application: Application, /, ids: tuple[str, ...], reason: str, **opt
 @click.pass_obj
 def bounce(application: Application, /, ids: tuple[str, ...], reason: str, **options: Any) -> int:
     """Give recipients up and tell the sender; the running relay sends the bounces."""
-    from deliver.cli.queue_shards import event_append
-    from deliver.queue import changes
 
-    change = partial(changes.bounce, reason=reason, append=event_append(application.settings))
+    def change() -> Change:
+        from deliver.cli.queue_shards import event_append
+        from deliver.queue import changes
+
+        return partial(changes.bounce, reason=reason, append=event_append(application.settings))
+
     return _obey(application, ids, options, "bounce", "bounced", change)
 
 
@@ -150,7 +167,7 @@ def _obey(
     options: dict[str, Any],
     verb: str,
     done: str,
-    change: Callable[..., Changed],
+    change: Callable[[], Change],
 ) -> int:
     order = Order(
         verb,
@@ -180,13 +197,13 @@ def _obey(
 
 
 def _meant(places: tuple[Place, ...], selection: Selection, now: float) -> dict[Place, list[Key]]:
-    from deliver.queue import changes
-    from deliver.queue.reading import reading
+    from deliver.queue import browse
+    from deliver.queue.reading import looking
 
     found = {}
     for place in places:
-        with reading(place) as connection:
-            found[place] = changes.matching(connection, selection, now)
+        with looking(place) as reader:
+            found[place] = browse.matching(reader, selection, now)
     return found
 
 
@@ -219,7 +236,7 @@ def _carry_out(order: Order, meant: dict[Place, list[Key]], total: int, now: flo
     from deliver.queue.changes import Changed
     from deliver.queue.content import remove as remove_files
 
-    done = Changed()
+    done, change = Changed(), order.change()
     hidden = total < SHOW_PROGRESS or not sys.stderr.isatty()
     with click.progressbar(length=total, label=order.verb, file=sys.stderr, hidden=hidden) as bar:
         for place, keys in meant.items():
@@ -228,7 +245,7 @@ def _carry_out(order: Order, meant: dict[Place, list[Key]], total: int, now: flo
             with writing(place) as shard:
                 for start in range(0, len(keys), CHUNK):
                     part = keys[start : start + CHUNK]
-                    one = shard.write(partial(_change, order.change, part, now))
+                    one = shard.write(partial(_change, change, part, now))
                     if one.removable:
                         remove_files(spool_of(place), one.removable)
                     done += one

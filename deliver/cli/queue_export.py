@@ -86,13 +86,13 @@ def export(
 
 
 def _found(application: Application, /, selection: Any) -> Iterator[Found]:
-    from deliver.queue import changes, export as exporting
-    from deliver.queue.reading import reading
+    from deliver.queue import browse, export as exporting
+    from deliver.queue.reading import Connected, reading
 
     now = datetime.now(UTC).timestamp()
     for place in places_of(application):
         with reading(place) as connection:
-            keys = changes.matching(connection, selection, now)
+            keys = browse.matching(Connected(connection), selection, now)
             for message_id in dict.fromkeys(key.message_id for key in keys):
                 message = exporting.exported(connection, message_id)
                 if message is not None:

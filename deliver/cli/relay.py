@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
 from deliver.cli.frame import Application
+
+if TYPE_CHECKING:
+    from deliver.reload import Reading
 
 EPILOG = """\b
 Examples:
@@ -27,20 +32,23 @@ finish with the old ones; listeners that did not change stay open.
 @click.pass_obj
 def relay(application: Application) -> int:
     """Accept mail over SMTP, keep it in the queue and deliver it. Runs in the foreground."""
-    from deliver.reload import Reading
     from deliver.report.log import configure
     from deliver.startup import start
-
-    def reread() -> Reading:
-        """The settings as they are now, with the log set up by them. Raises ConfigurationError."""
-        before = application.digest
-        configuration = application.read()
-        configure(configuration.settings.log.level, configuration.settings.log.format)
-        digest = application.digest
-        return Reading(configuration.settings, digest if digest == before else None)
 
     settings = application.settings
     configure(settings.log.level, settings.log.format)
     for warning in application.configuration.warnings:
         logging.getLogger("outrider.service").warning("%s", warning)
-    return start(settings, application.digest, reread)
+    return start(settings, application.digest, partial(reread, application))
+
+
+def reread(application: Application) -> Reading:
+    """The settings as they are now, with the log set up by them. Raises ConfigurationError."""
+    from deliver.reload import Reading
+    from deliver.report.log import configure
+
+    before = application.digest
+    configuration = application.read()
+    configure(configuration.settings.log.level, configuration.settings.log.format)
+    digest = application.digest
+    return Reading(configuration.settings, digest if digest == before else None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deliver.cli.frame import Application
+from deliver.cli.frame import Application, discard_stdout
 
 if TYPE_CHECKING:
     from deliver.message import Mailbox
@@ -27,7 +27,7 @@ Examples:
 Exit status:
   0 all delivered   75 some deferred: try again   69 none deferred, some failed
   64 usage          65 unusable message           78 configuration
-With --queue-id the caller is an MTA that would bounce on 64 and 78: they become 75.
+With --queue-id the caller is an MTA that would bounce on others: all but 0, 65 and 69 become 75.
 """
 
 
@@ -81,17 +81,29 @@ def send(
     except UsageError as error:
         if not queue_id:
             raise
-        click.echo(f"failed 5.1.3: {error}")  # of this address nothing will ever come: the caller bounces
+        # of this address nothing will ever come: the caller bounces
+        _print(f"failed 5.1.3: {error}\n", queue_id)
         return EX_UNAVAILABLE
     try:
-        results = deliver_now(settings, reverse_path, boxes, sys.stdin.buffer, queue_id)
+        detect = settings.send.detect_utf8 and not queue_id  # a calling MTA has its own mind about that
+        results = deliver_now(settings, reverse_path, boxes, sys.stdin.buffer, queue_id, detect_utf8=detect)
     except (OutriderError, BaseExceptionGroup):
         raise
     except Exception:  # a bug: the caller must keep the message, and 70 might make it bounce
         traceback.print_exc()
         return EX_TEMPFAIL
-    click.echo(rendered(results, as_json=as_json), nl=False)
+    _print(rendered(results, as_json=as_json), queue_id)
     return exit_status(tuple(outcome for _, outcome, _ in results))
+
+
+def _print(text: str, queue_id: str) -> None:
+    """Say it. A calling MTA that does not listen, or has no space for it, goes by the status."""
+    try:
+        click.echo(text, nl=False)
+    except OSError:
+        if not queue_id:
+            raise
+        discard_stdout()
 
 
 def _reverse_path(sender: str | None, helo: str) -> Mailbox | None:

@@ -50,9 +50,10 @@ Exit status:
 def sendmail(ctx: click.Context, words: tuple[str, ...]) -> int:
     """Submit the message on standard input to the relay, as sendmail would.
 
-    What its header lacks (Date, Message-ID, From) is added. The relay must run; it has the message on disk
-    when this returns 0. With sendmail.via = "direct" the message is delivered by this process and nothing
-    is queued: 75 means that the caller has to try again.
+    What its header lacks (Date, Message-ID, From) is added. The relay has the message on disk when this
+    returns 0. If it does not run, root and its own user put the message into its queue; others get 75. With
+    sendmail.via = "direct" the message is delivered by this process and nothing is queued. 75 means that the
+    caller has to try again.
     """
     from deliver.submission.command import run
     from deliver.submission.options import BadOption, parse
@@ -65,7 +66,12 @@ def sendmail(ctx: click.Context, words: tuple[str, ...]) -> int:
     except BadOption:
         pass  # `run` says it
     settings = application.settings
-    status = run(list(words), known=_local(settings), direct=lambda message: _deliver(settings, message))
+    status = run(
+        list(words),
+        known=_local(settings),
+        direct=lambda message: _deliver(settings, message),
+        settings=lambda: settings,
+    )
     assert status is not None
     return status
 
@@ -86,9 +92,12 @@ def _local(settings: Settings) -> Local:
                 "relay": settings.sendmail.relay,
                 "domain": settings.sendmail.domain,
                 "via": settings.sendmail.via,
+                "detect_utf8": settings.sendmail.detect_utf8,
             },
             "relay": {"listen": list(settings.relay.listen), "hostname": settings.relay.hostname},
             "delivery": {"helo": settings.delivery.helo},
+            "state_dir": settings.state_dir,
+            "queue": {"directory": settings.queue.directory, "url": settings.queue.url},
         }
     )
 
@@ -104,7 +113,7 @@ def _deliver(settings: Settings, message: Message) -> int:
     configure("warning", settings.log.format)
     sender = Mailbox.parse(message.sender, utf8=True) if message.sender else None
     boxes = tuple(dict.fromkeys(Mailbox.parse(one, utf8=True) for one in message.recipients))
-    results = deliver_now(settings, sender, boxes, BytesIO(message.content))
+    results = deliver_now(settings, sender, boxes, BytesIO(message.content), detect_utf8=message.utf8_header)
     status = exit_status(tuple(outcome for _, outcome, _ in results))
     if status:
         sys.stderr.write(rendered(results, as_json=False))

@@ -128,7 +128,7 @@ def _load_ec(key: bytes, curve: ec.EllipticCurve) -> ec.EllipticCurvePublicKey:
 
 _RSA_HASHES: dict[int, hashes.HashAlgorithm] = {
     RSASHA1: hashes.SHA1(),  # noqa: S303 - only if the policy accepts it
-    RSASHA1_NSEC3: hashes.SHA1(),  # noqa: S303
+    RSASHA1_NSEC3: hashes.SHA1(),  # noqa: S303 - the same
     RSASHA256: hashes.SHA256(),
     RSASHA512: hashes.SHA512(),
 }

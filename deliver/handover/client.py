@@ -1,4 +1,7 @@
-"""The calling side of a hand-over. Runs before anything of weight is imported; the standard library only.
+"""The calling side of a hand-over. Runs before anything of weight is imported.
+
+Of the standard library it takes only what is written in C or loaded anyway: with typing, re and socket a call
+costs twice as much.
 
 `hand_over` returns the exit status of the call, or None: then nothing was read from standard input, and the
 caller delivers in its own process. That is so for any option that the service does not take, other settings,
@@ -9,13 +12,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from deliver.handover import frames
 from deliver.handover.frames import ANSWER, CONTENT, END, GO, NO, OFFER, BadFrame, FrameReader, Offer
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from socket import socket as Socket  # noqa: N812  # loaded only when there is a call to hand over
+    from _socket import socket as Socket  # noqa: N812  # loaded only when there is a call to hand over
 
 CONFIG = "/etc/outrider/outrider.toml"
 STATE_DIR = "/var/lib/outrider"
@@ -76,7 +79,7 @@ def hand_over(arguments: list[str]) -> int | None:
     call = parse(arguments)
     if call is None:
         return None
-    import socket
+    import _socket as socket
 
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -102,39 +105,94 @@ def hand_over(arguments: list[str]) -> int | None:
 
 def _offer(call: Call) -> tuple[bytes, str]:
     """The payload of the offer, and where the service listens. Raises OSError, ValueError or BadFrame."""
-    import tomllib
-
     file = call.config or os.environ.get("OUTRIDER_CONFIG") or CONFIG
-    settings: dict[str, object] = {}
     content: bytes | None = None
     try:
         with open(file, "rb") as opened:
             content = opened.read()
-        settings = tomllib.loads(content.decode())
     except FileNotFoundError:
         if file != CONFIG:
             raise
-    section = settings.get("send")
-    send = section if isinstance(section, dict) else {}
-    if send.get("handover") is False:
-        raise BadFrame("switched off")
-    directory = settings.get("state_dir", STATE_DIR)
-    path = os.path.join(str(directory), str(send.get("socket", SOCKET)))
+    path = place_in("" if content is None else content.decode())
     digest = frames.digest_of(content)
     user = "" if call.sender is not None else _user()
     offer = Offer(digest, user, call.sender, call.queue_id, call.as_json, tuple(call.recipients))
     return offer.encode(), path
 
 
-def _user() -> str:
-    import getpass
+def place_in(text: str) -> str:
+    """The socket that a settings file names. Raises ValueError, and BadFrame where there is to be none.
 
-    return getpass.getuser()
+    A look at the lines is enough for files as people write them. A wrong answer costs time only: a service
+    takes nothing from callers with another file than its own.
+    """
+    directory, name, wanted = _read_lines(text) or _read_all(text)
+    if not wanted:
+        raise BadFrame("switched off")
+    return os.path.join(directory, name)
+
+
+def _read_lines(text: str) -> tuple[str, str, bool] | None:
+    """state_dir, send.socket and send.handover; None if a line that may matter is not plain."""
+    found = {"state_dir": STATE_DIR, "[send]socket": SOCKET, "[send]handover": "true"}
+    if "'''" in text or '"""' in text:
+        return None
+    section = ""
+    for line in text.splitlines():
+        word = line.strip()
+        if word.startswith("["):
+            section = word
+            if section != "[send]" and "send" in section.partition("#")[0].replace("sendmail", ""):
+                return None
+            continue
+        key, _, value = word.partition("=")
+        if key.startswith("#"):
+            continue
+        name = section + key.strip()
+        if name in found:
+            plain = _plain(value.strip())
+            if plain is None:
+                return None
+            found[name] = plain
+        elif not section and ("send" in key.replace("sendmail", "") or "state_dir" in key):
+            return None
+    directory, socket, handover = found.values()
+    return (directory, socket, handover == "true") if handover in ("true", "false") else None
+
+
+def _plain(value: str) -> str | None:
+    """A text in quotes without escapes, or a bare word; a comment may follow."""
+    quote = value[:1]
+    if quote in ("'", '"'):
+        inner, end, rest = value[1:].partition(quote)
+        rest = rest.strip()
+        return inner if end and "\\" not in inner and (not rest or rest.startswith("#")) else None
+    return value.partition("#")[0].strip()
+
+
+def _read_all(text: str) -> tuple[str, str, bool]:
+    import tomllib
+
+    settings = tomllib.loads(text)
+    section = settings.get("send")
+    send = section if isinstance(section, dict) else {}
+    directory, socket = settings.get("state_dir", STATE_DIR), send.get("socket", SOCKET)
+    return str(directory), str(socket), send.get("handover") is not False
+
+
+def _user() -> str:
+    """As getpass.getuser."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        if user := os.environ.get(name):
+            return user
+    import pwd
+
+    return pwd.getpwuid(os.getuid()).pw_name
 
 
 def _is_ours(connection: Socket) -> bool:
     """Whether the service runs as this user or as root: nobody else is given the message."""
-    import socket
+    import _socket as socket
 
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     uid = int.from_bytes(credentials[4:8], sys.byteorder)

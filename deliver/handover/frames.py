@@ -145,9 +145,12 @@ class FrameReader:
 
 def digest_of(file: bytes | None, overrides: tuple[str, ...] = ()) -> str:
     """What stands for settings: the octets of their file (None: there is none) and the overrides."""
-    import hashlib  # only who gets this far needs it
+    try:
+        from _blake2 import blake2b  # hashlib loads all of OpenSSL's
+    except ImportError:
+        from hashlib import blake2b
 
-    digest = hashlib.sha256(b"none" if file is None else b"file" + hashlib.sha256(file).digest())
+    digest = blake2b(b"none" if file is None else b"file" + blake2b(file).digest(), digest_size=32)
     for override in overrides:
         digest.update(b"\0" + override.encode(errors="surrogateescape"))
     return digest.hexdigest()

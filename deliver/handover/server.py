@@ -33,6 +33,7 @@ from deliver.report.log import say
 from deliver.report.result import EX_TEMPFAIL, exit_status, rendered
 from deliver.settled import Digest, Job
 from deliver.smtp.dot import MessageText
+from deliver.smtp.utf8header import Utf8Header
 from deliver.transient import TransientContent
 
 READ_SIZE = 64 * 1024
@@ -57,6 +58,7 @@ class Desk:
     max_hops: int
     max_recipients: int
     max_connections: int
+    detect_utf8: bool
     room: Callable[[], bool]
 
 
@@ -153,7 +155,9 @@ class _Caller:
         try:
             message = await self._receive()
             recipients = tuple(Recipient(ordinal, box) for ordinal, box in enumerate(boxes))
-            envelope = Envelope(new_id(), sender, recipients, message.content.size, message.eight_bit, now())
+            utf8 = self._desk.detect_utf8 and not offer.queue_id and message.utf8_header
+            size, eight_bit = message.content.size, message.eight_bit
+            envelope = Envelope(new_id(), sender, recipients, size, eight_bit, now(), utf8)
             job = Job(offer.queue_id, message.digest.value(envelope.reverse_path)) if offer.queue_id else None
             results = await self._direct.deliver(envelope, message.content, job, Limit())
         except OutriderError as error:
@@ -226,6 +230,7 @@ class _Message:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._text = MessageText()
+        self._header = Utf8Header()
         self._hops = HopCounter()
         self.digest = Digest()
         self.content = TransientContent(
@@ -237,6 +242,11 @@ class _Message:
         """Whether any octet is above 127."""
         return self._text.eight_bit
 
+    @property
+    def utf8_header(self) -> bool:
+        """Whether its header is in UTF-8."""
+        return self._header.found
+
     async def feed(self, piece: bytes) -> None:
         """Take octets with LF or CRLF line ends. Raises MessageError, StorageError."""
         await self._keep(self._text.feed(piece))
@@ -247,6 +257,7 @@ class _Message:
         await self.content.finish()
 
     async def _keep(self, content: bytes) -> None:
+        self._header.feed(content)
         self._hops.feed(content)
         if self._hops.hops > self._desk.max_hops:
             raise MessageError(

@@ -80,25 +80,31 @@ class ChunkedUpload:
         except PeerError as error:
             self._failure = self._failure or error
             return
-        if machine.state is not State.CLOSING:
+        if machine.state is not State.CLOSING and not self._written.is_set():
             with trio.move_on_after(LAST_WORDS):  # the rest of the chunk that was announced
                 await self._written.wait()
 
     async def _read_one(self) -> None:
         phase = self._wire.machine.awaiting
         assert phase is not None
+        if self._written.is_set() and (came := self._wire.machine.next_exchange()) is not None:
+            self._take(came)  # with the one before it: nothing to wait for
+            return
         with trio.CancelScope() as self._reading:
             self._set_deadline()
             exchange = await self._wire.next_exchange()
-            if exchange.phase is Phase.DOT and (exchange.reply.positive or exchange.reply.intermediate):
+            if _answers_content(exchange):
                 await self._written.wait()  # the answer counts once the last octets have left
-                if self._failure or self._wire.unwritable:
-                    raise MalformedReply("an answer to content that had not left")
-            if not self._transaction.finished:
-                self._fold(exchange)
+            self._take(exchange)
             return
         if not self._transaction.finished:
             raise self._failure or self._wire.timed_out(phase, self._patience(phase))
+
+    def _take(self, exchange: Exchange) -> None:
+        if (self._failure or self._wire.unwritable) and _answers_content(exchange):
+            raise MalformedReply("an answer to content that had not left")
+        if not self._transaction.finished:
+            self._fold(exchange)
 
     def _set_deadline(self) -> None:
         """The clock of a reply starts when everything was written; until then each write has its own."""
@@ -175,3 +181,7 @@ class ChunkedUpload:
             if missing or not pieces:
                 pieces.append(missing)
         return b"".join(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def _answers_content(exchange: Exchange) -> bool:
+    return exchange.phase is Phase.DOT and (exchange.reply.positive or exchange.reply.intermediate)

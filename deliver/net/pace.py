@@ -73,16 +73,21 @@ class Pace:
 
 def _own(timeouts: Timeouts, phase: Phase) -> float:
     """Timeouts has a field for each phase that a wire knows."""
-    return {
-        Phase.BANNER: timeouts.banner,
-        Phase.EHLO: timeouts.ehlo,
-        Phase.STARTTLS: timeouts.ehlo,
-        Phase.AUTH: timeouts.ehlo,
-        Phase.MAIL: timeouts.mail,
-        Phase.RCPT: timeouts.rcpt,
-        Phase.DATA: timeouts.data,
-        Phase.BODY: timeouts.block,
-        Phase.DOT: timeouts.dot,
-        Phase.RSET: timeouts.mail,
-        Phase.QUIT: timeouts.quit,
-    }[phase]
+    match phase:
+        case Phase.BANNER:
+            return timeouts.banner
+        case Phase.EHLO | Phase.STARTTLS | Phase.AUTH:
+            return timeouts.ehlo
+        case Phase.MAIL | Phase.RSET:
+            return timeouts.mail
+        case Phase.RCPT:
+            return timeouts.rcpt
+        case Phase.DATA:
+            return timeouts.data
+        case Phase.BODY:
+            return timeouts.block
+        case Phase.DOT:
+            return timeouts.dot
+        case Phase.QUIT:
+            return timeouts.quit
+    raise KeyError(phase)

@@ -272,6 +272,8 @@ class Wire:
 
     async def _await_exchange(self) -> Exchange:
         """The next exchange within the deadline of its phase."""
+        if (came := self.machine.next_exchange()) is not None:
+            return came  # with the one before it: nothing to wait for
         phase = self.machine.awaiting
         assert phase is not None
         patience = min(self.patience(phase), LAST_WORDS) if self.unwritable else self.patience(phase)

@@ -29,25 +29,44 @@ class Permits:
     def opens_at(self, domain: str) -> float:
         """See `deliver.queue.claiming.Admission`."""
         site = self.lanes.site(domain)
-        lane = self.lanes.opens_at(domain, self._taken[domain], self._taken_sites[site])
-        limits = self.throttle.opens_at(self.throttle.subject(domain, site), self._places)
-        return max(lane, limits, self.holds.get(domain, -math.inf))
+        moment = self.lanes.opens_at(domain, self._taken[domain], self._taken_sites[site])
+        if self.throttle.limited:
+            moment = max(moment, self.throttle.opens_at(self.throttle.subject(domain, site), self._places))
+        return max(moment, self.holds[domain]) if domain in self.holds else moment
+
+    def reserve(self, domain: str) -> bool:
+        """See `deliver.queue.claiming.Admission`."""
+        site = self.lanes.site(domain)
+        if not self.lanes.reserve(domain, self._taken[domain], self._taken_sites[site]):
+            return False
+        return not self.throttle.limited or self.throttle.reserve(
+            self.throttle.subject(domain, site), self.now, self._places
+        )
+
+    def may_have_one(self, domain: str) -> bool:
+        """Whether the site of the domain takes one more attempt now, for whichever of its domains."""
+        site = self.lanes.site(domain)
+        return self.lanes.site_opens_at(site, self._taken_sites[site]) <= self.now
 
     def sender_opens_at(self, domain: str, sender: str) -> float:
         """See `deliver.queue.claiming.Admission`."""
         if not self.throttle.by_sender:
             return -math.inf
-        return self.throttle.opens_at(
-            self.throttle.subject(domain, self.lanes.site(domain), sender), self._places
-        )
+        subject = self.throttle.subject(domain, self.lanes.site(domain), sender)
+        moment = self.throttle.opens_at(subject, self._places)
+        if moment <= self.now and not self.throttle.reserve(subject, self.now, self._places):
+            return math.inf
+        return moment
 
     def took(self, domain: str, sender: str) -> None:
         """See `deliver.queue.claiming.Admission`."""
         site = self.lanes.site(domain)
         self._taken[domain] += 1
         self._taken_sites[site] += 1
-        taken = self.throttle.take(self.throttle.subject(domain, site, sender), self.now)
-        self._places.update(taken)
+        taken: tuple[Key, ...] = ()
+        if self.throttle.limited:
+            taken = self.throttle.take(self.throttle.subject(domain, site, sender), self.now)
+            self._places.update(taken)
         self.held.append(taken)
 
     def hold(self, domain: str, until: float) -> None:

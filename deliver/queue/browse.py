@@ -9,14 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from deliver.queue.layout import OPEN_STATES
+from deliver.queue.layout import OPEN_STATES, Key
 from deliver.queue.reading import Reader
 from deliver.queue.selection import Selection, conditions
-
-if TYPE_CHECKING:
-    from deliver.queue.hold import Key
 
 MAX_PAGE: Final = 10_000  # rows of one listing
 MAX_ATTEMPTS: Final = 100  # of one message, the latest
@@ -178,8 +175,8 @@ def _listing(
     met = conditions(selection, now)
     values: dict[str, object] = {**met.values, "limit": limit}
     if not (by.of_message or selection.of_messages or selection.text is not None):
-        page = f"SELECT {row_name} FROM recipient WHERE {met.sql} ORDER BY {by.sql} LIMIT :limit"  # noqa: S608
-        return f"SELECT {_SHOWN} FROM {_BOTH} WHERE ({row_name}) IN ({page}) ORDER BY {by.sql}", values  # noqa: S608
+        page = f"SELECT {row_name} FROM recipient WHERE {met.sql} ORDER BY {by.sql} LIMIT :limit"  # noqa: S608 (names of ours)
+        return f"SELECT {_SHOWN} FROM {_BOTH} WHERE ({row_name}) IN ({page}) ORDER BY {by.sql}", values  # noqa: S608 (names of ours)
     tables, where = _BOTH, met.sql
     if by.of_message:
         where = f"message.completed_at IS NULL AND {where}"  # the index has no others
@@ -187,16 +184,28 @@ def _listing(
             # SQLite keeps the order of a CROSS JOIN: it walks the messages by their index and stops
             tables = "message CROSS JOIN recipient"
             where = f"message.id = recipient.message_id AND {where}"
-    sql = f"SELECT {_SHOWN} FROM {tables} WHERE {where} ORDER BY {by.sql}"  # noqa: S608
+    sql = f"SELECT {_SHOWN} FROM {tables} WHERE {where} ORDER BY {by.sql}"  # noqa: S608 (names of ours)
     if selection.text is not None:  # `says` is asked after SQL
         return sql, dict(met.values)
     return f"{sql} LIMIT :limit", values
 
 
+def matching(reader: Reader, selection: Selection, now: float) -> list[Key]:
+    """The recipients that are meant, those of one message together."""
+    met = conditions(selection, now)
+    tables = _BOTH if selection.of_messages else "recipient"
+    rows = reader.rows(
+        "SELECT recipient.message_id, recipient.ordinal, recipient.last_outcome "  # noqa: S608
+        f"FROM {tables} WHERE {met.sql} ORDER BY recipient.message_id, recipient.ordinal",
+        met.values,
+    )
+    return [Key(row.message_id, row.ordinal) for row in rows if selection.says(_reason(row.last_outcome))]
+
+
 def show(reader: Reader, message_id: str) -> Shown | None:
     """Everything about one message, None if this shard does not know it."""
     of = {"id": message_id}
-    row = next(reader.rows(f"SELECT {_MESSAGE} FROM message WHERE id = :id", of), None)  # noqa: S608
+    row = next(reader.rows(f"SELECT {_MESSAGE} FROM message WHERE id = :id", of), None)  # noqa: S608 (names of ours)
     if row is None:
         return None
     recipients = reader.rows("SELECT * FROM recipient WHERE message_id = :id ORDER BY ordinal", of)
@@ -244,7 +253,7 @@ def named(reader: Reader, keys: Sequence[Key]) -> list[dict[str, str]]:
 def counts(reader: Reader) -> Counts:
     """How much waits."""
     met = conditions(Selection(), now=0.0)
-    grouped = f"SELECT state, count(*) AS many FROM recipient WHERE {met.sql} GROUP BY state"  # noqa: S608
+    grouped = f"SELECT state, count(*) AS many FROM recipient WHERE {met.sql} GROUP BY state"  # noqa: S608 (names of ours)
     by_state = {row.state: int(row.many) for row in reader.rows(grouped, met.values)}
     (messages,) = reader.rows("SELECT count(*) AS many FROM message WHERE completed_at IS NULL")
     return Counts(
@@ -263,7 +272,6 @@ def _sender(row: Any) -> str:
 
 
 def _waiting(row: Any) -> Waiting:
-    last = _loaded(row.last_outcome, None)
     return Waiting(
         id=row.message_id,
         sender=_sender(row),
@@ -274,7 +282,7 @@ def _waiting(row: Any) -> Waiting:
         received_at=row.received_at,
         next_attempt=row.next_attempt,
         in_doubt=row.in_doubt,
-        why=last.get("text") if isinstance(last, dict) else None,
+        why=_reason(row.last_outcome),
         domain=row.domain,
         held_reason=row.held_reason,
         held_until=row.held_until,
@@ -316,6 +324,12 @@ def _stored(row: Any) -> str:
     if row.spool_name:
         return f"spool file {row.spool_name}"
     return "in the database" if row.has_content else "removed"
+
+
+def _reason(outcome: str | None) -> str | None:
+    """The sentence in a stored outcome, None where there is none."""
+    plain = _loaded(outcome, None)
+    return plain.get("text") if isinstance(plain, dict) else None
 
 
 def _loaded(text: str | None, otherwise: Any) -> Any:

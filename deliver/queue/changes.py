@@ -22,7 +22,6 @@ from deliver.queue.due import note_due, note_due_again
 from deliver.queue.hold import Append, Key
 from deliver.queue.owed import Owed, owed
 from deliver.queue.schema import State, counter, freeze as freeze_table, message, recipient
-from deliver.queue.selection import Selection, conditions
 from deliver.queue.store import complete_all, note_owed
 from deliver.smtp.reply import EnhancedCode
 from events.catalogue import Event
@@ -57,17 +56,6 @@ class Changed:
 
 
 Change = Callable[[Connection, Sequence[Key]], Changed]
-
-
-def matching(conn: Connection, selection: Selection, now: float) -> list[Key]:
-    """The recipients that are meant, those of one message together."""
-    columns = select(recipient.c.message_id, recipient.c.ordinal, recipient.c.last_outcome)
-    met = hold.clause(conditions(selection, now))
-    query = columns.where(met).order_by(recipient.c.message_id, recipient.c.ordinal)
-    if selection.of_messages:
-        query = query.join(message, message.c.id == recipient.c.message_id)
-    rows = conn.execute(query)
-    return [Key(row[0], row[1]) for row in rows if selection.says(codec.reason_in(row.last_outcome))]
 
 
 def retry(conn: Connection, keys: Sequence[Key], now: float) -> Changed:
@@ -109,8 +97,7 @@ def bounce(conn: Connection, keys: Sequence[Key], now: float, *, reason: str, ap
     rows = hold.with_messages(conn, keys, State.QUEUED, State.HELD)
     given_up = [(row, _given_up(row, reason)) for row in rows]
     told = [
-        (row, outcome, owed(outcome, codec.recipient_of(row), codec.sender_of(row)))
-        for row, outcome in given_up
+        (row, outcome, owed(outcome, codec.known_of(row), codec.sender_of(row))) for row, outcome in given_up
     ]
     _fail(conn, told, now, append)
     for message_id in sorted({row.message_id for row in rows}):

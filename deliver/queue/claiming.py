@@ -2,7 +2,8 @@
 
 The attempt, its number and a pessimistic next attempt are on record before any network I/O, so that a crash
 costs one wait and never the mail. Turns are taken twice: domains one message each, the one that was served
-longest ago first; and within a domain its senders, round and round by name.
+longest ago first; and within a domain its senders (see `deliver.queue.choosing`). A message whose rows cannot
+be read is held with that reason, and the others go on.
 
 Rows are locked as they are chosen, and skipped where another process has them, so that many processes may
 claim from one database; SQLite has one writer and knows no such locks.
@@ -11,28 +12,36 @@ claim from one database; SQLite has one writer and knows no such locks.
 from __future__ import annotations
 
 import json
+import logging
 import math
+import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
+from deliver.errors import UsageError
 from deliver.message import Envelope, Recipient
 from deliver.outcome import Place
-from deliver.queue import codec, due, freeze, schedule
-from deliver.queue.hold import Append
+from deliver.queue import choosing, codec, due, freeze, schedule
+from deliver.queue.choosing import CROWDED as CROWDED, Admission as Admission
+from deliver.queue.hold import Append, Key, set_aside
 from deliver.queue.locking import free_destinations
+from deliver.queue.rule import Rule
 from deliver.queue.schema import State, attempt, message, recipient
 from deliver.queue.statement import Statement
 from events import outbox
 
 MAX_RECIPIENTS: Final = 100  # of one claim; every server takes as many (RFC 5321 4.5.3.1.8)
-MAX_HOPS: Final = 20  # senders without anything due, or with a limit, that are passed over for one claim
-CROWDED: Final = 1.0  # seconds until a domain whose senders all have to wait is looked at again
+MAX_HELD: Final = 500  # recipients that one call holds, about: others want to write too
 MAX_SENDER: Final = 320  # characters
 _ABOUT_MAIL: Final = frozenset({"mail", "rcpt", "data", "body", "dot"})
 _VERP: Final = "+="  # behind these a local part is made for one recipient or purpose
+_UNREADABLE: Final = (ValueError, TypeError, AttributeError, KeyError, RecursionError, UsageError)
+
+log = logging.getLogger("outrider.queue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +64,6 @@ class Claim:
     tried: Place | None = None
     sender: str = ""
     content: bytes | None = field(default=None, repr=False, compare=False)
-
-
-class Admission(Protocol):
-    """What may begin now; asked and told in the database's thread."""
-
-    def opens_at(self, domain: str) -> float:
-        """From when on one more attempt for the domain may begin; -inf is now, inf is not known."""
-        ...
-
-    def sender_opens_at(self, domain: str, sender: str) -> float:
-        """The same for mail of that sender to the domain."""
-        ...
-
-    def took(self, domain: str, sender: str) -> None:
-        """One was claimed."""
-        ...
-
-    def hold(self, domain: str, until: float) -> None:
-        """Nobody's mail to the domain may go before that moment."""
-        ...
 
 
 def sender_key(envelope: Envelope) -> str:
@@ -103,10 +92,11 @@ def claim(
 ) -> tuple[Claim, ...]:
     """Lease at most `limit` messages' due recipients for `lease` seconds, as far as `admission` allows.
 
-    With `domains` only of these, in that order. What a freeze rule matches is held instead. `node` is who
-    claims, where several share the database; domains that another is busy with are passed over.
+    With `domains` only of these, in that order. What a freeze rule matches is held instead, and so is what
+    cannot be read. `node` is who claims, where several share the database; domains that another is busy with
+    are passed over.
     """
-    freeze.hold_frozen(conn, now, append)
+    taking = _Taking(conn, now, lease, retry, admission, node, freeze.active(conn, now), append)
     claims: list[Claim] = []
     passed: set[str] = set()  # domains that others are busy with
 
@@ -128,8 +118,11 @@ def claim(
                 continue
             if admission.opens_at(domain) > now:  # what the domains before it took
                 continue
-            taken = _claim_one(conn, domain, last_sender, now, lease, retry, admission, node)
-            due.note_served(conn, domain, now, taken.sender if taken else last_sender)
+            if not admission.reserve(domain):
+                passed.add(domain)
+                continue
+            taken, sender = taking.next_of(domain, last_sender)
+            due.note_served(conn, domain, now, sender)
             if taken is None:
                 passed.add(domain)
             else:
@@ -137,132 +130,149 @@ def claim(
     return tuple(claims)
 
 
-def _claim_one(
-    conn: Connection,
-    domain: str,
-    last_sender: str,
-    now: float,
-    lease: float,
-    retry: tuple[float, ...],
-    admission: Admission,
-    node: str | None,
-) -> Claim | None:
-    chosen = _next_message(conn, domain, last_sender, now, admission)
-    if chosen is None:
-        return None
-    rows = _DUE_OF_MESSAGE.all(conn, domain=domain, now=now, of=chosen.message_id)
-    if not rows:
-        return None
-    mail = _MESSAGE.first(conn, of=chosen.message_id)
-    admission.took(domain, chosen.sender)
-    return _lease(conn, mail, rows, domain, now, lease, retry, node)
+@dataclass(slots=True)
+class _Taking:
+    """What one call of `claim` goes by, and how much it has `held`."""
 
+    conn: Connection
+    now: float
+    lease: float
+    retry: tuple[float, ...]
+    admission: Admission
+    node: str | None
+    rules: tuple[Rule, ...]
+    append: Append
+    held: int = 0
 
-def _next_message(conn: Connection, domain: str, last_sender: str, now: float, admission: Admission) -> Any:
-    """The message that is due longest of the sender whose turn it is."""
-    sender, opening = last_sender, math.inf
-    seen: set[str] = set()
-    while len(seen) < MAX_HOPS:
-        behind = _sender_behind(conn, domain, sender)
-        if behind is None or behind in seen:
-            break
-        sender = behind
-        seen.add(sender)
-        opens = admission.sender_opens_at(domain, sender)
-        if opens > now:
-            opening = min(opening, opens)
-            continue
-        found = _OLDEST_OF_SENDER.first(conn, domain=domain, now=now, sender=sender)
-        if found is not None:
-            return found
-    else:  # many senders wait for their time: the oldest message of any that may go
-        for found in _OLDEST.all(conn, domain=domain, now=now):
-            if admission.sender_opens_at(domain, found.sender) <= now:
-                return found
-            opening = min(opening, now + CROWDED)
-    if opening < math.inf:
-        admission.hold(domain, opening)
-    elif any(admission.sender_opens_at(domain, each) > now for each in seen):
-        admission.hold(domain, now + CROWDED)
-    return None
+    def next_of(self, domain: str, last_sender: str) -> tuple[Claim | None, str]:
+        """The next message of the domain, None if nothing may go now; and whose turn it was last."""
+        frozen = freeze.rule_of_domain(self.rules, domain)
+        if frozen is not None:
+            self._hold(frozen, freeze.due_of(self.conn, domain, self.now))
+            return None, last_sender
+        sender = last_sender
+        while self.held < MAX_HELD:
+            choice = choosing.next_message(self.conn, domain, sender, self.now, self.admission)
+            sender = choice.sender
+            if choice.message_id is None:
+                break
+            try:
+                due_now = _DUE_OF_MESSAGE.all(self.conn, domain=domain, now=self.now, of=choice.message_id)
+                if not due_now:  # others have them
+                    break
+                mail = _MESSAGE.first(self.conn, of=choice.message_id)
+                rule = freeze.rule_of_sender(self.rules, codec.sender_of(mail))
+                if rule is None:
+                    found = _read(mail, due_now)
+                    self.admission.took(domain, found.sender)
+                    return self._lease(mail, found, domain), sender
+            except _UNREADABLE as error:
+                self._set_aside(choice.message_id, domain, error)
+            except (DBAPIError, sqlite3.Error) as error:
+                if not _is_unreadable(error):
+                    raise
+                self._set_aside(choice.message_id, domain, error)
+            else:
+                if not self._hold(rule, [Key(mail.id, row.ordinal) for row in due_now]):
+                    break  # others are busy with it
+        return None, sender
 
+    def _hold(self, rule: Rule, keys: list[Key]) -> int:
+        held = freeze.hold_by(self.conn, rule, keys, self.now, self.append, wait=False)
+        self.held += held
+        return held
 
-def _sender_behind(conn: Connection, domain: str, sender: str) -> str | None:
-    """The next sender by name with something queued for the domain; behind the last one the first."""
-    found = _SENDER_BEHIND.scalar(conn, domain=domain, behind=sender)
-    return _FIRST_SENDER.scalar(conn, domain=domain) if found is None else str(found)
+    def _set_aside(self, message_id: str, domain: str, error: Exception) -> None:
+        """Nobody's mail is to wait for one that cannot be read."""
+        why = f"its record in the queue cannot be read: {error or type(error).__name__}"
+        log.error("%s: held for %s: %s", message_id, domain, why)
+        self.held += max(1, set_aside(self.conn, message_id, domain, why, self.now, self.append))
 
-
-def _lease(
-    conn: Connection,
-    mail: Row[Any],
-    rows: Iterable[Row[Any]],
-    domain: str,
-    now: float,
-    lease: float,
-    retry: tuple[float, ...],
-    node: str | None,
-) -> Claim:
-    leased = tuple(rows)
-    number = 1 + max(row.attempts for row in leased)
-    attempt_id = _BEGIN_ATTEMPT.insert(
-        conn,
-        message_id=mail.id,
-        domain=domain,
-        number=number,
-        started_at=now,
-        lease_until=now + lease,
-        node=node,
-    )
-    for row in leased:
-        _LEASE.change(
-            conn,
-            of=mail.id,
-            ordinal_=row.ordinal,
-            attempt=attempt_id,
-            number=number,
-            next=schedule.pessimistic(now, number, retry),
+    def _lease(self, mail: Any, found: _Readable, domain: str) -> Claim:
+        until = self.now + self.lease
+        attempt_id = _BEGIN_ATTEMPT.insert(
+            self.conn,
+            message_id=mail.id,
+            domain=domain,
+            number=found.number,
+            started_at=self.now,
+            lease_until=until,
+            node=self.node,
         )
-    recipients = tuple(codec.recipient_of(row) for row in leased)
-    return Claim(
-        attempt_id,
-        number,
+        for each in found.recipients:
+            _LEASE.change(
+                self.conn,
+                of=mail.id,
+                ordinal_=each.ordinal,
+                attempt=attempt_id,
+                number=found.number,
+                next=schedule.pessimistic(self.now, found.number, self.retry),
+            )
+        return Claim(
+            attempt_id,
+            found.number,
+            found.envelope,
+            found.recipients,
+            domain,
+            until,
+            mail.spool_name,
+            waited=found.waited,
+            tried=found.tried,
+            sender=found.sender,
+            content=None if mail.content is None else bytes(mail.content),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Readable:
+    """What is in the rows of a message and its due recipients."""
+
+    envelope: Envelope
+    recipients: tuple[Recipient, ...]
+    number: int
+    waited: tuple[float, ...]
+    tried: Place | None
+    sender: str
+
+
+def _read(mail: Any, due_now: list[Any]) -> _Readable:
+    """Raises one of _UNREADABLE."""
+    recipients = tuple(codec.recipient_of(row) for row in due_now)
+    return _Readable(
         codec.envelope_of(mail, recipients),
         recipients,
-        domain,
-        now + lease,
-        mail.spool_name,
-        waited=tuple(row.waited for row in leased),
-        tried=_place(leased[0].last_outcome),
-        sender=leased[0].sender,
-        content=None if mail.content is None else bytes(mail.content),
+        1 + max(row.attempts for row in due_now),
+        tuple(float(row.waited) for row in due_now),
+        _place(due_now[0].last_outcome),
+        due_now[0].sender,
     )
+
+
+def _is_unreadable(error: Exception) -> bool:
+    """Whether it is about the text in a row of SQLite, and not about the database."""
+    origin = error.orig if isinstance(error, DBAPIError) else error
+    return isinstance(origin, sqlite3.OperationalError) and str(origin).startswith("Could not decode")
 
 
 def _place(outcome: str | None) -> Place | None:
     """The server that failed the recipient. One that answered about the mail is not to be avoided: a server
     that greylists wants to see the same client again.
     """
-    plain = json.loads(outcome) if outcome else {}
-    if plain.get("reply") and plain.get("phase") in _ABOUT_MAIL:
+    try:
+        plain = json.loads(outcome) if outcome else {}
+    except (ValueError, RecursionError):
         return None
-    contact = plain.get("contact") or {}
-    return Place(contact.get("host", ""), contact["address"]) if contact.get("address") else None
+    if not isinstance(plain, dict) or (plain.get("reply") and plain.get("phase") in _ABOUT_MAIL):
+        return None
+    contact = plain.get("contact")
+    if not isinstance(contact, dict) or not contact.get("address"):
+        return None
+    return Place(str(contact.get("host", "")), str(contact["address"]))
 
 
-_QUEUED: Final = (recipient.c.state == State.QUEUED.value, recipient.c.domain == bindparam("domain"))
-_DUE: Final = (*_QUEUED, recipient.c.next_attempt <= bindparam("now"))
-_SENDERS: Final = select(recipient.c.sender).where(*_QUEUED).order_by(recipient.c.sender).limit(1)
-_FIRST_SENDER: Final = Statement(_SENDERS)
-_SENDER_BEHIND: Final = Statement(_SENDERS.where(recipient.c.sender > bindparam("behind")))
-_BY_AGE: Final = (
-    select(recipient.c.message_id, recipient.c.sender).where(*_DUE).order_by(recipient.c.next_attempt)
-)
-_OLDEST: Final = Statement(_BY_AGE.limit(MAX_HOPS))
-_OLDEST_OF_SENDER: Final = Statement(_BY_AGE.where(recipient.c.sender == bindparam("sender")).limit(1))
 _DUE_OF_MESSAGE: Final = Statement(
     select(recipient)
-    .where(*_DUE, recipient.c.message_id == bindparam("of"))
+    .where(*choosing.DUE, recipient.c.message_id == bindparam("of"))
     .order_by(recipient.c.ordinal)
     .limit(MAX_RECIPIENTS)
     .with_for_update(skip_locked=True)

@@ -26,7 +26,7 @@ from typing import Final
 
 import sqlalchemy
 import trio
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 
 from deliver.errors import StorageError, StorageFault
 from deliver.pgrun import PostgresDatabase, PostgresRunner, SessionLock
@@ -44,6 +44,12 @@ LOOK: Final = 10.0  # seconds between looks at the lock
 SWEEP: Final = 3600.0  # seconds between searches for chunks without a message
 LINGER: Final = 60.0  # seconds; a session of ours that was cut off may hold the lock for a while
 PATIENCE: Final = 20.0  # seconds at the start; the database takes as long to notice that a machine has gone
+
+_ANY_NODE: Final = text(
+    "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
+    "WHERE locktype = 'advisory' AND objsubid = 2 AND classid = :space AND granted "
+    "AND datname = current_database()"
+)
 
 log = logging.getLogger("outrider.queue")
 
@@ -226,6 +232,11 @@ def _demand_empty(directory: Path) -> None:
                 f"{waiting} messages still wait in {path}",
                 "let a relay without queue.url deliver them, or `outrider queue export` and remove them",
             )
+
+
+def any_node(conn: Connection) -> bool:
+    """Whether a node of this queue lives, on whatever machine."""
+    return bool(conn.execute(_ANY_NODE, {"space": NODES}).first())
 
 
 def _number(node: str) -> int:

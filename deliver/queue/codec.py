@@ -6,20 +6,24 @@ What is written here is read by later versions: keys are only added. Texts that 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any, Final
 
+import msgspec
+
 from deliver.dsn import OriginalRecipient, Ret, parse_notify
-from deliver.errors import Blame
+from deliver.errors import Blame, UsageError
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
-from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase
+from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase, TlsFacts
 from deliver.report.trace import Trace
 from deliver.smtp.reply import EnhancedCode, Reply
 
 MAX_TEXT: Final = 1000  # characters
 MAX_LINES: Final = 20  # of a reply
 MAX_FINDINGS: Final = 500  # of one trace
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes an encoder each time
+_ENCODER: Final = msgspec.json.Encoder()
+_ESCAPING: Final = json.JSONEncoder(separators=(",", ":"))
+_TLS: Final = tuple(each.name for each in fields(TlsFacts) if each.name != "resumption")
 
 
 def outcome_dict(outcome: Outcome) -> dict[str, Any]:
@@ -76,15 +80,6 @@ def outcome_of(plain: Any) -> Outcome | None:
     )
 
 
-def reason_in(text: str | None) -> str | None:
-    """The sentence in a stored outcome, None where there is none."""
-    try:
-        plain = None if text is None else json.loads(text)
-    except ValueError:
-        return None
-    return plain.get("text") if isinstance(plain, dict) else None
-
-
 def _reply_of(plain: Any) -> Reply | None:
     if not isinstance(plain, dict) or not isinstance(plain.get("code"), int):
         return None
@@ -107,7 +102,8 @@ def _contact_dict(contact: Contact) -> dict[str, Any]:
     plain: dict[str, Any] = {"host": contact.host, "address": contact.address, "port": contact.port}
     plain |= {name: text[:MAX_TEXT] for name in ("greeting", "ehlo") if (text := getattr(contact, name))}
     if contact.tls is not None:
-        plain["tls"] = asdict(contact.tls)
+        plain["tls"] = {name: getattr(contact.tls, name) for name in _TLS}
+        plain["tls"]["resumption"] = int(contact.tls.resumption)
     return plain
 
 
@@ -119,6 +115,13 @@ def trace_json(trace: Trace) -> str:
 def outcome_json(outcome: Outcome) -> str:
     """`outcome_dict` as text."""
     return _encode(outcome_dict(outcome))
+
+
+def _encode(plain: object) -> str:
+    try:
+        return _ENCODER.encode(plain).decode()
+    except UnicodeEncodeError:  # half a surrogate pair, which UTF-8 cannot have
+        return _ESCAPING.encode(plain)
 
 
 def outcomes_json(outcomes: tuple[tuple[int, Outcome], ...]) -> str:
@@ -146,12 +149,20 @@ def sender_of(row: Any) -> Mailbox | None:
 
 
 def recipient_of(row: Any) -> Recipient:
-    """The recipient in a row of `recipient`."""
+    """The recipient in a row of `recipient`. Raises UsageError, TypeError, … for a row that is damaged."""
     original = None
     if row.original_type is not None:
         original = OriginalRecipient(row.original_type, row.original_address)
     notify = None if row.notify is None else parse_notify(row.notify)
     return Recipient(row.ordinal, Mailbox(row.local_part, row.domain), notify, original)
+
+
+def known_of(row: Any) -> Recipient:
+    """The recipient, without what cannot be read of it: for what is told about it."""
+    try:
+        return recipient_of(row)
+    except (UsageError, ValueError, TypeError, AttributeError):
+        return Recipient(row.ordinal, Mailbox(str(row.local_part), str(row.domain)))
 
 
 def envelope_of(row: Any, recipients: tuple[Recipient, ...]) -> Envelope:
@@ -164,7 +175,7 @@ def envelope_of(row: Any, recipients: tuple[Recipient, ...]) -> Envelope:
         eight_bit=bool(row.eight_bit),
         received_at=row.received_at,
         smtputf8=bool(row.smtputf8),
-        ret=None if row.ret is None else Ret(row.ret),
+        ret=Ret(row.ret) if row.ret in set(Ret) else None,
         envid=row.envid,
         authenticated=row.authenticated,
     )

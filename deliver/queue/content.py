@@ -2,8 +2,8 @@
 
 A spool file is written under a temporary name, fsynced, renamed to `<message id>.eml`, and its directory
 fsynced before `finish` returns: a row that names it (see `deliver.queue.store.accept`) never names a torn
-file. A file that no row names is removed at start-up; a row whose file is gone is reported and its recipients
-are deferred, until the sender is told at the expiry.
+file. At start-up files that no message needs are removed, and those of unknown messages are kept apart; a row
+whose file is gone is reported and its recipients are deferred, until the sender is told at the expiry.
 
 The size limit is enforced while writing; file work runs in worker threads and is not cancelled half-way.
 """
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SUFFIX: Final = ".eml"
 TEMPORARY: Final = ".part"
+LOST: Final = "lost"  # in the spool directory: messages that the database does not know
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}\Z")
 
 log = logging.getLogger("outrider.queue")
@@ -160,7 +161,7 @@ class ContentWriter:
 
     def _spill(self) -> None:
         if self._descriptor is None:
-            self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(self._spool)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._temporary, flags, 0o600)
         rest = memoryview(bytes(self._buffer))
@@ -200,20 +201,63 @@ def remove(spool: Path, names: Iterable[str]) -> None:
             (spool / name).unlink(missing_ok=True)
 
 
-def sweep(spool: Path, referred: frozenset[str]) -> tuple[str, ...]:
-    """At start-up: remove files that no row names, and return the names whose file is gone.
+def unreferred(spool: Path, referred: frozenset[str]) -> frozenset[str]:
+    """The names of files that no row names, unfinished ones too. Raises StorageError."""
+    return frozenset(name for name in _present(spool) - referred if name.endswith((SUFFIX, TEMPORARY)))
 
+
+def sweep(spool: Path, referred: frozenset[str], ended: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """At start-up: clear the directory of files that no row names; returns the names whose file is gone.
+
+    Unfinished files are removed, and those of messages that have `ended` (their ids). Of the others nobody
+    knows: the database may be another one than theirs, and so they are moved to LOST.
     Only for the process that owns the shard, before it accepts mail. Raises StorageError.
     """
+    over = frozenset(f"{each}{SUFFIX}" for each in ended)
+    left = unreferred(spool, referred)
+    removable = {name for name in left if name.endswith(TEMPORARY) or name in over}
+    remove(spool, removable)
+    if removable:
+        log.info("removed %d spool files that no message needs", len(removable))
+    if left - removable:
+        _keep(spool, left - removable)
+    return tuple(sorted(referred - _present(spool)))
+
+
+def _present(spool: Path) -> frozenset[str]:
     try:
-        present = {path.name for path in spool.iterdir()} if spool.exists() else set()
+        return frozenset(path.name for path in spool.iterdir()) if spool.exists() else frozenset()
     except OSError as error:
         raise _failed("listing", spool, error) from error
-    orphans = {name for name in present - referred if name.endswith((SUFFIX, TEMPORARY))}
-    remove(spool, orphans)
-    if orphans:
-        log.info("removed %d spool files that no message refers to", len(orphans))
-    return tuple(sorted(referred - present))
+
+
+def _keep(spool: Path, names: frozenset[str]) -> None:
+    lost = spool / LOST
+    try:
+        make_directory(lost)
+        for name in names:
+            os.rename(spool / name, lost / name)
+        sync_directory(lost)
+        sync_directory(spool)
+    except OSError as error:
+        raise _failed("moving files to", lost, error) from error
+    log.warning(
+        "%d messages in %s are unknown to the queue's database and were moved to %s: they were being "
+        "accepted when the relay ended, or the database was replaced; see docs/operation.md",
+        len(names),
+        spool,
+        lost,
+    )
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory of ours exist, with those above it, and survive a power loss. Raises OSError."""
+    if directory.is_dir():
+        return
+    parent = directory.parent
+    make_directory(parent)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    sync_directory(parent)
 
 
 def sync_directory(directory: Path) -> None:

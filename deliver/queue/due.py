@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
     Connection,
     Integer,
     ScalarSelect,
+    Select,
     Text,
     bindparam,
     case,
@@ -24,7 +26,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 from deliver.queue.locking import lock_destination
 from deliver.queue.schema import State, destination, recipient
@@ -59,7 +61,7 @@ def first_due(conn: Connection) -> float:
 
 def note_due(conn: Connection, domain: str, due: float) -> None:
     """A recipient of the domain was queued for `due`: lower the bound that `claim` goes by."""
-    (_NOTE_DUE if conn.dialect.name == "sqlite" else _NOTE_DUE_POSTGRESQL).change(
+    (_NOTE_DUE if conn.dialect.name == "sqlite" else _note_due_postgresql()).change(
         conn, domain=domain, due=due, served_at=0.0
     )
 
@@ -124,7 +126,7 @@ def forget_idle(conn: Connection, before: float) -> int:
 def _due_of(conn: Connection, few: Sequence[str], now: float) -> list[Any]:
     if conn.dialect.name == "sqlite":
         return _DUE_AMONG.all(conn, domains=json.dumps(few), now=now)
-    return list(conn.execute(_DUE_AMONG_POSTGRESQL, {"domains": list(few), "now": now}))
+    return list(conn.execute(_due_among_postgresql(), {"domains": list(few), "now": now}))
 
 
 def _pages(conn: Connection, query: Statement, **values: object) -> Iterator[Any]:
@@ -164,9 +166,23 @@ def _note_due(insert: Any) -> Statement:
     )
 
 
+@cache
+def _note_due_postgresql() -> Statement:
+    from sqlalchemy.dialects import postgresql  # takes long to load: tools of a shard need not wait for it
+
+    return _note_due(postgresql.insert)
+
+
+@cache
+def _due_among_postgresql() -> Select[Any]:
+    from sqlalchemy.dialects import postgresql
+
+    among = bindparam("domains", type_=postgresql.ARRAY(Text))
+    return _DUE_NOW.where(destination.c.domain == func.any(among))
+
+
 _ONE: Final = destination.c.domain == bindparam("of")
 _NOTE_DUE: Final = _note_due(sqlite.insert)
-_NOTE_DUE_POSTGRESQL: Final = _note_due(postgresql.insert)
 _EARLIEST: Final = Statement(select(_earliest()))
 _DUE_AGAIN: Final = Statement(update(destination).where(_ONE).values(due=_earliest()))
 _SERVED: Final = Statement(
@@ -180,9 +196,6 @@ _DUE_NOW: Final = select(destination.c.domain, destination.c.last_sender).where(
 )
 _GIVEN: Final = select(func.json_each(bindparam("domains", type_=Text)).table_valued("value").c.value)
 _DUE_AMONG: Final = Statement(_DUE_NOW.where(destination.c.domain.in_(_GIVEN)))
-_DUE_AMONG_POSTGRESQL: Final = _DUE_NOW.where(
-    destination.c.domain == func.any(bindparam("domains", type_=postgresql.ARRAY(Text)))
-)
 _BY_DUE: Final = _paged(select(destination).where(destination.c.due.is_not(None)), destination.c.due)
 # the function keeps databases from choosing the index on `due`, which would make them sort what it finds
 _IN_TURN: Final = _paged(

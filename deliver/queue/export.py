@@ -72,7 +72,7 @@ def exported(conn: Connection, message_id: str) -> Exported | None:
     rows = conn.execute(
         select(recipient).where(recipient.c.message_id == message_id).order_by(recipient.c.ordinal)
     ).all()
-    envelope = codec.envelope_of(row, tuple(codec.recipient_of(each) for each in rows))
+    envelope = codec.envelope_of(row, tuple(codec.known_of(each) for each in rows))
     return Exported(envelope, tuple(each.state for each in rows), row.spool_name)
 
 

@@ -18,10 +18,23 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, TextClause, delete, exists, func, insert, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    TextClause,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    text,
+)
 
 from deliver.errors import UsageError
-from deliver.pattern import canonical
+from deliver.message import Mailbox
+from deliver.pattern import canonical, matches
 from deliver.queue.hold import Append, Key, clause, hold
 from deliver.queue.rule import Kind as Kind, Rule as Rule
 from deliver.queue.schema import State, freeze as table, message, recipient
@@ -32,6 +45,15 @@ CHUNK: Final = 500  # recipients in one statement
 MAX_RULES: Final = 1000
 MAX_REASON: Final = 500  # characters
 _RULES: Final = Statement(select(table).order_by(table.c.id))
+_DUE_OF_DOMAIN: Final = Statement(
+    select(recipient.c.message_id, recipient.c.ordinal)
+    .where(
+        recipient.c.state == State.QUEUED.value,
+        recipient.c.domain == bindparam("domain"),
+        recipient.c.next_attempt <= bindparam("now"),
+    )
+    .limit(bindparam("most", type_=Integer))
+)
 
 
 def checked_pattern(kind: Kind, pattern: str) -> str:
@@ -112,31 +134,54 @@ def drop(conn: Connection, rule_ids: list[int]) -> None:
     conn.execute(delete(table).where(table.c.id.in_(rule_ids)))
 
 
-def frozen(conn: Connection, rule: Rule, *, due: float | None = None, limit: int = CHUNK) -> list[Key]:
-    """Queued recipients that the rule holds; with `due` only those due by then."""
+def frozen(conn: Connection, rule: Rule, *, limit: int = CHUNK) -> list[Key]:
+    """Queued recipients that the rule holds."""
     query = select(recipient.c.message_id, recipient.c.ordinal).where(
         recipient.c.state == State.QUEUED.value, _matches(rule)
     )
-    if due is not None:
-        query = query.where(recipient.c.next_attempt <= due)
     return [Key(row[0], row[1]) for row in conn.execute(query.limit(limit))]
 
 
-def hold_frozen(conn: Connection, now: float, append: Append) -> int:
-    """Before a claim: hold what is due and frozen, so that it is not claimed; returns how many."""
-    held = 0
-    for rule in active(conn, now):
-        while rule.kind is not Kind.HOST and (keys := frozen(conn, rule, due=now)):
-            held += hold_by(conn, rule, keys, now, append)
-    return held
+def rule_of_domain(among: Iterable[Rule], domain: str) -> Rule | None:
+    """The first of the rules that holds mail to the domain."""
+    return next((rule for rule in among if rule.kind is Kind.DOMAIN and matches(rule.pattern, domain)), None)
 
 
-def hold_by(conn: Connection, rule: Rule, keys: list[Key], now: float, append: Append) -> int:
-    """Hold these recipients in the name of the rule."""
-    return hold(conn, keys, reason=rule.reason, until=rule.until, now=now, append=append, freeze_id=rule.id)
+def rule_of_sender(among: Iterable[Rule], sender: Mailbox | None) -> Rule | None:
+    """The first of the rules that holds mail from the sender, None is `<>`."""
+    return next((rule for rule in among if rule.kind is Kind.SENDER and _is_from(rule.pattern, sender)), None)
+
+
+def due_of(conn: Connection, domain: str, now: float, limit: int = CHUNK) -> list[Key]:
+    """Queued recipients of the domain that are due."""
+    return [Key(*row) for row in _DUE_OF_DOMAIN.all(conn, domain=domain, now=now, most=limit)]
+
+
+def hold_by(
+    conn: Connection, rule: Rule, keys: list[Key], now: float, append: Append, *, wait: bool = True
+) -> int:
+    """Hold these recipients in the name of the rule; returns how many."""
+    return hold(
+        conn,
+        keys,
+        reason=rule.reason,
+        until=rule.until,
+        now=now,
+        append=append,
+        freeze_id=rule.id,
+        wait=wait,
+    )
 
 
 def _matches(rule: Rule) -> ColumnElement[bool] | TextClause:
     if rule.kind is Kind.DOMAIN:
         return clause(name_matches("recipient.domain", rule.pattern, "domain"))
     return exists().where(message.c.id == recipient.c.message_id, clause(sent_by(rule.pattern)))
+
+
+def _is_from(pattern: str, sender: Mailbox | None) -> bool:
+    """As `deliver.queue.selection.sent_by`, of one sender."""
+    if pattern in NULL_SENDER or sender is None:
+        return pattern in NULL_SENDER and sender is None
+    local_part, at, name = pattern.rpartition("@")
+    return matches(name, sender.domain) and (not (at and local_part) or local_part == sender.local_part)

@@ -6,25 +6,19 @@ Synchronous, within the caller's transaction.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, TextClause, select, text, tuple_, update
 
 from deliver.queue import codec
+from deliver.queue.layout import Key as Key
 from deliver.queue.schema import State, message, recipient
 from deliver.queue.selection import Condition
 from events.catalogue import Event
 
+MAX_REASON: Final = 500  # characters
+
 Append = Callable[[Connection, str | None, Iterable[Event]], None]
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Key:
-    """One recipient of one message."""
-
-    message_id: str
-    ordinal: int
 
 
 def is_one_of(keys: Sequence[Key]) -> ColumnElement[bool]:
@@ -47,9 +41,13 @@ def hold(
     now: float,
     append: Append,
     freeze_id: int | None = None,
+    wait: bool = True,
 ) -> int:
-    """Hold those that are queued; returns how many. msg:hold is appended once per message."""
-    rows = with_messages(conn, keys, State.QUEUED)
+    """Hold those that are queued; returns how many. msg:hold is appended once per message.
+
+    Without `wait` not those that others have locked.
+    """
+    rows = with_messages(conn, keys, State.QUEUED, wait=wait)
     if not rows:
         return 0
     conn.execute(
@@ -61,7 +59,23 @@ def hold(
     return len(rows)
 
 
-def with_messages(conn: Connection, keys: Sequence[Key], *states: State) -> list[Row[Any]]:
+def set_aside(conn: Connection, message_id: str, domain: str, reason: str, now: float, append: Append) -> int:
+    """Hold the queued recipients of the message in that domain without reading their rows; how many."""
+    changed = conn.execute(
+        update(recipient)
+        .where(
+            recipient.c.message_id == message_id,
+            recipient.c.domain == domain,
+            recipient.c.state == State.QUEUED.value,
+        )
+        .values(state=State.HELD.value, held_reason=reason[:MAX_REASON], held_until=None, freeze_id=None)
+    ).rowcount
+    fields = {"event_data": reason[:MAX_REASON], "message_id": message_id, "recipients_count": changed}
+    append(conn, message_id, [Event("msg:hold", now, fields)])
+    return changed
+
+
+def with_messages(conn: Connection, keys: Sequence[Key], *states: State, wait: bool = True) -> list[Row[Any]]:
     """Those of the recipients that are in one of the states, with their message's sender, size and times."""
     if not keys:
         return []
@@ -78,12 +92,12 @@ def with_messages(conn: Connection, keys: Sequence[Key], *states: State) -> list
         .where(is_one_of(keys), recipient.c.state.in_([state.value for state in states]))
         .order_by(recipient.c.message_id, recipient.c.ordinal)
     )
-    return list(conn.execute(locked(query)))
+    return list(conn.execute(locked(query, wait=wait)))
 
 
-def locked(query: Select[Any]) -> Select[Any]:
+def locked(query: Select[Any], *, wait: bool = True) -> Select[Any]:
     """The query of recipients with their messages, both locked: see `deliver.queue.locking`."""
-    return query.with_for_update(of=[message, recipient], key_share=True)
+    return query.with_for_update(of=[message, recipient], key_share=True, skip_locked=not wait)
 
 
 def tell(

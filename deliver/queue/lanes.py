@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
@@ -145,7 +145,7 @@ class Lanes:
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
-        self.share = WHOLE  # our part of the limits
+        self.share: Share = WHOLE  # what we may have of the limits
         self._site_of: dict[str, str] = {}
         self._places: OrderedDict[str, _Place] = OrderedDict()
         self._running: Counter[str] = Counter()
@@ -170,23 +170,30 @@ class Lanes:
 
     def opens_at(self, domain: str, taken: int = 0, taken_site: int = 0) -> float:
         """From when on the domain may have one more attempt; `taken`: not begun yet, but claimed."""
-        if self._running[domain] + taken >= self.share.places(self.terms.per_domain, _domain_key(domain)):
+        whole, most = self.share.parts == 1, self.terms.per_domain
+        if self._running[domain] + taken >= (most if whole else self.share.places(most, _domain_key(domain))):
             return math.inf
-        site = self.site(domain)
+        return self.site_opens_at(self.site(domain), taken_site)
+
+    def site_opens_at(self, site: str, taken: int = 0) -> float:
+        """From when on one of the site's domains may have one more attempt."""
+        whole, most = self.share.parts == 1, self.terms.widest
         place = self._places.get(site)
-        running = taken_site if place is None else place.running + taken_site
-        if running >= self.share.places(self.terms.widest, _site_key(site)):
+        running = taken if place is None else place.running + taken
+        if running >= (most if whole else self.share.places(most, _site_key(site))):
             return math.inf
         return (self._new() if place is None else place.lane).opens_at(running)
 
-    def beyond(self, share: Share) -> Iterator[str]:
-        """The keys of what runs in more places than we would have with that share."""
-        for domain, running in self._running.items():
-            if running > share.places(self.terms.per_domain, _domain_key(domain)):
-                yield _domain_key(domain)
-        for site, place in self._places.items():
-            if place.running > share.places(self.terms.widest, _site_key(site)):
-                yield _site_key(site)
+    def reserve(self, domain: str, taken: int = 0, taken_site: int = 0) -> bool:
+        """Whether we have places for one more attempt of the domain, where others have a share too."""
+        if self.share.parts == 1:
+            return True
+        site = self.site(domain)
+        place = self._places.get(site)
+        running = 0 if place is None else place.running
+        return self.share.reserve(
+            self.terms.per_domain, _domain_key(domain), self._running[domain] + taken + 1
+        ) and self.share.reserve(self.terms.widest, _site_key(site), running + taken_site + 1)
 
     def slow(self, domain: str) -> bool:
         """Whether attempts on the domain's lane usually take long."""
@@ -201,6 +208,9 @@ class Lanes:
         self._places.move_to_end(site)
         place.running += 1
         self._running[domain] += 1
+        if self.share.parts > 1:
+            self.share.begin(_domain_key(domain))
+            self.share.begin(_site_key(site))
         return site
 
     def end(
@@ -218,11 +228,14 @@ class Lanes:
         place = self._places[site]
         place.running -= 1
         self._running[domain] -= 1
+        if self.share.parts > 1:
+            self.share.end(_domain_key(domain))
+            self.share.end(_site_key(site))
         if not self._running[domain]:
             del self._running[domain]
         if found is not None and found != site:
             place = self._move(domain, place, site, found)
-        place.lane = after(place.lane, said, self._own_terms(), started=started, now=now, again=again)
+        place.lane = after(place.lane, said, self.terms, started=started, now=now, again=again)
         self._forget()
         return place.lane
 
@@ -249,12 +262,6 @@ class Lanes:
 
     def _new(self) -> Lane:
         return Lane(float(min(self.share.portion(self.terms.start), self.terms.widest)))
-
-    def _own_terms(self) -> Terms:
-        """A lane grows to our part of what the site may have."""
-        if self.share.parts == 1:
-            return self.terms
-        return replace(self.terms, widest=self.share.portion(self.terms.widest + self.share.parts - 1))
 
     def _forget(self) -> None:
         for name in tuple(self._places)[: max(0, len(self._places) - MAX_SITES)]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-VERSION: Final = 7  # of the tables: one more than there are migrations
+VERSION: Final = 8  # of the tables: one more than there are migrations
 
 
 class State(StrEnum):
@@ -19,3 +20,11 @@ class State(StrEnum):
 
 
 OPEN_STATES: Final = (State.QUEUED, State.LEASED, State.HELD)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """One recipient of one message."""
+
+    message_id: str
+    ordinal: int

@@ -10,6 +10,7 @@ from pathlib import Path
 from deliver.errors import StorageError
 
 _NAME = re.compile(r"shard-(\d{1,6})\.db\Z")
+_JOURNAL = re.compile(r"cluster-(\d{1,6})\.journal\Z")
 
 _WORK = (
     "SELECT 1 FROM message WHERE completed_at IS NULL LIMIT 1",
@@ -22,15 +23,32 @@ def orphans(directory: Path, workers: int) -> tuple[int, ...]:
 
     Raises StorageError.
     """
-    try:
-        found = [_NAME.match(path.name) for path in directory.glob("shard-*.db")]
-    except OSError as error:
-        remedy = "make the directory readable for this user"
-        raise StorageError(f"looking at {directory}", error.strerror or str(error), remedy) from error
-    numbers = sorted(int(match[1]) for match in found if match is not None)
+    numbers = _numbers(directory, "shard-*.db", _NAME)
     return tuple(
         number for number in numbers if number >= workers and _has_work(directory / f"shard-{number}.db")
     )
+
+
+def orphaned_journals(directory: Path, workers: int) -> tuple[int, ...]:
+    """The numbers from `workers` on of a node's processes whose journal still has deliveries to prove.
+
+    Raises StorageError.
+    """
+    numbers = _numbers(directory, "cluster-*.journal", _JOURNAL)
+    return tuple(number for number in numbers if number >= workers and _has_text(directory, number))
+
+
+def _numbers(directory: Path, names: str, pattern: re.Pattern[str]) -> list[int]:
+    try:
+        found = [pattern.match(path.name) for path in directory.glob(names)]
+    except OSError as error:
+        remedy = "make the directory readable for this user"
+        raise StorageError(f"looking at {directory}", error.strerror or str(error), remedy) from error
+    return sorted(int(match[1]) for match in found if match is not None)
+
+
+def _has_text(directory: Path, number: int) -> bool:
+    return (directory / f"cluster-{number}.journal").stat().st_size > 0
 
 
 def _has_work(path: Path) -> bool:

@@ -49,7 +49,7 @@ class FileReader:
     def rows(self, sql: str, values: Mapping[str, object] | None = None) -> Iterator[Any]:
         """As `Reader.rows`. Raises sqlite3.Error."""
         with closing(self._driver.execute(sql, values or {})) as cursor:
-            row: Any = namedtuple("Row", [each[0] for each in cursor.description], rename=True)  # type: ignore[misc]
+            row: Any = namedtuple("Row", [each[0] for each in cursor.description], rename=True)  # type: ignore[misc]  # known at run time only
             yield from map(row._make, cursor)
 
 

@@ -34,7 +34,7 @@ from deliver.outcome import Deferred
 from deliver.queue import codec
 from deliver.queue.due import note_due_again
 from deliver.queue.journal import Proof
-from deliver.queue.locking import lock_messages
+from deliver.queue.locking import CHUNK, lock_messages
 from deliver.queue.owed import owed
 from deliver.queue.schema import OPEN_STATES, State, attempt, destination, message, recipient
 from deliver.queue.store import Append, complete
@@ -142,6 +142,16 @@ def referred_spool_files(conn: Connection) -> frozenset[str]:
     return frozenset(names.scalars())
 
 
+def known_messages(conn: Connection, spool_names: Collection[str]) -> frozenset[str]:
+    """Of the messages whose content had these names: the ids that are on record."""
+    ids = sorted({name.rpartition(".")[0] for name in spool_names})
+    found: set[str] = set()
+    for start in range(0, len(ids), CHUNK):
+        some = message.c.id.in_(ids[start : start + CHUNK])
+        found.update(conn.execute(select(message.c.id).where(some)).scalars())
+    return frozenset(found)
+
+
 def _end(conn: Connection, now: float, proofs: tuple[Proof, ...], query: Any, append: Append) -> Recovered:
     if conn.dialect.name != "sqlite":
         messages = conn.execute(query.with_only_columns(attempt.c.message_id)).scalars().all()
@@ -180,7 +190,7 @@ def _record_proof(
     sender = _sender(conn, proof.message_id) if rows and proof.dsn_passed is not None else None
     for row in rows:
         domains[row.domain] = None
-        tell = owed(proof.outcome, codec.recipient_of(row), sender)
+        tell = owed(proof.outcome, codec.known_of(row), sender)
         conn.execute(
             update(recipient)
             .where(recipient.c.message_id == proof.message_id, recipient.c.ordinal == row.ordinal)
@@ -192,7 +202,7 @@ def _record_proof(
                 owed=tell,
             )
         )
-    append(conn, proof.message_id, [_delivery(proof, codec.recipient_of(row), now) for row in rows])
+    append(conn, proof.message_id, [_delivery(proof, codec.known_of(row), now) for row in rows])
     return len(rows)
 
 

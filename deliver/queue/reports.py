@@ -185,7 +185,7 @@ def _entry(row: Row[Any], tried: float, retry_until: float) -> Entry:
     outcome = codec.outcome_of(_loaded(row.last_outcome))
     unknown = Deferred("the reason is not on record", Blame.LOCAL)
     return Entry(
-        codec.recipient_of(row),
+        codec.known_of(row),
         row.owed,
         outcome or unknown,
         last_attempt=tried,

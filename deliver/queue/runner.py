@@ -39,7 +39,7 @@ from deliver.queue.execution import (
 )
 from deliver.queue.lanes import Feedback, Lanes, Occupancy
 from deliver.queue.shard import Shard
-from deliver.queue.share import Share
+from deliver.queue.share import WHOLE, Share
 from deliver.queue.silence import Silence
 from deliver.queue.store import Append
 from deliver.queue.terms import lanes_of, limits_of, plan_of
@@ -84,7 +84,7 @@ class Runner:
     """Runs one shard. `begin` makes attempts, see `deliver.queue.execution`; so are `gather` and `settled`.
 
     `attempt_deadline`: seconds that an attempt may take (delivery.deadline); `silence`: without any progress.
-    `sources`: the source addresses that mail for a domain may leave from.
+    `sources`: the source addresses that mail for a domain may leave from. `share`: see `deliver.queue.share`.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class Runner:
         settled: Callable[[], None] = lambda: None,
         silence: float = SILENCE,
         sources: Callable[[str], tuple[str, ...]] = lambda _: (),
+        share: Share = WHOLE,
     ) -> None:
         self._shard = shard
         self._begin = begin
@@ -120,6 +121,7 @@ class Runner:
         self._left_due = -math.inf
         self.lanes = Lanes(lanes_of(settings))
         self.throttle = Throttle(limits_of(settings), lambda domain: self._sources(domain))
+        self.lanes.share = self.throttle.share = share
         self._occupancy = Occupancy(settings.workers, settings.slow_workers, settings.slow_after)
         self.turns = Turns(self.lanes, self.throttle, self._occupancy, clock, self._claiming, self.poke)
         self.reconfigure(settings, attempt_deadline=attempt_deadline, gather=gather, silence=silence)
@@ -139,13 +141,9 @@ class Runner:
         self.turns.look()
         self._wake.set()
 
-    async def give_up(self, share: Share) -> list[str]:
-        """See `Turns.give_up`."""
-        return await self.turns.give_up(share)
-
-    def share_out(self, share: Share) -> None:
-        """See `Turns.share_out`."""
-        self.turns.share_out(share)
+    def look(self) -> None:
+        """Others have given back places: what waits may begin."""
+        self.turns.look()
         self._wake.set()
 
     def stop(self) -> None:
@@ -268,6 +266,7 @@ class Runner:
             for wish in wishes:
                 wish.error = error
         finally:
+            self.turns.settle()
             for wish in wishes:
                 wish.over = True
 
@@ -296,6 +295,9 @@ class Runner:
             taken: list[tuple[Claim, ...]] = []
             left = free
             for wish in wishes:
+                if wish.domains is not None and not permits.may_have_one(wish.domains[0]):
+                    taken.append(())
+                    continue
                 limit = left if wish.most is None else min(wish.most, left)
                 taken.append(take(conn, admission=permits, limit=limit, domains=wish.domains))
                 left -= len(taken[-1])

@@ -24,14 +24,13 @@ a newer version are refused and left as they are: they hold mail.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    ColumnElement,
     Float,
     ForeignKey,
     Index,
@@ -60,7 +59,7 @@ message = Table(
     Column("id", Text, primary_key=True),
     Column("sender_local_part", Text),  # both NULL: the null reverse path
     Column("sender_domain", Text),
-    Column("size", Integer, nullable=False),
+    Column("size", LONG, nullable=False),
     Column("eight_bit", Boolean, nullable=False),
     Column("smtputf8", Boolean, nullable=False, server_default="0"),
     Column("ret", Text),
@@ -73,16 +72,6 @@ message = Table(
     Column("report_due", Float),  # NULL: the sender is owed nothing
 )
 
-
-def _index_some(name: str, column: Column[Any], where: ColumnElement[bool]) -> None:
-    """An index of those rows alone."""
-    Index(name, column, sqlite_where=where, postgresql_where=where)
-
-
-_index_some("message_report_due", message.c.report_due, message.c.report_due.is_not(None))
-_index_some("message_completed", message.c.completed_at, message.c.completed_at.is_not(None))
-_index_some("message_by_age", message.c.received_at, message.c.completed_at.is_(None))
-_index_some("message_by_size", message.c.size, message.c.completed_at.is_(None))
 
 recipient = Table(
     "recipient",
@@ -120,9 +109,22 @@ destination = Table(
     Column("due", Float),  # NULL: no recipient is queued
     Column("served_at", Float, nullable=False),
     Column("last_sender", Text, nullable=False, server_default=""),  # whose turn it was
-    Index("destination_due", "due"),
+    Index("destination_due", "due", "domain"),
     Index("destination_turn", "served_at", "due", "domain"),
 )
+
+# Indexes of some rows: table, name, column, which rows. For PostgreSQL they are made by their text: to name it
+# in an Index loads its whole dialect, also where nobody has such a database.
+_OF_SOME: Final = (
+    (message, "message_report_due", "report_due", "report_due IS NOT NULL"),
+    (message, "message_completed", "completed_at", "completed_at IS NOT NULL"),
+    (message, "message_by_age", "received_at", "completed_at IS NULL"),
+    (message, "message_by_size", "size", "completed_at IS NULL"),
+    (recipient, "recipient_held", "held_until", "held_until IS NOT NULL"),
+    (recipient, "recipient_frozen", "freeze_id", "freeze_id IS NOT NULL"),
+)
+for _table, _name, _column, _which in _OF_SOME:
+    Index(_name, _table.c[_column], sqlite_where=text(_which)).ddl_if("sqlite")
 
 attempt = Table(
     "attempt",
@@ -229,6 +231,23 @@ def _create_taken(connection: sqlalchemy.Connection) -> None:
     connection.exec_driver_sql("CREATE INDEX taken_at ON taken (at)")
 
 
+def _widen_size(connection: sqlalchemy.Connection) -> None:
+    if connection.dialect.name == "postgresql":  # the integers of SQLite are wide enough
+        connection.exec_driver_sql("ALTER TABLE message ALTER COLUMN size TYPE BIGINT")
+
+
+def _all_of(
+    *steps: Callable[[sqlalchemy.Connection], None],
+) -> Callable[[sqlalchemy.Connection], None]:
+    """One step made of several."""
+
+    def step(connection: sqlalchemy.Connection) -> None:
+        for each in steps:
+            each(connection)
+
+    return step
+
+
 # Append only: entry n brings version n + 1 to n + 2. A new file gets the tables above at once. From
 # FIRST_SHARED on each must do on PostgreSQL too.
 MIGRATIONS: Final[tuple[Callable[[sqlalchemy.Connection], None], ...]] = (
@@ -273,6 +292,15 @@ MIGRATIONS: Final[tuple[Callable[[sqlalchemy.Connection], None], ...]] = (
         "CREATE INDEX message_by_age ON message (received_at) WHERE completed_at IS NULL",
         "CREATE INDEX message_by_size ON message (size) WHERE completed_at IS NULL",
     ),
+    _all_of(
+        _widen_size,
+        _statements(
+            "DROP INDEX IF EXISTS destination_due",
+            "CREATE INDEX destination_due ON destination (due, domain)",
+            "CREATE INDEX IF NOT EXISTS recipient_held ON recipient (held_until) WHERE held_until IS NOT NULL",
+            "CREATE INDEX IF NOT EXISTS recipient_frozen ON recipient (freeze_id) WHERE freeze_id IS NOT NULL",
+        ),
+    ),
 )
 assert len(MIGRATIONS) + 1 == VERSION, "a new migration makes a new version"
 FIRST_SHARED: Final = 5  # with which PostgreSQL began
@@ -313,6 +341,8 @@ def version_of(connection: sqlalchemy.Connection) -> int:
 
 def _create_shared(connection: sqlalchemy.Connection) -> None:
     shared.create_all(connection)
+    for table, name, column, which in _OF_SOME:
+        connection.exec_driver_sql(f"CREATE INDEX {name} ON {table.name} ({column}) WHERE {which}")
     # mail is hardly compressible, and parts of what is not compressed can be read
     connection.execute(text("ALTER TABLE content_chunk ALTER COLUMN data SET STORAGE EXTERNAL"))
     connection.execute(insert(queue_version).values(version=0))

@@ -6,7 +6,7 @@
     spool-0/                  content too large for a row
 
 A fault of the storage latches, see `deliver.queue.latch`. Opening it migrates the tables, replays the
-journal, ends the attempts of the process before, and clears the spool of files that no row names. A shard
+journal, ends the attempts of the process before, and clears the spool of files that no message needs. A shard
 that another process owns is refused.
 """
 
@@ -120,7 +120,9 @@ async def _recover(shard: Shard, now: float, append: Append) -> None:
             found.delivered,
         )
     referred = await shard.sql.read(recovery.referred_spool_files)
-    missing = await trio.to_thread.run_sync(content.sweep, shard.spool, referred)
+    left = await trio.to_thread.run_sync(content.unreferred, shard.spool, referred)
+    ended = await shard.sql.read(partial(recovery.known_messages, spool_names=left))
+    missing = await trio.to_thread.run_sync(content.sweep, shard.spool, referred, ended)
     for name in missing:
         log.error("the content %s is gone; its message is held and bounces at its expiry", shard.spool / name)
 

@@ -1,53 +1,97 @@
-"""How several shards keep one limit together: each has its part, and the parts add up to the limit. Pure.
+"""What a queue may have of the limits: all of it, or what it can lease beside other workers.
 
-    limit >= shards    every shard has its part for good; the first ones have one more if it does not divide
-    limit < shards     there is a place for some only, and they take turns: `turn` says whose it is
-
-A turn changes in two steps, so that the sum is kept at every moment: all give up what is too small to divide
-(`turn` None) and tell what they still use beyond their next part; then the next turn begins, and what
-somebody still uses is for nobody until the turn after it.
+An attempt is claimed in three steps: `places` says whether it is worth looking (cheap, and at worst a moment
+old), `reserve` takes what it needs before it is claimed, `begin` and `end` enclose it. `settle` gives back
+what was reserved and not used.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from hashlib import blake2b
-from typing import Final
+import math
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from deliver.queue.throttle import Rate
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """One shard's part: number `part` of `parts`. `without`: marks (see `mark`) of what is still in use."""
+class Share(Protocol):
+    """`parts`: how many have one, 1 for nobody else. Keys are words that name what a limit counts."""
 
-    part: int = 0
-    parts: int = 1
-    turn: int | None = 0
-    without: frozenset[str] = frozenset()
+    parts: int
 
     def places(self, limit: int, key: str) -> int:
-        """How many of the limit's places this shard has for what `key` names."""
-        if limit >= self.parts:
-            return limit // self.parts + (self.part < limit % self.parts)
-        if self.turn is None or (self.without and mark(key) in self.without):
-            return 0
-        return int((self.part - self.turn) % self.parts < limit)
+        """How many of the limit's places there may be for us."""
+        ...
 
     def portion(self, amount: int) -> int:
         """An even part of something that is no promise to others, one at least."""
-        return max(1, amount // self.parts)
+        ...
 
-    def between(self) -> Share:
-        """While the turn changes."""
-        return replace(self, turn=None, without=frozenset())
+    def reserve(self, limit: int, key: str, wanted: int) -> bool:
+        """Whether we have `wanted` places now, those in use included."""
+        ...
 
-    def at(self, turn: int, without: frozenset[str] = frozenset()) -> Share:
-        """In that turn."""
-        return replace(self, turn=turn, without=without)
+    def begin(self, key: str) -> None:
+        """One of the reserved places is in use."""
+        ...
+
+    def end(self, key: str) -> None:
+        """It is not any more."""
+        ...
+
+    def token_at(self, key: str, rate: Rate) -> float:
+        """When the bucket of that name has a token: seconds since the epoch."""
+        ...
+
+    def reserve_token(self, key: str, rate: Rate, now: float) -> bool:
+        """Whether we have one now."""
+        ...
+
+    def spend_token(self, key: str) -> None:
+        """The reserved one is used."""
+        ...
+
+    def settle(self) -> None:
+        """Give back what is reserved and not in use."""
+        ...
 
 
-WHOLE: Final = Share()
+class Whole:
+    """Nobody else has a part: nothing to lease. Buckets are the throttle's own."""
+
+    parts = 1
+
+    def places(self, limit: int, key: str) -> int:
+        """All."""
+        return limit
+
+    def portion(self, amount: int) -> int:
+        """All."""
+        return amount
+
+    def reserve(self, limit: int, key: str, wanted: int) -> bool:
+        """See `places`: nobody else took any meanwhile."""
+        return True
+
+    def begin(self, key: str) -> None:
+        """Nobody needs to know."""
+
+    def end(self, key: str) -> None:
+        """Nobody needs to know."""
+
+    def token_at(self, key: str, rate: Rate) -> float:
+        """Never asked."""
+        return -math.inf
+
+    def reserve_token(self, key: str, rate: Rate, now: float) -> bool:
+        """Never asked."""
+        return True
+
+    def spend_token(self, key: str) -> None:
+        """Nobody needs to know."""
+
+    def settle(self) -> None:
+        """There is nothing."""
 
 
-def mark(key: str) -> str:
-    """A short name for a key, the same in every process."""
-    return blake2b(key.encode("utf-8", "replace"), digest_size=8).hexdigest()
+WHOLE: Final = Whole()

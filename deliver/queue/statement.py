@@ -102,7 +102,7 @@ class _Made:
         self._constants = {name: known.get(name) for name in self._names if name not in inputs}
         self.row: Callable[..., Any] = tuple
         if isinstance(clause, Select):
-            self.row = namedtuple("Row", clause.selected_columns.keys(), rename=True)  # type: ignore[misc]
+            self.row = namedtuple("Row", clause.selected_columns.keys(), rename=True)  # type: ignore[misc]  # known at run time only
 
     def run(self, driver: sqlite3.Connection, values: Mapping[str, Any]) -> sqlite3.Cursor:
         constants = self._constants

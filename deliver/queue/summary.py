@@ -34,7 +34,7 @@ def summary(reader: Reader, selection: Selection, by: By, now: float) -> tuple[R
     limits = {f"age_{place}": now - limit for place, limit in enumerate(AGES)}
     whens = " ".join(f"WHEN message.received_at > :age_{place} THEN {place}" for place in range(len(AGES)))
     rows = reader.rows(
-        f"SELECT {_GROUPS[by]} AS name, CASE {whens} ELSE {len(AGES)} END AS place, count(*) AS many "  # noqa: S608
+        f"SELECT {_GROUPS[by]} AS name, CASE {whens} ELSE {len(AGES)} END AS place, count(*) AS many "  # noqa: S608 (names of ours)
         "FROM recipient JOIN message ON message.id = recipient.message_id "
         f"WHERE {met.sql} GROUP BY 1, 2",
         {**met.values, **limits},

@@ -4,7 +4,8 @@ A limit holds for each domain, site, sender or source address by itself, or for 
 narrows it to some. A rate is a token bucket: `messages` per `per` seconds, evenly spaced, with bursts of what
 falls into a minute, or of `burst`. In any span of time `per` no more than `messages + burst` begin.
 
-Counts live in memory: they begin anew with the process, buckets full.
+Counts live in memory: they begin anew with the process, buckets full. Where several workers count together,
+they are in their leases.
 """
 
 from __future__ import annotations
@@ -38,10 +39,6 @@ class Rate:
         per_second = messages / per
         kept = float(burst) if burst else min(float(messages), max(1.0, per_second * MINUTE))
         return cls(per_second, kept)
-
-    def divided(self, parts: int) -> Rate:
-        """The rate of each of so many, which make it up together; each may have a burst of one at least."""
-        return self if parts == 1 else Rate(self.per_second / parts, max(1.0, self.burst / parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +121,12 @@ class Throttle:
         self._sources = sources
         self._buckets: dict[Key, Bucket] = {}
         self._running: Counter[Key] = Counter()
-        self._share = WHOLE
+        self.share: Share = WHOLE  # what we may have of the limits
+
+    @property
+    def limited(self) -> bool:
+        """Whether there are limits at all."""
+        return bool(self._limits)
 
     @property
     def by_sender(self) -> bool:
@@ -143,33 +145,28 @@ class Throttle:
         """
         return max((self._key_opens_at(key, taken) for key in self._keys(subject)), default=-math.inf)
 
-    @property
-    def share(self) -> Share:
-        """Our part of the limits; another one begins with full buckets."""
-        return self._share
+    def reserve(self, subject: Subject, now: float, taken: Mapping[Key, int] = NOTHING) -> bool:
+        """Whether we have what it needs, where others have a share too. `taken` as in `opens_at`."""
+        return self.share.parts == 1 or all(self._reserve(key, now, taken) for key in self._keys(subject))
 
-    @share.setter
-    def share(self, share: Share) -> None:
-        if share.parts != self._share.parts:
-            self._buckets.clear()
-        self._share = share
-
-    def beyond(self, share: Share) -> Iterator[str]:
-        """The keys of what runs in more places than we would have with that share."""
-        for key, running in self._running.items():
-            limit = key[0].at_a_time
-            if limit is not None and running > share.places(limit, _text(key)):
-                yield _text(key)
+    def _reserve(self, key: Key, now: float, taken: Mapping[Key, int]) -> bool:
+        limit, name = key[0], _text(key)
+        if limit.at_a_time is not None:
+            wanted = self._running[key] + taken.get(key, 0) + 1
+            if not self.share.reserve(limit.at_a_time, name, wanted):
+                return False
+        return limit.rate is None or self.share.reserve_token(name, limit.rate, now)
 
     def take(self, subject: Subject, now: float) -> tuple[Key, ...]:
         """It was claimed: take a token from every bucket; returns what `hold` and `release` need."""
         held: list[Key] = []
         for key in self._keys(subject):
             limit = key[0]
-            if limit.rate is not None:
-                rate = limit.rate.divided(self._share.parts)
-                before = self._buckets.get(key, Bucket(rate.burst, now))
-                self._buckets[key] = before.take(rate, now)
+            if limit.rate is not None and self.share.parts > 1:
+                self.share.spend_token(_text(key))
+            elif limit.rate is not None:
+                before = self._buckets.get(key, Bucket(limit.rate.burst, now))
+                self._buckets[key] = before.take(limit.rate, now)
             if limit.at_a_time is not None:
                 held.append(key)
         if len(self._buckets) > MAX_BUCKETS:
@@ -179,17 +176,25 @@ class Throttle:
     def hold(self, held: tuple[Key, ...]) -> None:
         """It begins: its places are taken until `release`."""
         self._running.update(held)
+        if self.share.parts > 1:
+            for key in held:
+                self.share.begin(_text(key))
 
     def release(self, held: tuple[Key, ...]) -> None:
         """It has ended."""
         for key in held:
+            if self.share.parts > 1:
+                self.share.end(_text(key))
             self._running[key] -= 1
             if self._running[key] <= 0:
                 del self._running[key]
 
-    def reconfigure(self, limits: tuple[Limit, ...]) -> None:
+    def reconfigure(
+        self, limits: tuple[Limit, ...], sources: Callable[[str], tuple[str, ...]] | None = None
+    ) -> None:
         """Other limits from now on; the counts of those that did not change stay."""
         self._limits = limits
+        self._sources = sources or self._sources
         self._buckets = {key: bucket for key, bucket in self._buckets.items() if key[0] in limits}
 
     def _keys(self, subject: Subject) -> Iterator[Key]:
@@ -202,16 +207,19 @@ class Throttle:
         limit = key[0]
         if limit.at_a_time is not None:
             running = self._running[key] + taken.get(key, 0)
-            if running >= self._share.places(limit.at_a_time, _text(key)):
+            if running >= self.share.places(limit.at_a_time, _text(key)):
                 return math.inf
-        if limit.rate is None or (bucket := self._buckets.get(key)) is None:
+        if limit.rate is None:
             return -math.inf
-        return bucket.ready_at(limit.rate.divided(self._share.parts))
+        if self.share.parts > 1:
+            return self.share.token_at(_text(key), limit.rate)
+        bucket = self._buckets.get(key)
+        return -math.inf if bucket is None else bucket.ready_at(limit.rate)
 
     def _forget_full(self, now: float) -> None:
         for key, bucket in tuple(self._buckets.items()):
             rate = key[0].rate
-            if rate is None or _is_full(bucket, rate.divided(self._share.parts), now):
+            if rate is None or _is_full(bucket, rate, now):
                 del self._buckets[key]
 
 

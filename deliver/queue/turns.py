@@ -26,9 +26,9 @@ import trio
 from deliver.net.clock import Clock
 from deliver.outcome import AttemptResult
 from deliver.queue.lanes import Feedback, Lane, Lanes, Occupancy, feedback
-from deliver.queue.share import Share, mark
-from deliver.queue.throttle import Key, Throttle
+from deliver.queue.throttle import Key, Subject, Throttle
 from deliver.report.log import say
+from deliver.report.trace import Trace
 
 PATIENCE: Final = 60.0  # seconds; callers that wait are places of theirs that are taken
 SOON: Final = 10.0  # seconds
@@ -103,6 +103,8 @@ class Turns:
         self._say_pause(turn.domain, before, lane, now)
         self.throttle.release(turn.held)
         self.occupancy.end(turn.number)
+        if not self._lock.locked():
+            self.settle()
         self._freed()
         self.look()
         return said
@@ -113,25 +115,16 @@ class Turns:
         key = (asked.domain, asked.sender)
         if key not in self._waiting and not self._lock.locked():
             self._answer(asked, self._clock.now())
+            self.settle()
         if not asked.answered.is_set():
             await self._wait(asked, self._waiting.setdefault(key, deque()))
         if asked.turn is None:
             raise Closed(asked.why)
         return asked.turn
 
-    async def give_up(self, share: Share) -> list[str]:
-        """Before the turn of `share` begins: begin nothing that is too small to divide.
-
-        Returns the marks of what still runs beyond that share, see `deliver.queue.share`.
-        """
-        async with self._lock:
-            self.lanes.share = self.throttle.share = share.between()
-            return [mark(key) for part in (self.lanes, self.throttle) for key in part.beyond(share)]
-
-    def share_out(self, share: Share) -> None:
-        """Our part of the limits from now on."""
-        self.lanes.share = self.throttle.share = share
-        self.look()
+    def settle(self) -> None:
+        """Give back to others what was reserved and not used; for whoever has the lock."""
+        self.lanes.share.settle()
 
     def look(self) -> None:
         """Something has changed: whoever waits may have a turn now."""
@@ -146,6 +139,7 @@ class Turns:
             if self._waiting:
                 async with self._lock:
                     moment = self._serve()
+                    self.settle()
             with trio.move_on_after(max(0.0, moment - self._clock.now())):
                 await self._look.wait()
 
@@ -155,6 +149,10 @@ class Turns:
         try:
             with trio.move_on_after(PATIENCE):
                 await asked.answered.wait()
+        except trio.Cancelled:
+            if asked.turn is not None:  # given in the very moment in which its taker goes
+                self.end(asked.turn, AttemptResult((), Trace()))
+            raise
         finally:
             if not asked.answered.is_set():
                 asked.why = f"as many deliveries to {asked.domain} as may be are under way"
@@ -186,11 +184,14 @@ class Turns:
         if now + SOON < moment < math.inf:
             asked.why = _why_closed(asked.domain, moment - now, paused=lane >= limit)
             asked.answered.set()
-        elif moment <= now and self.occupancy.free(now):
+        elif moment <= now and self.occupancy.free(now) and self._reserve(asked.domain, subject, now):
             held = self.throttle.take(subject, now)
             asked.turn = self.begin(next(self._numbers), asked.domain, held, now)
             asked.answered.set()
         return moment if moment > now else math.inf
+
+    def _reserve(self, domain: str, subject: Subject, now: float) -> bool:
+        return self.lanes.reserve(domain) and self.throttle.reserve(subject, now)
 
     def _say_pause(self, domain: str, before: Lane, lane: Lane, now: float) -> None:
         if lane.paused_until > now and lane.paused_until != before.paused_until:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from deliver.errors import MessageError, OutriderError
@@ -13,8 +13,9 @@ from deliver.relay.intake import Origin, Sink
 from deliver.relay.received import HopCounter, received_header
 from deliver.relay.security import Client
 from deliver.relay.submission import Completion
-from deliver.smtp.action import BeginContent, EndContent
+from deliver.smtp.action import BeginContent, EndContent, Send
 from deliver.smtp.reply import Reply
+from deliver.smtp.server import ServerMachine
 
 
 @dataclass(slots=True)
@@ -70,6 +71,24 @@ def envelope_of(incoming: Incoming, question: EndContent, without: Iterable[Mail
         envid=question.mail.envid,
         authenticated=incoming.origin.authenticated or None,
     )
+
+
+def accept(
+    machine: ServerMachine, question: EndContent, envelope: Envelope, refused: Mapping[Mailbox, Reply]
+) -> Iterator[bytes]:
+    """The replies to a message that is ours, but for the recipients that were refused."""
+    final = Reply(250, (f"2.0.0 Ok: queued as {envelope.id}",))
+    replies = 1
+    if question.individually:
+        taken = Reply(250, ("2.1.5 Recipient ok",))
+        machine.accept_some({box: refused.get(box, taken) for box in question.recipients}, final)
+        replies += 1 + len(question.rcpts)
+    else:
+        machine.accept(final)
+    for _ in range(replies):
+        action = machine.next_action()
+        assert isinstance(action, Send)
+        yield action.data
 
 
 def header_of(origin: Origin, question: BeginContent, client: Client, hostname: str) -> bytes:

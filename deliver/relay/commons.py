@@ -1,33 +1,24 @@
 """What several worker processes know of clients together: one table in memory that they share.
 
-Made before the workers are forked. A client has its place by a keyed hash, among WAYS places; when all are
-taken, the one that was used least recently gives way, unless it stands for open connections. How many
-connections a worker has is written by that worker only, so that the supervisor can strike them out when it
-dies. A lock keeps the rest in order; a process that was stopped while it had the lock holds up nobody for
-long: the others go on without, and the worst is a count that is wrong by one.
+Made before the workers are forked. How many connections a worker has is written by that worker only, so that
+the supervisor can strike them out when it dies. A lock keeps the rest in order; where it is not to be had at
+once a worker goes on without, and the worst is a count that is wrong by one.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import secrets
+import math
 import struct
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from hashlib import blake2b
-from mmap import mmap
+from collections.abc import Callable
 from typing import Final
 
 from deliver.relay.failures import Failures
 from deliver.relay.limits import MINUTE, Allowance, ClientLimits, account
+from deliver.sharedtable import SharedTable
 
 PLACES: Final = 1 << 16
-WAYS: Final = 8
-TRIES: Final = 50  # for the lock
 
-_KEY: Final = 16  # octets of a digest
 _PAIR: Final = struct.Struct("dd")  # a moment, and an amount
 
 
@@ -37,18 +28,14 @@ class Commons:
     def __init__(
         self, workers: int, *, places: int = PLACES, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self.workers = workers
         self.now = now
-        self._sets = places // WAYS
-        self._secret = secrets.token_bytes(32)  # nobody chooses with whom he shares a place
-        self._memory = mmap(-1, places * (_KEY + _PAIR.size + 4 * workers) + 4 * workers)
-        view = memoryview(self._memory)
-        keys, pairs = places * _KEY, places * _PAIR.size
-        self._keys, self._pairs = view[:keys], view[keys : keys + pairs]
-        counts = view[keys + pairs :].cast("I")
+        self._table = SharedTable(places, places * (_PAIR.size + 4 * workers) + 4 * workers)
+        self.locked = self._table.locked
+        self.find = self._table.find
+        self._pairs = self._table.rest[: places * _PAIR.size]
+        counts = self._table.rest[places * _PAIR.size :].cast("I")
         self.open = counts[:workers]  # connections of each worker
         self._counts = [counts[workers + n * places : workers + (n + 1) * places] for n in range(workers)]
-        self._lock = os.memfd_create("outrider-clients", os.MFD_CLOEXEC)
 
     def seat(self, worker: int) -> Seat:
         """That worker's."""
@@ -60,24 +47,14 @@ class Commons:
         counts = self._counts[worker]
         counts.cast("B")[:] = bytes(counts.nbytes)
 
-    def find(self, name: str) -> int | None:
-        """The place of what has this name."""
-        key = self._key(name)
-        return next((place for place in self._candidates(key) if self._at(place) == key), None)
-
     def make(self, name: str) -> int | None:
-        """The same, or a new place; None when all are taken by open connections."""
-        key = self._key(name)
-        candidates = tuple(self._candidates(key))
-        for place in candidates:
-            if self._at(place) == key:
-                return place
-        idle = [place for place in candidates if not self.connections(place)]
-        if not idle:
+        """The place of what has this name; None when all are taken by open connections."""
+        found = self._table.make(name, self._used)
+        if found is None:
             return None
-        place = min(idle, key=lambda each: self.pair(each)[0])
-        self._keys[place * _KEY : (place + 1) * _KEY] = key
-        self.put(place, 0.0, 0.0)
+        place, new = found
+        if new:
+            self.put(place, 0.0, 0.0)
         return place
 
     def connections(self, place: int) -> int:
@@ -98,29 +75,8 @@ class Commons:
         """Other ones."""
         _PAIR.pack_into(self._pairs, place * _PAIR.size, moment, amount)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Alone, as far as that is to be had at once."""
-        for _ in range(TRIES):
-            try:
-                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                os.sched_yield()
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._lock, fcntl.LOCK_UN)
-
-    def _key(self, name: str) -> bytes:
-        return blake2b(name.encode("utf-8", "replace"), digest_size=_KEY, key=self._secret).digest()
-
-    def _candidates(self, key: bytes) -> range:
-        first = int.from_bytes(key[:8], "little") % self._sets * WAYS
-        return range(first, first + WAYS)
-
-    def _at(self, place: int) -> bytes:
-        return bytes(self._keys[place * _KEY : (place + 1) * _KEY])
+    def _used(self, place: int) -> float:
+        return math.inf if self.connections(place) else self.pair(place)[0]
 
 
 class Seat:
@@ -138,7 +94,7 @@ class Seat:
         """How many we have."""
         self.commons.open[self._worker] = connections
 
-    def connect(self, name: str, limit: int) -> bool:
+    def connect(self, name: str, limit: float) -> bool:
         """Whether one more is within the limit; then it is counted. Where there is no room, it is not."""
         with self.commons.locked():
             place = self.commons.make(name)
@@ -171,7 +127,7 @@ class Seat:
             return granted
 
     def count(self, name: str, memory: float, add: int = 0) -> int:
-        """How often it has happened, `add` times more now; forgotten `memory` seconds after the first time."""
+        """How often it has happened, `add` times more now; forgotten `memory` seconds after the first."""
         now = self.commons.now()
         with self.commons.locked():
             place = self.commons.make(name) if add else self.commons.find(name)
@@ -186,16 +142,44 @@ class Seat:
 
 
 class SharedLimits(ClientLimits):
-    """The accounts of all clients of all workers."""
+    """The accounts of all clients, whichever worker they come to."""
 
-    def __init__(self, allowance: Allowance, seat: Seat) -> None:
-        super().__init__(allowance, seat.commons.now)
+    def __init__(self, seat: Seat) -> None:
+        super().__init__(Allowance(), seat.commons.now)
         self._seat = seat
+
+    def others_open(self) -> int:
+        """See ClientLimits."""
+        return self._seat.others_open()
 
     def connect(self, client: str) -> bool:
         """See ClientLimits."""
         limit = self.allowance.connections
-        if limit is not None and not self._seat.connect(f"connections {account(client)}", limit):
-            return False
-        self._counted[account(client)] = self._counted.get(account(client), 0) + (limit is not None)
-        return True
+        return self._seat.connect(f"connections {account(client)}", math.inf if limit is None else limit)
+
+    def disconnect(self, client: str) -> None:
+        """See ClientLimits."""
+        self._seat.disconnect(f"connections {account(client)}")
+
+    def note_open(self, connections: int) -> None:
+        """See ClientLimits."""
+        self._seat.note_open(connections)
+
+    def _take(self, kind: str, client: str, a_minute: int | None) -> bool:
+        return a_minute is None or self._seat.take(f"{kind} {account(client)}", a_minute)
+
+
+class SharedFailures(Failures):
+    """The failures of all clients, whichever worker they come to; by the clock of the table."""
+
+    def __init__(self, seat: Seat) -> None:
+        super().__init__()
+        self._seat = seat
+
+    def add(self, client: str, now: float) -> None:
+        """See Failures."""
+        self._seat.count(f"failures {account(client)}", self.memory, 1)
+
+    def too_many(self, client: str, now: float) -> bool:
+        """See Failures."""
+        return self._seat.count(f"failures {account(client)}", self.memory) >= self.limit

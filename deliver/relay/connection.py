@@ -9,17 +9,17 @@ cancellation: what was not foreseen is logged.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import trio
 
 from deliver.errors import OutriderError, PeerError
-from deliver.message import Envelope, Mailbox, MessageId
+from deliver.message import Envelope, MessageId
 from deliver.net.clock import Clock
 from deliver.relay.acceptance import (
     Incoming as Incoming,
+    accept,
     apology as apology,
     envelope_of as envelope_of,
     facts_of,
@@ -27,6 +27,8 @@ from deliver.relay.acceptance import (
 )
 from deliver.relay.access import denial
 from deliver.relay.admission import content_refusals, recipient_refusal
+from deliver.relay.clientlog import say_accepted, say_closed, say_detail, say_not_accepted
+from deliver.relay.clientstream import CLOSING, ClientStream, ConnectionLost
 from deliver.relay.headerfields import HeaderFields
 from deliver.relay.intake import Intake, Origin
 from deliver.relay.introduction import has_spoken
@@ -54,20 +56,14 @@ from deliver.smtp.action import (
 from deliver.smtp.reply import Reply
 from deliver.smtp.server import ServerMachine
 
-READ_SIZE = 64 * 1024  # octets
-LINGERING_READS = 64  # pieces read and thrown away before we close for good
 CONTENT_DEADLINE = 2 * 3600.0  # seconds for the content of one message, however slowly it drips
 ABANDON_DEADLINE = 10.0  # seconds to remove what was written
 COMMIT_DEADLINE = 60.0  # seconds; shorter than the 10 minutes that clients wait (RFC 5321 4.5.3.2.6)
-CLOSING = 2.0  # seconds for a last reply to be read
 
 EARLY = Reply(554, ("5.5.0 You spoke before the greeting",))
+UNREAD = "the client does not read our replies"
 
 log = logging.getLogger("outrider.relay")
-
-
-class _ConnectionLost(Exception):
-    """The stream failed, or the client does not read; the text is for the log."""
 
 
 class Connection:
@@ -86,7 +82,7 @@ class Connection:
         limits: ClientLimits | None = None,
     ) -> None:
         """`client.address` is in the form of `access.client_address`."""
-        self._stream = stream
+        self._line = ClientStream(stream, terms.idle_timeout, self._tell_detail)
         self._who = client
         self._machine = machine
         self._terms = terms
@@ -96,9 +92,8 @@ class Connection:
         self._security = security or NoSecurity()
         self._limits = limits or ClientLimits(Allowance(), trio.current_time)
         self._exchange: Exchange | None = None
-        self._unsent = bytearray()
+        self._judged: tuple[Client, Reply | None] | None = None
         self._incoming: Incoming | None = None
-        self._waiting: trio.CancelScope | None = None
         self._stopping = False
         self._progress_at = 0.0
         self._content_since = 0.0
@@ -106,26 +101,31 @@ class Connection:
 
     @property
     def _client(self) -> str:
-        """The client's address."""
         return self._who.address
 
     def stop(self) -> None:
         """Say 421 and close as soon as no content is being received (RFC 5321 3.8)."""
         self._stopping = True
-        if self._waiting is not None and not self._machine.in_content:
-            self._waiting.cancel()
+        if not self._machine.in_content:
+            self._line.interrupt()
 
     async def run(self) -> None:
         """Serve the client, close the stream, log one line."""
+        async with trio.open_nursery() as beside:
+            beside.start_soon(self._line.keep_time)
+            await self._serve()
+            beside.cancel_scope.cancel()
+
+    async def _serve(self) -> None:
         why = "the relay is stopping"
         self._progress_at = began = trio.current_time()
         try:
             if self._terms.tls_on_connect:
                 await self._secure()
-            elif not self._terms.pipeconnect and has_spoken(self._stream):
+            elif not self._terms.pipeconnect and has_spoken(self._line.stream):
                 self._machine.turn_away(EARLY, "the client spoke before the greeting")
             why = await self._converse()
-        except _ConnectionLost as error:
+        except ConnectionLost as error:
             why = str(error)
         except Exception:
             why = "an unexpected error"
@@ -141,38 +141,45 @@ class Connection:
                 await self._abandon(why)
             except Exception:
                 log.exception("abandoning a message of %s failed unexpectedly", self._client)
-            await trio.aclose_forcefully(self._stream)
-        secured = self._who.secured
-        say(
-            log, logging.INFO, "connection closed",
-            client=self._client, proxy=self._who.proxy, helo=self._machine.helo, user=self._who.authenticated,
-            tls=secured and secured.version, accepted=self._accepted, seconds=round(seconds, 3), why=why,
-        )  # fmt: skip
+            await trio.aclose_forcefully(self._line.stream)
+        say_closed(self._who, self._machine.helo, accepted=self._accepted, seconds=seconds, why=why)
 
     async def _converse(self) -> str:
         """Perform actions until Close; why the connection ended."""
         while True:
+            with self._line.clocked():
+                return await self._perform()
+            self._waited_in_vain()
+
+    def _waited_in_vain(self) -> None:
+        if not self._line.reading:
+            raise ConnectionLost(UNREAD)
+        if not self._stopping or self._machine.in_content:
+            self._machine.close(Reply(421, ("4.4.2 Timeout, closing connection",)), "the client was silent")
+
+    async def _perform(self) -> str:
+        while True:
             action = self._machine.next_action()
             if action is None:
-                await self._flush()
+                await self._line.flush()
                 await self._read()
                 continue
             self._progress_at = trio.current_time()
             match action:
                 case Send(data=data):
-                    self._unsent += data
+                    self._line.send(data)
                 case ContentChunk(data=data):
                     await self._keep(data)
                 case AbandonContent(why=why):
                     await self._abandon(why)
                 case Handshake():
-                    await self._flush()
+                    await self._line.flush()
                     await self._secure()
                 case AbandonExchange():
                     self._give_up_login()
                 case Close(why=why):
-                    await self._flush()
-                    await self._linger(why)
+                    await self._line.flush()
+                    await self._line.linger(why, secured=self._who.secured is not None)
                     return why
                 case _:
                     await self._answer(action)
@@ -182,22 +189,8 @@ class Connection:
     async def _read(self) -> None:
         if self._stopping and not self._machine.in_content:
             self._machine.close(Reply(421, ("4.3.2 The relay is stopping",)), "the relay is stopping")
-            return
-        with trio.CancelScope(deadline=self._patience()) as scope:
-            self._waiting = scope
-            try:
-                data = await self._stream.receive_some(READ_SIZE)
-            except trio.BrokenResourceError as error:
-                if not getattr(error.__cause__, "truncated", False):
-                    self._tell_detail("reset by the client")
-                    raise _ConnectionLost("the connection was lost") from None
-                self._tell_detail("closed without close_notify")
-                data = b""  # content that was cut is not complete without its end, whoever cut it
-        self._waiting = None
-        if not scope.cancelled_caught:
-            self._machine.receive(bytes(data))
-        elif not self._stopping or self._machine.in_content:
-            self._machine.close(Reply(421, ("4.4.2 Timeout, closing connection",)), "the client was silent")
+        else:
+            self._machine.receive(await self._line.read(self._patience()))
 
     def _patience(self) -> float:
         """Until when the client may keep us waiting: a command must be complete, content must flow."""
@@ -205,39 +198,13 @@ class Connection:
             return self._progress_at + self._terms.idle_timeout
         return min(trio.current_time() + self._terms.idle_timeout, self._content_since + CONTENT_DEADLINE)
 
-    async def _flush(self) -> None:
-        if self._unsent:
-            data = bytes(self._unsent)
-            self._unsent.clear()
-            with trio.move_on_after(self._terms.idle_timeout) as scope:
-                try:
-                    await self._stream.send_all(data)
-                except trio.BrokenResourceError:
-                    raise _ConnectionLost("the connection was lost") from None
-            if scope.cancelled_caught:
-                raise _ConnectionLost("the client does not read our replies")
-
-    async def _linger(self, why: str) -> None:
-        """Let the client read our last words: octets left unread would reset the connection before that."""
-        with trio.move_on_after(CLOSING):
-            if self._who.secured is not None:
-                await self._stream.aclose()
-            elif isinstance(self._stream, trio.abc.HalfCloseableStream):
-                try:
-                    await self._stream.send_eof()
-                    for _ in range(LINGERING_READS):
-                        if not await self._stream.receive_some(READ_SIZE):
-                            break
-                except trio.BrokenResourceError:
-                    self._tell_detail(f"reset after: {why}")
-
     async def _secure(self) -> None:
         """TLS from here on; what was said before counts no more."""
         try:
-            secured = await self._security.secure(self._stream, self._who)
+            secured = await self._security.secure(self._line.stream, self._who)
         except PeerError as error:
-            raise _ConnectionLost(f"TLS failed: {error.happened}") from None
-        self._stream = secured.stream
+            raise ConnectionLost(f"TLS failed: {error.happened}") from None
+        self._line.stream = secured.stream
         self._who = replace(self._who, secured=secured, authenticated=None)
         mechanisms = self._security.mechanisms(self._who)
         self._machine.tls_started(self._terms.offer(tls=True, mechanisms=mechanisms))
@@ -263,7 +230,7 @@ class Connection:
                 await self._commit(question)
 
     async def _log_in(self, question: AuthExchange) -> None:
-        await self._flush()  # what follows may take its time
+        await self._line.flush()  # what follows may take its time
         if question.first:
             self._exchange = self._security.begin(question.mechanism, self._who)
         assert self._exchange is not None, "no exchange has begun"
@@ -298,7 +265,10 @@ class Connection:
         self._machine.refuse(Reply(450, (f"4.7.0 Too many {what} from your address, try again in a minute",)))
 
     def _denied(self) -> Reply | None:
-        return denial(self._who, self._terms.networks, self._terms.certificate_names)
+        if self._judged is None or self._judged[0] is not self._who:  # the same until more is known of it
+            judged = denial(self._who, self._terms.networks, self._terms.certificate_names)
+            self._judged = (self._who, judged)
+        return self._judged[1]
 
     @property
     def _lmtp_door(self) -> bool:
@@ -372,7 +342,7 @@ class Connection:
         The shield keeps a shutdown from cutting between the commit and the 250, which would make the client
         send a second copy. After an unknown end of the commit nothing is abandoned: it may have succeeded.
         """
-        await self._flush()  # a client that is gone by now keeps its mail
+        await self._line.flush()  # a client that is gone by now keeps its mail
         incoming = self._incoming
         assert incoming is not None, "the content was abandoned"
         over = content_refusals(question.recipients, facts_of(incoming, question), self._terms)
@@ -389,41 +359,31 @@ class Connection:
             return
         self._incoming = None
         envelope = envelope_of(incoming, question, over)
-        with trio.CancelScope(shield=True) as shield:
-            shield.deadline = trio.current_time() + COMMIT_DEADLINE
+        committed = False
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + COMMIT_DEADLINE):
             try:
                 await incoming.sink.commit(envelope)
             except OutriderError as error:
                 self._refused(incoming, str(error))
                 self._machine.refuse(apology(error))
                 return
-            shield.deadline = math.inf  # from here on the client is told 250, within CLOSING seconds
-            self._accepted += 1
-            self._tell(envelope)
-            await self._send_accepted(question, envelope, over)
-        if shield.cancelled_caught:
+            committed = True
+        if committed:  # in time or not: what was begun by the deadline is not taken back
+            await self._tell_accepted(envelope, accept(self._machine, question, envelope, over))
+        else:
             self._refused(incoming, "the queue did not answer in time; the message may be in it")
             self._machine.refuse(Reply(451, ("4.3.0 The queue is too slow, try again later",)))
 
-    async def _send_accepted(
-        self, question: EndContent, envelope: Envelope, over: dict[Mailbox, Reply]
-    ) -> None:
-        final = Reply(250, (f"2.0.0 Ok: queued as {envelope.id}",))
-        replies = 1
-        if question.individually:
-            taken = Reply(250, ("2.1.5 Recipient ok",))
-            self._machine.accept_some({box: over.get(box, taken) for box in question.recipients}, final)
-            replies += 1 + len(question.rcpts)
-        else:
-            self._machine.accept(final)
-        for _ in range(replies):
-            action = self._machine.next_action()
-            assert isinstance(action, Send)
-            self._unsent += action.data
-        with trio.move_on_after(CLOSING) as scope:
-            await self._flush()
-        if scope.cancelled_caught:  # an unknown part was sent: the replies are out of step
-            raise _ConnectionLost("the client does not read our replies")
+    async def _tell_accepted(self, envelope: Envelope, replies: Iterable[bytes]) -> None:
+        """It is ours and the client is told so, whatever ends meanwhile."""
+        self._accepted += 1
+        say_accepted(self._who, self._machine.helo, envelope)
+        for reply in replies:
+            self._line.send(reply)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING) as shield:
+            await self._line.flush()
+        if shield.cancelled_caught:  # an unknown part was sent: the replies are out of step
+            raise ConnectionLost(UNREAD)
 
     async def _abandon(self, why: str) -> None:
         incoming, self._incoming = self._incoming, None
@@ -432,24 +392,9 @@ class Connection:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + COMMIT_DEADLINE):
                 await incoming.sink.abandon()
 
-    # The log
-
     def _refused(self, incoming: Incoming, why: str) -> None:
-        say(
-            log, logging.WARNING, "message not accepted",
-            id=incoming.origin.message_id, client=self._client, why=why,
-        )  # fmt: skip
-
-    def _tell(self, envelope: Envelope) -> None:
-        secured = self._who.secured
-        say(
-            log, logging.INFO, "message accepted",
-            id=envelope.id, sender=f"<{envelope.reverse_path}>", recipients=len(envelope.recipients),
-            size=envelope.size, client=self._client, proxy=self._who.proxy, helo=self._machine.helo,
-            user=self._who.authenticated, tls=secured and secured.version,
-        )  # fmt: skip
+        say_not_accepted(self._who, incoming.origin.message_id, why)
 
     def _tell_detail(self, what: str) -> None:
-        """Unusual ends of connections are no errors, and told only where somebody wants to know."""
-        if self._terms.protocol_detail:
-            say(log, logging.INFO, "protocol detail", client=self._client, helo=self._machine.helo, what=what)
+        if self._terms.protocol_detail:  # somebody wants to know of unusual ends
+            say_detail(self._who, self._machine.helo, what)

@@ -168,12 +168,15 @@ class Guard:
 class Post:
     """Where one guard after the other stands: the settings may change."""
 
-    def __init__(self, settings: Settings, clock: Clock, tell: Tell) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, tell: Tell, failures: Failures | None = None
+    ) -> None:
         """As a guard."""
         self._clock = clock
         self._tell = tell
         self._changed = trio.Event()
-        self.guard = Guard(settings, clock, tell)
+        self.guard = Guard(settings, clock, tell, failures)
+        self.relieve(self.guard)
 
     def relief(self, settings: Settings) -> Guard:
         """A guard for other settings, to take its place by `relieve`. Raises ConfigurationError."""

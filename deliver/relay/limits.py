@@ -58,6 +58,13 @@ class ClientLimits:
         else:
             del self._connections[key]
 
+    def note_open(self, connections: int) -> None:
+        """How many connections we have, of all clients."""
+
+    def others_open(self) -> int:
+        """How many other processes of this service have."""
+        return 0
+
     def message(self, client: str) -> bool:
         """Whether another message may begin now."""
         return self._take("messages", client, self.allowance.messages)

@@ -21,7 +21,8 @@ from deliver.errors import ConfigurationError
 from deliver.message import MessageId
 from deliver.net.clock import Clock
 from deliver.relay.access import client_address, may_relay
-from deliver.relay.connection import CLOSING, Connection
+from deliver.relay.clientstream import CLOSING
+from deliver.relay.connection import Connection
 from deliver.relay.intake import Intake
 from deliver.relay.introduction import introduce
 from deliver.relay.limits import Allowance, ClientLimits, connections_within
@@ -59,10 +60,12 @@ class Listener:
         *,
         security: Security | None = None,
         protocol_detail: bool = False,
+        limits: ClientLimits | None = None,
     ) -> None:
         """`hostname` is our name in the banner and in Received; `routes` that reject do so at RCPT.
 
-        `protocol_detail`: unusual ends of connections are logged. Raises ConfigurationError.
+        `protocol_detail`: unusual ends of connections are logged. `limits` are shared with other processes.
+        Raises ConfigurationError.
         """
         self._clock = clock
         self._new_id = new_id
@@ -72,7 +75,7 @@ class Listener:
         self._introducing = 0  # connections whose PROXY header is awaited
         self._stopped = trio.Event()
         self._serving = trio.CancelScope()
-        self._limits = ClientLimits(Allowance(), trio.current_time)
+        self._limits = limits or ClientLimits(Allowance(), trio.current_time)
         self.reconfigure(
             settings, hostname, intake, routes, security=security, protocol_detail=protocol_detail
         )
@@ -171,9 +174,14 @@ class Listener:
         place: str = DEFAULT,
     ) -> None:
         """Serve one client with the IP address `client`; never raises but for cancellation."""
-        terms = self._terms.get(place, self._terms[DEFAULT])
+        terms = self._terms.get(place)
+        if terms is None and place in self._settings.listen:
+            terms = self._terms[DEFAULT]
+        if terms is None:  # closed by a reload meanwhile
+            await self._turn_away(stream, client, "4.3.2 Nothing is served here any more")
+            return
         who = Client(client_address(client), port, local)
-        if len(self._connections) + self._introducing >= self._most:
+        if self._full():
             await self._turn_away(stream, client, "4.7.0 Too many connections, try again later")
             return
         if self._stopped.is_set():
@@ -181,10 +189,12 @@ class Listener:
             return
         if may_relay(who.address, terms.proxies):
             self._introducing += 1
+            self._note_open()
             try:
                 introduced = await introduce(stream, who, terms.proxy_timeout)
             finally:
                 self._introducing -= 1
+                self._note_open()
             if introduced is None:
                 return
             who = introduced
@@ -193,11 +203,20 @@ class Listener:
             return
         connection = self._connection(stream, who, terms)
         self._connections.add(connection)
+        self._note_open()
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
+            self._note_open()
             self._limits.disconnect(who.address)
+
+    def _full(self) -> bool:
+        own = len(self._connections) + self._introducing
+        return own >= self._most or own + self._limits.others_open() >= self._settings.max_connections
+
+    def _note_open(self) -> None:
+        self._limits.note_open(len(self._connections) + self._introducing)
 
     def _connection(self, stream: trio.abc.Stream, client: Client, terms: Terms) -> Connection:
         security = self._security

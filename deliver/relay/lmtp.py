@@ -185,7 +185,7 @@ class LmtpConnection(Connection):
 
     async def _commit(self, question: EndContent) -> None:
         """Deliver, then say what became of each recipient."""
-        await self._flush()  # a client that is gone by now keeps its mail
+        await self._line.flush()  # a client that is gone by now keeps its mail
         incoming, self._incoming = self._incoming, None
         assert incoming is not None, "the content was abandoned"
         assert isinstance(incoming.sink, LmtpSink)
@@ -241,7 +241,7 @@ class LmtpListener(Listener):
         """Raises ConfigurationError."""
         super().__init__(terms.relay, terms.hostname, terms.intake, clock, new_id, terms.routes)
         self._deadline = terms.deadline
-        self._places = trio.CapacityLimiter(terms.relay.max_connections)
+        self._places = trio.CapacityLimiter(self._most)
 
     def renew(self, terms: LmtpTerms) -> None:
         """Other settings for the clients that come; those that are served go on with theirs.
@@ -250,7 +250,7 @@ class LmtpListener(Listener):
         """
         self.reconfigure(terms.relay, terms.hostname, terms.intake, terms.routes)
         self._deadline = terms.deadline
-        self._places.total_tokens = terms.relay.max_connections
+        self._places.total_tokens = self._most
 
     async def handle(
         self,
@@ -263,7 +263,7 @@ class LmtpListener(Listener):
     ) -> None:
         """Serve one client when there is a place; never raises but for cancellation."""
         waiting = self._places.statistics().tasks_waiting
-        with trio.move_on_after(TURN if waiting < self._settings.max_connections else 0) as turn:
+        with trio.move_on_after(TURN if waiting < self._most else 0) as turn:
             await self._places.acquire()
         if turn.cancelled_caught:
             await self._turn_away(stream, client, BUSY)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from deliver.errors import ConfigurationError
+from deliver.filemark import Mark, mark
 
 log = logging.getLogger("outrider.relay")
 
 Value = TypeVar("Value")
-_Marks = tuple[tuple[int, ...], ...]
 
 
 class Watched(Generic[Value]):
@@ -62,13 +62,6 @@ class Watched(Generic[Value]):
         else:
             self._fault = None
 
-    def _look(self) -> _Marks:
-        return tuple(map(_mark, self._paths))
+    def _look(self) -> tuple[Mark, ...]:
+        return tuple(map(mark, self._paths))
 
-
-def _mark(path: Path) -> tuple[int, ...]:
-    try:
-        found = path.stat()
-    except OSError as error:
-        return (error.errno or 0,)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

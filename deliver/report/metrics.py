@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -197,13 +197,13 @@ class _Snapshot(Collector):
 def _family(name: str, family: Family, samples: dict[str, float]) -> Metric:
     if family.kind == "histogram":
         return _histogram(name, family, samples)
-    made: Any = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric: Metric = made(name, family.help, labels=family.labels)
+    made = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = made(name, family.help, labels=family.labels)
     known = [{family.labels[0]: word} for word in family.words] if family.labels else [{}]
     samples = {_key(labels): 0.0 for labels in known} | samples
     for key, value in sorted(samples.items()):
         labels = dict(json.loads(key))
-        metric.add_metric([labels.get(label, "") for label in family.labels], value)  # type: ignore[attr-defined]
+        metric.add_metric([labels.get(label, "") for label in family.labels], value)
     return metric
 
 

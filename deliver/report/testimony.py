@@ -13,41 +13,31 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from hashlib import sha256
 
 from deliver.message import Envelope, Recipient
 from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase, Resumption, TlsFacts
+from deliver.report.fields import (
+    TLS_FAILED,
+    certificate_fields,
+    fault_fields,
+    ocsp_number,
+    resumption_word,
+    server_fields,
+    subject_of,
+    usage_bits,
+)
 from deliver.report.log import say
 from deliver.report.result import tls_word
 from deliver.report.trace import Finding, Trace
 from deliver.resolve.mx import NoHost
 from deliver.smtp.reply import Reply
-from deliver.tls.certificate import REMEMBERED, looking, parse
 from deliver.tls.policy import Authentication, TlsPolicy
 from deliver.tls.verdict import Handshake
 from events.catalogue import Event, Scalar
 
 _deliveries = logging.getLogger("outrider.delivery")
 _connections = logging.getLogger("outrider.connection")
-
-# Exim's internal error numbers, which administrators match on (event_defer_errno).
-DNS_OR_DANE = -36
-TLS_FAILED = -37
-TLS_REQUIRED = -38
-CONNECT_TIMEOUT = -43
-AUTH_FAILED = -42
-_ERRNO_OF_PHASE = {
-    Phase.CONNECT: CONNECT_TIMEOUT,
-    Phase.STARTTLS: TLS_REQUIRED,
-    Phase.TLS: TLS_FAILED,
-    Phase.AUTH: AUTH_FAILED,
-    Phase.MAIL: -45,
-    Phase.RCPT: -44,
-    Phase.DATA: -46,
-    Phase.BODY: -46,
-}
-CONNECTION_CLOSED = -18
 
 
 @dataclass(slots=True)
@@ -90,12 +80,12 @@ class Testimony:
 
     def host_deferred(self, host: str, outcome: Deferred | Failed) -> None:
         """No recipient could be offered to this host: msg:host:defer."""
-        fields = {"host": host, "domain": self.domain, **_fault(outcome), **self._way(outcome)}
+        fields = {"host": host, "domain": self.domain, **fault_fields(outcome), **self._way(outcome)}
         self.tell("msg:host:defer", event_data=outcome.why, **fields)
 
     def fell_back(self, host: str, outcome: Deferred | Failed) -> None:
         """TLS failed where it is optional; the next contact is in clear text: tls:fallback."""
-        self.tell("tls:fallback", event_data=outcome.why, **{"host": host, **_server(outcome)})
+        self.tell("tls:fallback", event_data=outcome.why, **{"host": host, **server_fields(outcome)})
 
     def tried(self, recipient: Recipient, outcome: Outcome) -> None:
         """One host's answer for one recipient: msg:rcpt:host:defer for a 4yz to RCPT."""
@@ -120,7 +110,12 @@ class Testimony:
         deferred = [outcome for _, outcome in outcomes if isinstance(outcome, Deferred)]
         if deferred:
             why = deferred[0]
-            fields = {"domain": self.domain, "trace": self._decisions(), **_fault(why), **_server(why)}
+            fields = {
+                "domain": self.domain,
+                "trace": self._decisions(),
+                **fault_fields(why),
+                **server_fields(why),
+            }
             self.tell("msg:defer", event_data=why.why, **fields)
         say(
             _deliveries,
@@ -149,7 +144,7 @@ class Testimony:
 
     def _tell_of(self, recipient: Recipient, name: str, data: str, outcome: Outcome) -> None:
         box = recipient.mailbox
-        fault = {} if isinstance(outcome, Delivered) else _fault(outcome)
+        fault = {} if isinstance(outcome, Delivered) else fault_fields(outcome)
         way: dict[str, Scalar] = {} if name == "msg:fail:internal" else self._way(outcome)
         if name == "msg:delivery":
             fault = {"smtp_code": outcome.reply.code if outcome.reply else None}
@@ -166,7 +161,7 @@ class Testimony:
             "router": self.router,
             "transport": "smtp",
             "tls_level": self.levels.get((contact.host, contact.address)),
-            **_server(outcome),
+            **server_fields(outcome),
         }
 
     def _decisions(self) -> str:
@@ -267,14 +262,17 @@ class Connection:
             "tls_required": int(self._policy.required),
             "tls_out_sni": self._policy.sni,
             "tls_out_resumption": int(resumption),
-            "tls_resumption": _resumption_word(resumption),
-            "tls_out_tlsa_usage": _usage_bits(self._policy),
-            "tls_out_peerdn": _subject(handshake.chain[0]) if handshake.chain else None,
+            "tls_resumption": resumption_word(resumption),
+            "tls_out_tlsa_usage": usage_bits(self._policy),
+            "tls_out_peerdn": subject_of(handshake.chain[0]) if handshake.chain else None,
             "tls_out_peercert_sha256": sha256(handshake.chain[0]).hexdigest() if handshake.chain else None,
         }
         presented = tuple(
             self._tell(
-                "tls:cert", event_data=str(depth), tls_depth=depth, **_certificate(handshake.chain[depth])
+                "tls:cert",
+                event_data=str(depth),
+                tls_depth=depth,
+                **certificate_fields(handshake.chain[depth]),
             )
             for depth in reversed(range(len(handshake.chain)))
         )
@@ -283,7 +281,7 @@ class Connection:
 
     def staple(self, status: str) -> None:
         """ocsp:result, where a staple was asked for."""
-        self._fields |= {"tls_out_ocsp": _ocsp_number(status, requested=True), "tls_ocsp": status}
+        self._fields |= {"tls_out_ocsp": ocsp_number(status, requested=True), "tls_ocsp": status}
         self._tell("ocsp:result", event_data=status)
 
     def judged(self, facts: TlsFacts) -> None:
@@ -291,7 +289,7 @@ class Connection:
         self._fields |= {
             "tls_verified_by": facts.verified_by,
             "tls_out_dane": "yes" if facts.verified_by.startswith("dane") else "no",
-            "tls_out_ocsp": _ocsp_number(facts.ocsp, requested=facts.ocsp_requested),
+            "tls_out_ocsp": ocsp_number(facts.ocsp, requested=facts.ocsp_requested),
             "tls_ocsp": facts.ocsp,
         }
         self._tell("tls:level", event_data="encrypt" if facts.verified_by == "none" else facts.verified_by)
@@ -304,7 +302,7 @@ class Connection:
         """A new ticket came; later events of the connection tell it."""
         self._fields |= {
             "tls_out_resumption": int(facts.resumption),
-            "tls_resumption": _resumption_word(facts.resumption),
+            "tls_resumption": resumption_word(facts.resumption),
         }
 
     def not_verified(self, why: str) -> None:
@@ -351,89 +349,3 @@ class Connection:
 
     def _tell(self, name: str, **fields: Scalar) -> Event:
         return self._testimony.tell(name, **{**self._fields, **fields})
-
-
-def _fault(outcome: Deferred | Failed) -> dict[str, Scalar]:
-    number = _ERRNO_OF_PHASE.get(outcome.phase, CONNECTION_CLOSED) if outcome.phase else DNS_OR_DANE
-    return {
-        "event_defer_errno": number,
-        "phase": outcome.phase.name if outcome.phase else None,
-        "blame": outcome.blame,
-        "smtp_code": outcome.reply.code if outcome.reply else None,
-        "enhanced_code": str(outcome.enhanced),
-        "in_doubt": int(isinstance(outcome, Deferred) and outcome.in_doubt),
-    }
-
-
-def _server(outcome: Outcome) -> dict[str, Scalar]:
-    contact = outcome.contact
-    if contact is None:
-        return {}
-    fields: dict[str, Scalar] = {
-        "host": contact.host,
-        "host_address": contact.address,
-        "host_port": contact.port,
-        "connection_reused": int(contact.reused),
-    }
-    if contact.tls is not None:
-        fields |= {
-            "tls_version": contact.tls.version,
-            "tls_cipher": contact.tls.cipher,
-            "tls_group": contact.tls.group,
-            "tls_level": contact.tls.level,
-            "tls_verified_by": contact.tls.verified_by,
-            "tls_out_dane": "yes" if contact.tls.verified_by.startswith("dane") else "no",
-            "tls_out_ocsp": _ocsp_number(contact.tls.ocsp, requested=contact.tls.ocsp_requested),
-            "tls_ocsp": contact.tls.ocsp,
-            "tls_out_resumption": int(contact.tls.resumption),
-            "tls_resumption": _resumption_word(contact.tls.resumption),
-        }
-    return fields
-
-
-def _ocsp_number(status: str, *, requested: bool) -> int:
-    """Exim's numbers: 0 not requested, 1 no response, 3 not good, 4 good."""
-    if not requested:
-        return 0
-    return {"none": 1, "good": 4}.get(status, 3)
-
-
-def _resumption_word(known: Resumption) -> str:
-    """off, full, offered (and not taken) or resumed."""
-    if Resumption.USED in known:
-        return "resumed"
-    if Resumption.OFFERED in known:
-        return "offered"
-    return "full" if known else "off"
-
-
-def _usage_bits(policy: TlsPolicy) -> int:
-    """Exim's bit field: 4 for DANE-TA, 8 for DANE-EE."""
-    bits = 0
-    for record in policy.records:
-        bits |= 1 << record.usage
-    return bits
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _certificate(der: bytes) -> Mapping[str, Scalar]:
-    """What tls:cert says of one certificate; nothing but its digest where it cannot be read."""
-    known: dict[str, Scalar] = {
-        "tls_out_peercert_sha256": sha256(der).hexdigest(),
-        "tls_out_peerdn": None,
-        "tls_cert_issuer": None,
-        "tls_cert_expires_at": None,
-    }
-    try:
-        with looking():
-            certificate = parse(der)
-            known["tls_out_peerdn"] = certificate.subject.rfc4514_string()
-            known["tls_cert_issuer"] = certificate.issuer.rfc4514_string()
-            known["tls_cert_expires_at"] = certificate.not_valid_after_utc.timestamp()
-    except ValueError:
-        pass  # judged elsewhere; what could be read is told
-    return known
-
-
-def _subject(der: bytes) -> Scalar:
-    return _certificate(der)["tls_out_peerdn"]

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import dns.exception
+import dns.name
+
 from deliver.resolve.answer import TlsaRecord
 
 DANE_TA = 2
@@ -58,6 +61,15 @@ TlsaStatus = TlsaNotAsked | TlsaAbsent | TlsaRecords | TlsaFailed
 def owner_name(base_domain: str, port: int) -> str:
     """RFC 6698 3 with the port actually used."""
     return f"_{port}._tcp.{base_domain}"
+
+
+def fits_a_name(owner: str) -> bool:
+    """Whether there can be such a name: at most 255 octets in labels of at most 63 (RFC 1035 2.3.4)."""
+    try:
+        dns.name.from_text(f"{owner}.")
+    except dns.exception.DNSException:
+        return False
+    return True
 
 
 def unusable_because(record: TlsaRecord) -> str | None:

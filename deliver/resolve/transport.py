@@ -168,7 +168,7 @@ class Recursor:
             )
         except dns.exception.Timeout:
             return NoReply(f"{said} did not answer within {self._timeout:g} s")
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             return NoReply(f"{said} cannot be reached: {error}")
         except dns.exception.DNSException as error:
             return NoReply(f"{said} gave a malformed answer: {error}")
@@ -186,8 +186,12 @@ class AdResolver:
 
     async def lookup(self, query: Query) -> Answer:
         """Ask, and read the response."""
+        try:
+            name = dns.name.from_text(query.name + ".")
+        except dns.exception.DNSException as error:
+            return not_a_name(query, error)
         request = dns.message.make_query(
-            dns.name.from_text(query.name + "."),
+            name,
             query.type,
             want_dnssec=self._trusts_ad,
             payload=EDNS_PAYLOAD,
@@ -201,6 +205,11 @@ class AdResolver:
             return read_response(query, response, trust_ad=self._trusts_ad, said=said)
         except (dns.exception.DNSException, ValueError) as error:
             return Unreachable(f"{said} gave an unusable answer: {error}")
+
+
+def not_a_name(query: Query, error: dns.exception.DNSException) -> Unreachable:
+    """For a name that another's answer led to and that cannot be asked for."""
+    return Unreachable(f"{query.name[:MAX_WHY]} is no domain name: {error}")
 
 
 def read_response(query: Query, response: dns.message.Message, *, trust_ad: bool, said: str) -> Answer:

@@ -38,6 +38,7 @@ from deliver.resolve.transport import (
     Recursor,
     failure_in_words,
     name_of,
+    not_a_name,
     record_of,
 )
 
@@ -77,7 +78,10 @@ class ValidatingResolver:
 
     async def lookup(self, query: Query) -> Answer:
         """Ask, judge, and say it in our terms."""
-        return as_answer(await self.judge(query))
+        try:
+            return as_answer(await self.judge(query))
+        except dns.exception.DNSException as error:
+            return not_a_name(query, error)
 
     async def judge(self, query: Query) -> Judged:
         """The verdict with its whole evidence."""

@@ -39,6 +39,7 @@ from deliver.resolve.tlsa import (
     TlsaNotAsked,
     TlsaStatus,
     classify,
+    fits_a_name,
     owner_name,
 )
 
@@ -178,6 +179,10 @@ def _find_tlsa(
     every_absence_secure = True
     for base in bases:
         owner = owner_name(base, port)
+        if not fits_a_name(owner):
+            text = f"TLSA {owner} cannot exist: the name would be too long"
+            findings.append(_note("tlsa-absent", text, "RFC 1035 2.3.4"))
+            continue
         (answer,) = yield (Query(owner, RecordType.TLSA),)
         match answer:
             case Bogus(why=why) | Unreachable(why=why):

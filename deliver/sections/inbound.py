@@ -97,7 +97,7 @@ class Relay(Section, frozen=True):
     """The SMTP listener of `outrider relay`."""
 
     listen: tuple[ListenEndpoint, ...] = ("127.0.0.1:2525",)
-    workers: Annotated[int, Meta(ge=0, le=64)] = 1  # processes; 0: one for each core
+    workers: Annotated[int, Meta(ge=0, le=64)] = 0  # processes; 0: one for each core
     user: str = ""  # once the ports are bound; none: as we were started
     networks: tuple[Network, ...] = ("127.0.0.0/8", "::1/128")  # who may relay through us
     hostname: HostName = ""  # in the banner and Received; none: delivery.helo
@@ -137,6 +137,7 @@ class Send(Section, frozen=True):
     socket: FilePath = "send.sock"
     max_connections: Count = 500
     remember: Duration = Duration(7 * DAY)
+    detect_utf8: bool = True  # a header in UTF-8 needs SMTPUTF8
 
 
 class Spool(Section, frozen=True):
@@ -153,3 +154,4 @@ class Sendmail(Section, frozen=True):
     via: Literal["relay", "direct"] = "relay"
     relay: ListenEndpoint | None = None  # none: the first of relay.listen
     domain: HostName = ""  # of addresses without one; none: relay.hostname, delivery.helo
+    detect_utf8: bool = True  # a header in UTF-8 needs SMTPUTF8

@@ -1,4 +1,4 @@
-"""What a table is, and what a text in one must be: words are keys of `deliver.configuration.values.KINDS`."""
+"""What a table is, and what a text in one must be: words are keys of `deliver.configuration.texts.KINDS`."""
 
 from __future__ import annotations
 

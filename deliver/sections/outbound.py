@@ -18,10 +18,14 @@ from deliver.sections.kinds import (
     HostName,
     Ipv4Address,
     Ipv6Address,
+    Network,
     Port,
     SecretFile,
     Section,
 )
+
+# unspecified, multicast, broadcast
+NOWHERE = ("0.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::/128", "ff00::/8")
 
 
 class NegativeTrustAnchor(Section, frozen=True):
@@ -110,6 +114,7 @@ class Delivery(Section, frozen=True):
     source_ipv4: Ipv4Address | None = None
     source_ipv6: Ipv6Address | None = None
     families: tuple[Literal["ipv4", "ipv6"], ...] = ("ipv6", "ipv4")
+    ignore_addresses: tuple[Network, ...] = NOWHERE  # of mail exchangers; not of hosts in a route
     max_hosts: Count = 5  # addresses tried in one attempt
     race_delay: Duration = Duration(0.25)  # before the next address of a host is tried too (RFC 8305 5)
     deadline: Duration = Duration(30 * MINUTE)  # of one attempt, all hosts together

@@ -32,5 +32,7 @@ def encode(reply: Reply) -> bytes:
 
 
 def _printable(text: str) -> bytes:
+    if text.isascii() and text.isprintable():
+        return text[:MAX_REPLY_TEXT].encode()
     shown = "".join(char if char.isprintable() else "?" for char in text[:MAX_REPLY_TEXT])
     return shown.encode("ascii", "backslashreplace")[:MAX_REPLY_TEXT]

@@ -121,6 +121,8 @@ class Batch:
         latest = dict(self._latest)
         if self.current is not None:
             latest.update({who.ordinal: outcome for who, outcome in self.current.outcomes()})
+        if len(latest) == len(self._recipients):
+            return tuple((who, latest[who.ordinal]) for who in self._recipients)
         pending = Deferred(
             f"{self._contact.host} was not asked for this recipient any more",
             Blame.HOST,

@@ -56,11 +56,10 @@ class Command(ABC):
 
 
 @dataclass(frozen=True, slots=True)
-class Ehlo(Command):
-    """EHLO (RFC 5321 4.1.1.1); `name` is our domain or an address literal."""
-
+class _Hello(Command):
     phase = Phase.EHLO
     ends_group = True
+    verb: ClassVar[str]
     name: str
 
     def __post_init__(self) -> None:
@@ -68,23 +67,21 @@ class Ehlo(Command):
 
     @property
     def octets(self) -> bytes:
-        return _line(f"EHLO {self.name}")
+        return _line(f"{self.verb} {self.name}")
 
 
 @dataclass(frozen=True, slots=True)
-class Helo(Command):
+class Ehlo(_Hello):
+    """EHLO (RFC 5321 4.1.1.1); `name` is our domain or an address literal."""
+
+    verb = "EHLO"
+
+
+@dataclass(frozen=True, slots=True)
+class Helo(_Hello):
     """HELO, for servers that do not know EHLO."""
 
-    phase = Phase.EHLO
-    ends_group = True
-    name: str
-
-    def __post_init__(self) -> None:
-        _check_name(self.name)
-
-    @property
-    def octets(self) -> bytes:
-        return _line(f"HELO {self.name}")
+    verb = "HELO"
 
 
 @dataclass(frozen=True, slots=True)

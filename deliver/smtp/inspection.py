@@ -44,7 +44,9 @@ class Inspection:
     @property
     def defect(self) -> Defect | None:
         """The most telling defect so far."""
-        return next((defect for defect in Defect if defect in self._defects), None)
+        if not self._defects:
+            return None
+        return next(defect for defect in Defect if defect in self._defects)
 
     @property
     def endless(self) -> bool:

@@ -133,7 +133,7 @@ class ReplyParser:
         text = line[:-1].removesuffix(b"\r")
         match = _REPLY_LINE.match(text)
         if not match:
-            raise MalformedReply(f"not a reply line: {printable(text[:80])!r}")
+            raise MalformedReply(f"not a reply line: '{printable(text[:80])}'")
         code = int(match[1])
         if self._lines and code != self._code:
             raise MalformedReply(f"a reply of several lines with the codes {self._code} and {code}")

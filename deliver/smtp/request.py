@@ -41,6 +41,8 @@ class Verb(Enum):
     HELP = "HELP"
     QUIT = "QUIT"
 
+    __hash__ = object.__hash__  # members are single objects; Enum would hash their names, again and again
+
 
 _NOT_OFFERED = frozenset({"EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML"})
 _WITHOUT_ARGUMENT = frozenset({Verb.DATA, Verb.STARTTLS, Verb.RSET, Verb.QUIT})

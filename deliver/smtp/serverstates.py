@@ -39,6 +39,8 @@ class State(Enum):
     HANDSHAKE = "TLS begins"
     CLOSED = "no more commands"
 
+    __hash__ = object.__hash__  # members are single objects; Enum would hash their names, again and again
+
 
 _GREETED = frozenset({State.READY, State.SENDER, State.RECIPIENTS, State.CHUNKS})
 COMMANDED = frozenset({State.FRESH, *_GREETED})  # states in which commands are read

@@ -79,6 +79,8 @@ class State(Enum):
     CLOSING = "closing"
     BROKEN = "broken"
 
+    __hash__ = object.__hash__  # members are single objects; Enum would hash their names, again and again
+
 
 SENDING: dict[tuple[State, type[Command]], State] = {
     (State.GREETED, Ehlo): State.HELLO,

@@ -300,10 +300,11 @@ class Transaction:
 
     def outcomes(self) -> tuple[tuple[Recipient, Outcome], ...]:
         """One outcome per recipient, in order; whoever has none yet is judged by the table above."""
+        known = self._outcomes
+        if len(known) == len(self._recipients):
+            return tuple((recipient, known[recipient.ordinal]) for recipient in self._recipients)
         pending = self._interruption()
-        return tuple(
-            (recipient, self._outcomes.get(recipient.ordinal, pending)) for recipient in self._recipients
-        )
+        return tuple((recipient, known.get(recipient.ordinal, pending)) for recipient in self._recipients)
 
     def findings(self) -> tuple[Finding, ...]:
         """What the server said, for the trace: refusals one by one, acceptance of recipients as a count."""

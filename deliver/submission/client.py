@@ -28,8 +28,15 @@ class Refused(Exception):
         self.status = status
 
 
+class Unreachable(Refused):
+    """There is no relay at this moment."""
+
+
 class Message(NamedTuple):
-    """What is submitted. `content` has CRLF line ends; addresses as they go between angle brackets."""
+    """What is submitted. `content` has CRLF line ends; addresses as they go between angle brackets.
+
+    `utf8_header`: its header is in UTF-8, and only servers that know what that is may get it.
+    """
 
     sender: str
     recipients: tuple[str, ...]
@@ -37,19 +44,21 @@ class Message(NamedTuple):
     notify: str = ""
     ret: str = ""
     envid: str = ""
+    utf8_header: bool = False
 
     @property
     def internationalised(self) -> bool:
-        """Whether an address needs SMTPUTF8."""
-        return not "".join((self.sender, *self.recipients)).isascii()
+        """Whether an address or the header needs SMTPUTF8."""
+        return self.utf8_header or not "".join((self.sender, *self.recipients)).isascii()
 
 
 def connect(place: tuple[str, int]) -> socket.socket:
-    """A connection to the relay. Raises Refused."""
+    """A connection to the relay. Raises Unreachable."""
     try:
         connection = socket.create_connection(place, CONNECTING)
     except OSError as error:
-        raise Refused(f"the relay at {place[0]}:{place[1]} cannot be reached: {error}", EX_TEMPFAIL) from None
+        why = f"the relay at {place[0]}:{place[1]} cannot be reached: {error}"
+        raise Unreachable(why, EX_TEMPFAIL) from None
     connection.settimeout(WAITING)
     return connection
 
@@ -130,7 +139,7 @@ def _parameters(message: Message, keywords: dict[str, str]) -> tuple[str, str]:
         found.append("BODY=8BITMIME")
     if message.internationalised:
         if "SMTPUTF8" not in keywords:
-            raise Refused("the relay takes no addresses outside ASCII", EX_UNAVAILABLE)
+            raise Refused("the relay takes no addresses and headers outside ASCII", EX_UNAVAILABLE)
         found.append("SMTPUTF8")
     if "DSN" not in keywords:
         return "".join(f" {one}" for one in found), ""

@@ -2,7 +2,7 @@
 
 exit status   meaning
 ------------  ----------------------------------------------------------------
-0             the relay has it: all recipients, durably
+0             the relay has it, or its queue: all recipients, durably
 64            the command line, or nobody to send to
 65            the text cannot be sent
 69            the relay refuses it for good: nothing was sent
@@ -17,6 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from deliver.submission import local
@@ -25,6 +26,7 @@ from deliver.submission.options import BadOption, Options, parse
 if TYPE_CHECKING:
     from socket import socket as Socket  # noqa: N812  # loaded only for -bs
 
+    from deliver.settings import Settings
     from deliver.submission.client import Message
     from deliver.submission.local import Local
 
@@ -42,12 +44,16 @@ _ADDRESS = re.compile(
 
 
 def run(
-    words: list[str], config: str | None = None, known: Local | None = None, direct: Direct | None = None
+    words: list[str],
+    config: str | None = None,
+    known: Local | None = None,
+    direct: Direct | None = None,
+    settings: Callable[[], Settings] | None = None,
 ) -> int | None:
     """Do what the words after the program's name ask for; the exit status.
 
     None: this takes the whole program, `outrider queue list` or a delivery without the relay, and nothing was
-    read. `known`: the settings, if they were read already.
+    read. `known`: the settings, if they were read already, or the whole of them by `settings`.
     """
     from deliver.submission.client import Refused
 
@@ -62,7 +68,7 @@ def run(
             return _speak_smtp(here)
         if here.direct and direct is None:
             return None
-        return _send(options, here, direct)
+        return _send(options, here, direct, settings or partial(_settings, config))
     except BadOption as error:
         return _failed(str(error), EX_USAGE)
     except local.BadSettings as error:
@@ -71,8 +77,9 @@ def run(
         return _failed(str(error), error.status)
 
 
-def _send(options: Options, here: Local, direct: Direct | None) -> int:
-    from deliver.submission.client import Message, submit
+def _send(options: Options, here: Local, direct: Direct | None, settings: Callable[[], Settings]) -> int:
+    from deliver.smtp.utf8header import header_in_utf8
+    from deliver.submission.client import Message, Unreachable, submit
     from deliver.submission.letter import BadMessage, Maker, compose
 
     user = _user()
@@ -94,11 +101,29 @@ def _send(options: Options, here: Local, direct: Direct | None) -> int:
     recipients = tuple(dict.fromkeys(_complete(one, here.domain) for one in everybody))
     if not recipients:
         return _failed("nobody to send to: To, Cc and Bcc are empty", EX_USAGE)
-    message = Message(sender, recipients, letter.content, options.notify, options.ret, options.envid)
+    utf8 = here.detect_utf8 and header_in_utf8(letter.content)
+    message = Message(sender, recipients, letter.content, options.notify, options.ret, options.envid, utf8)
     if direct is not None and here.direct:
         return direct(message)
-    submit(here.relay, here.helo, message)
+    try:
+        submit(here.relay, here.helo, message)
+    except Unreachable as error:
+        if not (here.queue and os.access(here.queue, os.R_OK | os.W_OK)):
+            raise
+        from deliver.submission.deposit import deposit
+
+        name = deposit(settings, message)
+        sys.stderr.write(f"sendmail: {error}; the message is in its queue as {name}\n")
     return 0
+
+
+def _settings(config: str | None) -> Settings:
+    """The whole of them. Raises OutriderError."""
+    from pathlib import Path
+
+    from deliver.configuration import load
+
+    return load(Path(config) if config else None)
 
 
 def _complete(address: str, domain: str) -> str:

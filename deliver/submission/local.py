@@ -6,6 +6,7 @@ import os
 from typing import Any, NamedTuple
 
 CONFIG = "/etc/outrider/outrider.toml"
+STATE_DIR = "/var/lib/outrider"
 DEFAULT = "127.0.0.1:2525"
 MAX_SIZE = 50 * 1024 * 1024
 
@@ -15,12 +16,18 @@ class BadSettings(Exception):
 
 
 class Local(NamedTuple):
-    """`relay`: host and port; `domain` completes addresses without one; `direct`: deliver here and now."""
+    """`relay`: host and port; `domain` completes addresses without one; `direct`: deliver here and now.
+
+    `detect_utf8`: a header in UTF-8 needs SMTPUTF8. `queue`: the file that the relay queues in; "" where that
+    is not on this machine.
+    """
 
     relay: tuple[str, int]
     helo: str
     domain: str
     direct: bool
+    detect_utf8: bool = True
+    queue: str = ""
 
 
 def read(file: str | None) -> Local:
@@ -48,7 +55,19 @@ def from_mapping(settings: dict[str, Any]) -> Local:
     listen = relay.get("listen", [DEFAULT])
     place = ours.get("relay") or (listen[0] if isinstance(listen, list) and listen else DEFAULT)
     helo = str(relay.get("hostname") or delivery.get("helo") or _node())
-    return Local(endpoint(str(place)), helo, str(ours.get("domain") or helo), ours.get("via") == "direct")
+    domain, direct = str(ours.get("domain") or helo), ours.get("via") == "direct"
+    utf8 = ours.get("detect_utf8") is not False
+    return Local(
+        endpoint(str(place)), helo, domain, direct, utf8, "" if ours.get("relay") else _queue(settings)
+    )
+
+
+def _queue(settings: dict[str, Any]) -> str:
+    queue = _table(settings, "queue")
+    if queue.get("url"):
+        return ""
+    directory = os.path.join(str(settings.get("state_dir", STATE_DIR)), str(queue.get("directory", "queue")))
+    return os.path.join(directory, "shard-0.db")
 
 
 def endpoint(text: str) -> tuple[str, int]:

@@ -12,7 +12,7 @@ What concerns other programs' insides is read and has no effect: -o… -O… -e�
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 VALUED = frozenset("fFrNRVABCDhLOopXS")  # `-o` alone takes the next word; `-oi` does not
 PLAIN = frozenset("tinvmUGsx")
@@ -39,7 +39,7 @@ class Options(NamedTuple):
 
 def parse(words: list[str]) -> Options:
     """Read the words after the program's name. Raises BadOption."""
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     rest = list(words)
     recipients: list[str] = []
     while rest:
@@ -53,7 +53,7 @@ def parse(words: list[str]) -> Options:
             raise BadOption(f"unknown option {word}")
         else:
             _cluster(word[1:], rest, found)
-    return Options(**found, recipients=tuple(recipients))  # type: ignore[arg-type]
+    return Options(**found, recipients=tuple(recipients))
 
 
 def _cluster(letters: str, rest: list[str], found: dict[str, object]) -> None:

@@ -38,6 +38,7 @@ MAX_PATHS = 256  # that are remembered
 MAX_PATH = 64 * 1024  # octets of a path that is
 
 _MIN_RSA = 2048  # bits, RFC 9325 4.5
+_MAX_RSA = 8192  # a hostile certificate may name many keys, and each costs its length squared
 _MIN_EC = 224
 
 # X509_V_ERR_… numbers of OpenSSL's x509_vfy.h that mean more than "invalid".
@@ -200,9 +201,11 @@ def signed_by(certificate: bytes, public_key: bytes) -> bool:
     """Whether `certificate` carries a sound signature by `public_key` (DER of a SubjectPublicKeyInfo)."""
     try:
         with looking():
-            parsed = parse(certificate)
+            parsed, key = parse(certificate), load_der_public_key(public_key)
+            if isinstance(key, rsa.RSAPublicKey) and key.key_size > _MAX_RSA:
+                return False
             return not _weak_hash(parsed) and signature.verify(
-                load_der_public_key(public_key),
+                key,
                 parsed.signature,
                 parsed.tbs_certificate_bytes,
                 parsed.signature_algorithm_parameters,

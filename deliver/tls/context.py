@@ -17,6 +17,7 @@ from typing import Literal
 from OpenSSL import SSL
 
 from deliver.errors import ConfigurationError
+from deliver.filemark import Mark, mark
 from deliver.tls import openssl
 from deliver.tls.policy import TlsPolicy
 
@@ -55,12 +56,20 @@ def context_for(
     ConfigurationError for a list, or a client certificate, that OpenSSL does not take.
     """
     assert policy.use_tls, "clear text needs no TLS context"
-    return _client_context(min_version, ciphers, groups or ("" if large else SMALL_GROUPS), client, tickets)
+    marks = () if client is None else (mark(client.certificate), mark(client.key))
+    return _client_context(
+        min_version, ciphers, groups or ("" if large else SMALL_GROUPS), client, marks, tickets
+    )
 
 
 @lru_cache(maxsize=64)
 def _client_context(
-    min_version: MinVersion, ciphers: str, groups: str, client: ClientCertificate | None, tickets: bool
+    min_version: MinVersion,
+    ciphers: str,
+    groups: str,
+    client: ClientCertificate | None,
+    _marks: tuple[Mark, ...],
+    tickets: bool,
 ) -> SSL.Context:
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(VERSIONS[min_version])

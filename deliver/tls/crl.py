@@ -16,18 +16,17 @@ read or holds no list. Nothing raises because of a peer's certificates.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from deliver.errors import ConfigurationError
+from deliver.filemark import Mark, mark
 from deliver.tls import signature, spki
 from deliver.tls.certificate import looking, parse
 
@@ -103,17 +102,18 @@ NO_LISTS = RevocationLists((), "no file")
 def load(path: str) -> RevocationLists:
     """Read a PEM file, again only when it has changed. Raises ConfigurationError."""
     try:
-        stat = os.stat(path)
-        return _load(path, stat.st_mtime_ns, stat.st_size)
+        return _load(path, mark(path))
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from error
 
 
 @lru_cache(maxsize=16)
-def _load(path: str, _changed: int, size: int) -> RevocationLists:
-    if size > MAX_FILE:
+def _load(path: str, _mark: Mark) -> RevocationLists:
+    with open(path, "rb") as file:
+        pem = file.read(MAX_FILE + 1)
+    if len(pem) > MAX_FILE:
         raise _unusable(path, f"it is longer than {MAX_FILE} octets")
-    return RevocationLists.from_pem(Path(path).read_bytes(), path)
+    return RevocationLists.from_pem(pem, path)
 
 
 def _may_sign(issuer: bytes) -> bool:

@@ -5,12 +5,16 @@ names are the dNSName entries of subjectAltName. The common name counts only whe
 (DANE-TA, RFC 7672 3.2.2; never PKIX, RFC 9525 2) and the certificate has no dNSName at all. A wildcard is the
 whole left-most label and stands for exactly one label, in front of at least two others (RFC 9525 6.3).
 
+A reference that is an IP address is compared with the iPAddress entries alone (RFC 9525 6.2): a dNSName that
+looks like one stands for nothing.
+
 A presented name with a NUL, a non-ASCII octet, an empty label or a second `*` matches nothing. A certificate
 whose extensions cannot be read has no names. Name constraints are OpenSSL's affair (`deliver.tls.chain`).
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +22,7 @@ from functools import lru_cache
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from deliver.endpoint import is_address
 from deliver.tls.certificate import REMEMBERED, looking, parse
 
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\Z")
@@ -47,13 +52,28 @@ def check(certificate: bytes, references: tuple[str, ...], *, common_name: bool)
     """
     try:
         presented = presented_names(certificate, common_name=common_name)
+        addresses = presented_addresses(certificate) if any(map(is_address, references)) else ()
     except ValueError as error:
         return NameMismatch((), f"the certificate's names cannot be read: {error}")
     for reference in references:
+        if is_address(reference):
+            if str(ipaddress.ip_address(reference)) in addresses:
+                return NameMatch(reference, reference)
+            continue
         for name in presented:
             if matches(name, reference):
                 return NameMatch(reference, name)
-    return NameMismatch(presented)
+    return NameMismatch((*presented, *addresses))
+
+
+def presented_addresses(certificate: bytes) -> tuple[str, ...]:
+    """The iPAddress entries in a DER certificate, in canonical text. Raises ValueError."""
+    with looking():
+        try:
+            found = parse(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        except x509.ExtensionNotFound:
+            return ()
+        return tuple(map(str, found.value.get_values_for_type(x509.IPAddress)))
 
 
 @lru_cache(maxsize=REMEMBERED)

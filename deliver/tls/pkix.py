@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path as FilePath
 
 from OpenSSL import crypto
 
 from deliver.errors import ConfigurationError
+from deliver.filemark import Mark, mark
 from deliver.report.trace import Finding, Stage, Verdict
 from deliver.tls import chain, names
 from deliver.tls.certificate import load
@@ -43,11 +44,12 @@ class TrustStore:
 
     @classmethod
     def load(cls, path: str | None = None) -> TrustStore:
-        """Read a PEM file, or the system's with None; read once per process and path.
+        """A PEM file, or the system's with None; read again when it has changed, or been replaced.
 
         Raises ConfigurationError when there is no file, or no certificate in it.
         """
-        return _load(path)
+        found = path if path is not None else _system_file()
+        return _load(found, mark(found))
 
     @classmethod
     def from_pem(cls, pem: bytes, source: str) -> TrustStore:
@@ -112,13 +114,15 @@ def _refuse(code: str, text: str, rfc: str, evidence: tuple[tuple[str, str], ...
     return TlsVerdict(False, VerifiedBy.NONE, (finding,))
 
 
-@cache
-def _load(path: str | None) -> TrustStore:
-    if path is not None:
-        return TrustStore.from_pem(_read(path), path)
+@lru_cache(maxsize=8)
+def _load(path: str, _mark: Mark) -> TrustStore:
+    return TrustStore.from_pem(_read(path), path)
+
+
+def _system_file() -> str:
     for candidate in SYSTEM_FILES:
         if FilePath(candidate).is_file():
-            return TrustStore.from_pem(_read(candidate), candidate)
+            return candidate
     raise _unusable("the system", f"none of {', '.join(SYSTEM_FILES)} exists")
 
 

@@ -19,12 +19,21 @@
 
 `Demands` for a good OCSP staple or for CRLs raise the levels below `verify` to it, and level `dane` where
 DANE does not authenticate the host; `dane-only` stays as it is.
+
+The names that PKIX checks are those that nobody can forge (RFC 9525 6.1):
+
+    how the host was chosen                            reference identifiers
+    -------------------------------------------------  ---------------------------------------------------
+    configured, the domain itself, or a validated MX   the host, and `verify_names`
+    an MX answer without DNSSEC, with `verify_names`   `verify_names` alone
+    an MX answer without DNSSEC, before a password     the domain whose MX it is, and `verify_names`
+    an MX answer without DNSSEC                        the host: no more than the answer is worth
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from deliver.level import Level
 from deliver.report.trace import Finding, Stage, Verdict
@@ -35,12 +44,17 @@ from deliver.resolve.tlsa import DANE_EE, DANE_TA, TlsaAbsent, TlsaFailed, TlsaN
 __all__ = [
     "Authentication",
     "Demands",
+    "Floor",
     "Level",
     "Refuse",
     "TlsPolicy",
+    "at_least",
     "clear_text_allowed",
     "decide",
+    "floor_of",
+    "floor_unknown",
     "in_clear_text",
+    "verified",
 ]
 
 
@@ -57,9 +71,9 @@ class Authentication(StrEnum):
 class Demands:
     """What the settings ask for beyond a level.
 
-    `names`: reference identifiers (A-labels) beside the host's own, where PKIX checks names. `require_ocsp`
-    and `require_crl`: TLS is required and authenticated, and refused without a good OCSP staple or without a
-    CRL of every issuer. `skew`: how wrong clocks may be about a staple, in seconds.
+    `names`: reference identifiers (A-labels) beside or in place of the host's own, where PKIX checks names.
+    `require_ocsp` and `require_crl`: TLS is required and authenticated, and refused without a good OCSP
+    staple or without a CRL of every issuer. `skew`: how wrong clocks may be about a staple, in seconds.
     """
 
     names: tuple[str, ...] = ()
@@ -103,6 +117,14 @@ class TlsPolicy:
         return self.use_tls and self.demands.request_ocsp and not only_ee
 
 
+class Floor(IntEnum):
+    """What mail was owed by hosts that did not take it, so that the hosts of last resort owe it too."""
+
+    ANY = 0
+    ENCRYPTED = 1
+    AUTHENTICATED = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Refuse:
     """This host must not be used now; next host, else defer."""
@@ -111,9 +133,41 @@ class Refuse:
 
 
 def decide(level: Level, plan: MxPlan, host: HostPlan, demands: Demands = Demands()) -> TlsPolicy | Refuse:
-    """The table above."""
+    """The tables above, for mail; see `verified` for a password."""
     policy = _by_level(level, plan, host, demands)
     return replace(policy, demands=demands) if isinstance(policy, TlsPolicy) else policy
+
+
+def verified(plan: MxPlan, host: HostPlan, demands: Demands, *, secret: bool = False) -> TlsPolicy:
+    """The policy of level `verify`; with `secret` a password is told to the host."""
+    return replace(_pkix(Level.VERIFY, plan, host, demands, secret=secret), demands=demands)
+
+
+def floor_of(policy: TlsPolicy | Refuse) -> Floor:
+    """What this host would have had to do."""
+    if isinstance(policy, Refuse):
+        return Floor.AUTHENTICATED
+    if not policy.required:
+        return Floor.ANY
+    return Floor.ENCRYPTED if policy.authentication is Authentication.NONE else Floor.AUTHENTICATED
+
+
+def floor_unknown(level: Level, *, tlsa_possible: bool) -> Floor:
+    """The most that hosts can demand about which DNS gave no answer: an attacker can keep it from us."""
+    if level in (Level.VERIFY, Level.DANE_ONLY) or (level.wants_tlsa and tlsa_possible):
+        return Floor.AUTHENTICATED
+    return Floor.ENCRYPTED if level is Level.ENCRYPT else Floor.ANY
+
+
+def at_least(floor: Floor, policy: TlsPolicy | Refuse, plan: MxPlan, host: HostPlan) -> TlsPolicy | Refuse:
+    """The policy, raised to `floor`."""
+    if isinstance(policy, Refuse) or floor_of(policy) >= floor:
+        return policy
+    text = f"What the hosts before were held to is demanded of {host.host} too"
+    if floor is Floor.AUTHENTICATED:
+        raised = verified(plan, host, policy.demands)
+        return replace(raised, findings=(_note("fallback-raised", text), *raised.findings))
+    return replace(_encrypt(Level.ENCRYPT, host, "fallback-raised", text), demands=policy.demands)
 
 
 def _by_level(level: Level, plan: MxPlan, host: HostPlan, demands: Demands) -> TlsPolicy | Refuse:
@@ -186,16 +240,32 @@ def _encrypt(level: Level, host: HostPlan, code: str, text: str, rfc: str | None
     return TlsPolicy(level, True, True, Authentication.NONE, host.host, findings=(_note(code, text, rfc),))
 
 
-def _pkix(level: Level, plan: MxPlan, host: HostPlan, demands: Demands) -> TlsPolicy:
+def _pkix(level: Level, plan: MxPlan, host: HostPlan, demands: Demands, *, secret: bool = False) -> TlsPolicy:
     why = (
         "level verify" if level is Level.VERIFY else "require_ocsp" if demands.require_ocsp else "require_crl"
     )
     text = f"The settings require a certificate for {host.host} from a trusted issuer ({why})"
-    if not plan.secure:
+    names = _certain_names(plan, host, demands, secret=secret)
+    if not _is_vouched_for(plan, host):
         text += "; the MX answer that chose this host was not validated by DNSSEC"
-    names = tuple(dict.fromkeys((host.host, *demands.names)))
+        text += "" if host.host in names else f", so that it must be for {' or '.join(names)}"
     finding = _note("level-verify", text, "RFC 9525 6", names=", ".join(names))
     return TlsPolicy(level, True, True, Authentication.PKIX, host.host, names, findings=(finding,))
+
+
+def _is_vouched_for(plan: MxPlan, host: HostPlan) -> bool:
+    return plan.secure or host.host == plan.domain
+
+
+def _certain_names(plan: MxPlan, host: HostPlan, demands: Demands, *, secret: bool) -> tuple[str, ...]:
+    """The second table above."""
+    if _is_vouched_for(plan, host):
+        first: tuple[str, ...] = (host.host,)
+    elif secret:
+        first = (plan.domain,)
+    else:
+        first = () if demands.names else (host.host,)
+    return tuple(dict.fromkeys((*first, *demands.names)))
 
 
 def _floor(level: Level, host: HostPlan, text: str, rfc: str) -> TlsPolicy | Refuse:

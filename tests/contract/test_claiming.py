@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import partial
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 
 from deliver.errors import Blame
 from deliver.message import Envelope, Mailbox, MessageId
 from deliver.outcome import Contact, Deferred, Phase, Place
-from deliver.queue import claiming, due, store
+from deliver.queue import claiming, due, freeze, store
 from deliver.queue.admission import Permits
 from deliver.queue.claiming import sender_key
 from deliver.queue.lanes import Lanes, Terms
@@ -155,6 +156,19 @@ def test_many_limited_senders_do_not_hide_one_who_may(conn):
     assert [each.envelope.id for each in found] == ["m1"]
 
 
+def test_what_others_were_quicker_to_take_is_passed_over(conn):
+    accept(conn, "m1", "x@a.example")
+    accept(conn, "m2", "x@b.example")
+
+    class Quicker(Room):
+        def reserve(self, domain):
+            return domain != "a.example"
+
+    found = claiming.claim(conn, now=NOW, limit=5, lease=10.0, retry=RETRY, admission=Quicker())
+    assert [each.envelope.id for each in found] == ["m2"]
+    assert due.next_due(conn, Room().opens_at) <= NOW, "it is still due"
+
+
 def test_a_claim_carries_the_wait_before(conn):
     accept(conn, "m1")
     settle(conn, claim(conn)[0], DEFERRED, waited=240.0)
@@ -189,3 +203,76 @@ def test_a_deferred_recipient_is_found_again_although_its_destination_was_forgot
     assert due.forget_idle(conn, NOW + 1) == 1
     settle(conn, claimed, DEFERRED)
     assert len(claim(conn, NOW + 60)) == 1
+
+
+def test_many_senders_with_a_limit_do_not_keep_another_from_its_turn(conn):
+    """They are passed over some at a time, and the next look goes on behind them."""
+    for index in range(50):
+        accept(conn, f"n{index}", sender=f"a{index:02}@news.example")
+    accept(conn, "m1", sender="zoe@b.example")
+    conn.execute(
+        update(store.recipient).where(store.recipient.c.message_id != "m1").values(next_attempt=NOW - 60)
+    )
+
+    class OnlyZoe(Room):
+        def sender_opens_at(self, domain, sender):
+            return -math.inf if sender.startswith("zoe") else NOW + 10**6
+
+    found = [
+        claiming.claim(
+            conn, now=NOW + second, limit=5, lease=10.0, retry=RETRY, admission=OnlyZoe(per_domain=5)
+        )
+        for second in range(5)
+    ]
+    assert [each.envelope.id for claims in found for each in claims] == ["m1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern"),
+    [("sender", "bad@a.example"), ("sender", "a.example"), ("sender", "<>"), ("domain", "*.example.org")],
+)
+def test_what_is_frozen_is_held_when_its_turn_comes_and_the_others_go(conn, kind, pattern):
+    rule = freeze.add(conn, freeze.Kind(kind), pattern, reason="because", until=None, now=NOW)
+    bad = None if pattern == "<>" else "bad@a.example"
+    for index in range(3):
+        accept(conn, f"f{index}", f"x@{'sub.' if kind == 'domain' else ''}example.org", sender=bad)
+    accept(conn, "m1", "x@example.org", sender="ann@b.example")
+    events = Recorder()
+    found = claiming.claim(conn, now=NOW, limit=5, lease=10.0, retry=RETRY, admission=Room(), append=events)
+    assert [each.envelope.id for each in found] == ["m1"]
+    held = [row for row in rows(conn) if row.state == "held"]
+    assert [(row.message_id, row.freeze_id) for row in held] == [(f"f{n}", rule.id) for n in range(3)]
+    assert events.names() == ["msg:hold"] * 3
+    assert claim(conn) == ()
+
+
+def test_one_claim_holds_a_bounded_part_of_what_is_frozen(conn, monkeypatch):
+    monkeypatch.setattr(claiming, "MAX_HELD", 4)
+    freeze.add(conn, freeze.Kind.SENDER, "bad@a.example", reason="because", until=None, now=NOW)
+    for index in range(10):
+        accept(conn, f"f{index}", sender="bad@a.example")
+    held = []
+    for _ in range(3):
+        assert claim(conn) == ()
+        held.append(sum(row.state == "held" for row in rows(conn)))
+    assert held == [4, 8, 10]
+    assert due.first_due(conn) == math.inf
+
+
+def test_a_claim_does_not_look_through_all_that_is_due_for_what_is_frozen(conn):
+    """Its cost does not grow with the queue: the rules are matched against what was chosen."""
+    freeze.add(conn, freeze.Kind.SENDER, "bad@a.example", reason="because", until=None, now=NOW)
+    for index in range(30):
+        accept(conn, f"m{index}", sender=f"s{index}@a.example")
+    said = []
+    listener = partial(_note_statement, said)
+    event.listen(conn.engine, "before_cursor_execute", listener)
+    try:
+        assert len(claim(conn, limit=1)) == 1
+    finally:
+        event.remove(conn.engine, "before_cursor_execute", listener)
+    assert not [each for each in said if "JOIN message" in each or "EXISTS" in each]
+
+
+def _note_statement(said, connection, cursor, statement, *rest):
+    said.append(statement)

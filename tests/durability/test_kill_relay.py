@@ -24,7 +24,8 @@ import pytest
 
 from tests.conftest import soaking
 from tests.internet import LiveInternet
-from tests.interop.test_relay import ROOT, START, Relay
+from tests.interop.relayprocess import Relay
+from tests.interop.service import ROOT, START
 
 CLIENTS = 20
 MESSAGES, KILLS, PATIENCE = (5000, 40, 1200.0) if soaking(os.environ) else (60, 3, 50.0)
@@ -88,7 +89,7 @@ class Quiet(Relay):
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         with (self.directory.parent / "relay.log").open("ab") as log:
-            self.process = subprocess.Popen(self._command("relay"), stderr=log, cwd=ROOT)
+            self.process = subprocess.Popen(self.command("relay"), stderr=log, cwd=ROOT)
         deadline = time.monotonic() + START
         while True:
             try:

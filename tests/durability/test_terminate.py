@@ -21,11 +21,12 @@ import pytest
 
 from tests.internet import Behaviour, Certificate, Exchanger, Gate, Held, LiveInternet, Point, Site
 from tests.internet.sites import DANE_EE
-from tests.interop.test_relay import START, Relay
+from tests.interop.relayprocess import Relay
+from tests.interop.service import START
 
 SHORT = 1.0  # seconds
-ENDING = 8.0  # seconds in which it ends once nothing holds it; far less than the default grace of 20
-LARGE = 12 * 1024 * 1024  # octets; more than the kernel's buffers take
+ENDING = 15.0  # seconds in which it ends once nothing holds it; less than the default grace of 20
+LARGE = 6 * 1024 * 1024  # octets; more than the kernel's buffers take of what nobody reads
 HEADER = b"Subject: keep me\r\n\r\n"
 
 PHASES = (
@@ -41,6 +42,7 @@ PHASES = (
     Point.DOT,
 )
 RESOLVING, CONNECTING, IDLE = "resolving.test", "connecting.test", "idle.test"
+pytestmark = pytest.mark.timeout(120)
 UNLIMITED = ("PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
 import trio
 
+from tests.internet.behaviour import Behaviour
 from tests.internet.sites import STANDARD, Site
 from tests.internet.world import World, open_internet
 
@@ -63,6 +65,22 @@ class LiveInternet:
     def call(self, change: Callable[[World], Result]) -> Result:
         """Run `change` in the world's thread and return what it returns."""
         return trio.from_thread.run_sync(change, self.world, trio_token=self._token)
+
+    def behave(self, host: str, behaviour: Behaviour) -> None:
+        """From now on the server of that host does so."""
+
+        def change(world: World) -> None:
+            world.server(host).behaviour = behaviour
+
+        self.call(change)
+
+    def recipients(self) -> list[str]:
+        """For whom messages have arrived, once for each copy."""
+        return [recipient for message in self.world.messages for recipient in message.recipients]
+
+    def copies(self) -> Counter[str]:
+        """How many copies have arrived for each recipient."""
+        return Counter(self.recipients())
 
     def wait_until(self, condition: Callable[[World], bool], timeout: float = 10) -> None:
         """Return when `condition` holds; looked at after every message and connection. TimeoutError after `timeout` seconds."""

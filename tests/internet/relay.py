@@ -41,6 +41,7 @@ families = ["ipv4"]
 
 [relay]
 listen = ["127.0.0.1:0"]
+workers = 1
 
 [log]
 format = "json"

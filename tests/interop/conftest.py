@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.internet import LiveInternet, MailDomain, build
 from tests.interop.peers import (
     dovecot as dovecot_server,
     exim as exim_server,
@@ -35,6 +36,7 @@ from tests.interop.peers.postfix import Postfix, PostfixConfig
 from tests.interop.peers.postgres import PostgresConfig
 from tests.interop.peers.programs import Programs, locate
 from tests.interop.peers.unbound import Unbound, UnboundConfig
+from tests.interop.sending import Send, Sent, outrider
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +101,42 @@ def mariadb(programs: Programs, scratch: Path) -> Iterator[Factory[MariadbConfig
     """`mariadb(name="...")`: a running MariaDB with an empty database, see MariadbConfig."""
     with closing(Factory(programs, scratch, MariadbConfig, mariadb_server.start)) as factory:
         yield factory
+
+
+@pytest.fixture
+def live() -> Iterator[LiveInternet]:
+    """The miniature Internet, in a thread of its own."""
+    with LiveInternet() as live:
+        yield live
+
+
+@pytest.fixture
+def send(nsd: Factory[NsdConfig, Nsd], unbound: Factory[UnboundConfig, Unbound], tmp_path: Path) -> Send:
+    """`send(domains, port, *recipients, options=())`: outrider, resolving these domains through NSD and unbound."""
+
+    def sending(
+        domains: Sequence[MailDomain], port: int, *recipients: str, options: Sequence[str] = ()
+    ) -> Sent:
+        internet = build(domains, name_server="127.0.0.1")
+        zones = {name.to_text(): zone.text for name, zone in internet.zones.items()}
+        authoritative = nsd(zones=tuple(zones.items()))
+        resolver = unbound(
+            stubs=tuple((name, authoritative.address, authoritative.port) for name in zones),
+            anchors=tuple(line for line in internet.trust_anchor_text.splitlines() if " DS " in line),
+        )
+        anchors = tmp_path / "root.key"
+        anchors.write_text(internet.trust_anchor_text)
+        settings = (
+            f"dns.trust_anchors={anchors}",
+            f'dns.resolvers=["{resolver.address}:{resolver.port}"]',
+            f"state_dir={tmp_path}/state",
+            f"delivery.port={port}",
+            "delivery.helo=relay.sender.test",
+            *options,
+        )
+        return outrider([word for setting in settings for word in ("-o", setting)], recipients)
+
+    return sending
 
 
 @pytest.hookimpl(wrapper=True)

@@ -151,7 +151,7 @@ async def check_survives(
                 await trio.to_thread.run_sync(kill)
         await trio.to_thread.run_sync(start)
         with trio.fail_after(50):
-            while await runner.read(outbox.waiting):  # noqa: ASYNC110
+            while await runner.read(outbox.waiting):  # noqa: ASYNC110 (nor has a database)
                 await trio.sleep(0.1)
         nursery.cancel_scope.cancel()
     await shipper.aclose()

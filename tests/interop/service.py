@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -48,8 +49,17 @@ def settings_for(world: World, directory: Path, more: str = "") -> Path:
         anchors=json.dumps(str(world.write_trust_anchor(directory))),
         port=world.port,
     )
-    file.write_text(f"{text}\n{more}")
+    file.write_text(f"{text}\n{_one_process(more)}")
     return file
+
+
+def _one_process(more: str) -> str:
+    """The same, whatever machine this is, unless it says how many."""
+    if "workers" in tomllib.loads(more).get("relay", {}):
+        return more
+    if "[relay]\n" not in more:
+        return f"{more}\n[relay]\nworkers = 1\n"
+    return more.replace("[relay]\n", "[relay]\nworkers = 1\n", 1)
 
 
 def environment() -> dict[str, str]:

@@ -25,7 +25,8 @@ TARGETS = ("basic", "sysinit", "multi-user", "shutdown", "umount", "final", "soc
            "local-fs", "swap", "network", "network-online", "nss-lookup", "exit")  # fmt: skip
 START = 30.0  # seconds
 
-# $1 is the directory of the test. sysctls are the machine's: systemd must not raise any.
+# $1 is the directory of the test. sysctls are the machine's: systemd must not raise any. What it mounts for a service
+# (credentials) has to reach the others here, and nobody outside.
 FIRST_STEPS = """\
 set -e
 mount --make-rprivate /
@@ -41,6 +42,7 @@ mount --bind "$1/bin" /usr/local/bin
 mount --bind "$1/units" /run/units
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t tmpfs -o mode=1777 tmpfs /var/tmp
+mount --make-rshared /
 exec env -i container=outrider-test PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH=/run/units \\
     /lib/systemd/systemd --system --unit=multi-user.target --log-target=console --show-status=no
 """

@@ -2,109 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from tests.internet import MailDomain, Security, build
-from tests.internet.pki import Certificate, Credentials, authority
+from tests.internet import Security
+from tests.internet.pki import Certificate, Credentials
 from tests.interop.peers.exim import Exim, EximConfig
 from tests.interop.peers.factory import Factory
-from tests.interop.peers.nsd import Nsd, NsdConfig
 from tests.interop.peers.postfix import Postfix, PostfixConfig
-from tests.interop.peers.unbound import Unbound, UnboundConfig
-
-ROOT = Path(__file__).parents[2]
-TEXT = b"From: a@sender.test\nSubject: to the real thing\n\n.a dot\n..two dots\nlast line\n"
-CONTENT = TEXT.replace(b"\n", b"\r\n")
-TOO_SLOW = 60  # seconds for one delivery, start of the interpreter included
-
-Send = Callable[..., "Sent"]
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What `outrider send --json` said."""
-
-    status: int
-    results: tuple[dict[str, Any], ...]
-    stderr: str
-
-    @property
-    def codes(self) -> list[str]:
-        return [reason["code"] for reason in self.results[0]["reasons"]]
-
-
-def outrider(options: Sequence[str], recipients: Sequence[str], text: bytes = TEXT) -> Sent:
-    command = [
-        sys.executable,
-        "-m",
-        "deliver",
-        *options,
-        "send",
-        "-f",
-        "a@sender.test",
-        "--json",
-        *recipients,
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run(
-        command, input=text, capture_output=True, timeout=TOO_SLOW, check=False, cwd=ROOT, env=environment
-    )
-    results = tuple(json.loads(line) for line in ran.stdout.splitlines())
-    return Sent(ran.returncode, results, ran.stderr.decode())
-
-
-@pytest.fixture
-def send(nsd: Factory[NsdConfig, Nsd], unbound: Factory[UnboundConfig, Unbound], tmp_path: Path) -> Send:
-    """`send(domains, port, *recipients, options=())`: outrider, resolving these domains through NSD and unbound."""
-
-    def sending(
-        domains: Sequence[MailDomain], port: int, *recipients: str, options: Sequence[str] = ()
-    ) -> Sent:
-        internet = build(domains, name_server="127.0.0.1")
-        zones = {name.to_text(): zone.text for name, zone in internet.zones.items()}
-        authoritative = nsd(zones=tuple(zones.items()))
-        resolver = unbound(
-            stubs=tuple((name, authoritative.address, authoritative.port) for name in zones),
-            anchors=tuple(line for line in internet.trust_anchor_text.splitlines() if " DS " in line),
-        )
-        anchors = tmp_path / "root.key"
-        anchors.write_text(internet.trust_anchor_text)
-        settings = (
-            f"dns.trust_anchors={anchors}",
-            f'dns.resolvers=["{resolver.address}:{resolver.port}"]',
-            f"state_dir={tmp_path}/state",
-            f"delivery.port={port}",
-            "delivery.helo=relay.sender.test",
-            *options,
-        )
-        return outrider([word for setting in settings for word in ("-o", setting)], recipients)
-
-    return sending
-
-
-def domain(name: str, server: Exim | Postfix, *tlsa: str, **changes: Any) -> MailDomain:
-    """A mail domain whose only exchanger, `mx.` in front of it, is that server."""
-    host = f"mx.{name}"
-    return MailDomain(
-        name,
-        mx=((10, host),),
-        hosts={host: (server.address,)},
-        tlsa=tuple((f"_{server.port}._tcp.{host}", data) for data in tlsa),
-        **changes,
-    )
-
-
-def credentials(name: str, **changes: Any) -> Credentials:
-    return authority().issue(f"mx.{name}", **changes)
+from tests.interop.sending import CONTENT, Send, credentials, domain
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import smtplib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,6 @@ listen = ["unix:door.sock"]
 TEXT = b"Subject: hi\r\n\r\nhello\r\n"
 
 
-@pytest.fixture
-def live() -> Iterator[LiveInternet]:
-    with LiveInternet() as live:
-        yield live
-
-
 def write(live: LiveInternet, directory: Path, workers: int = 1, *, relay: str = "", more: str = "") -> Path:
     return settings_for(live.world, directory, DOORS.format(workers=workers, relay=relay, more=more))
 
@@ -43,10 +36,10 @@ def hand_over(config: Path, content: bytes = TEXT, recipient: str = "a@plain.tes
         return client.data(content)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_reload_reaches_the_doors(live: LiveInternet, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("verb", "workers"), [("relay", 1), ("relay", 2), ("lmtp", 1)])
+def test_a_reload_reaches_the_doors(live: LiveInternet, tmp_path: Path, verb: str, workers: int) -> None:
     config = write(live, tmp_path, workers)
-    with Service("relay", config, "taking over from outrider send") as service:
+    with Service(verb, config, "taking over from outrider send") as service:
         assert hand_over(config)[0] == 250
         assert send(config, "a@plain.test").returncode == 0
         service.wait_for("delivered")
@@ -98,4 +91,15 @@ def test_a_site_that_the_queue_could_not_reach_is_left_alone_by_the_doors(
         code, said = hand_over(config, recipient="b@dead.test")
         assert code == 451
         assert b"left alone" in said
+        assert service.terminate() == 0
+
+
+def test_bad_settings_change_nothing_at_the_doors(live: LiveInternet, tmp_path: Path) -> None:
+    config = write(live, tmp_path)
+    with Service("lmtp", config, "listening for LMTP") as service:
+        config.write_text(config.read_text() + '\n[tls]\nlevel = "no such"\n')
+        assert service.process is not None
+        service.process.send_signal(signal.SIGHUP)
+        service.wait_for("new settings refused")
+        assert hand_over(config)[0] == 250
         assert service.terminate() == 0

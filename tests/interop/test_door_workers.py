@@ -7,26 +7,19 @@ import signal
 import smtplib
 import socket
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.internet import Behaviour, Delay, LiveInternet, World
+from tests.internet import Behaviour, Delay, LiveInternet
 from tests.interop.service import START, Service, send, settings_for
 from tests.interop.test_workers import children, standing_still
 from tests.interop.waiting import until
 
 MINE = b"Received: from x by mta.test with ESMTP id 4XyZ; today\r\nSubject: x\r\n\r\nhi\r\n"
 LMTP = '[relay]\nlisten = ["127.0.0.1:0"]\nworkers = 2\n[lmtp]\nlisten = ["unix:door.sock"]\n'
-
-
-@pytest.fixture
-def live() -> Iterator[LiveInternet]:
-    with LiveInternet() as live:
-        yield live
 
 
 @pytest.fixture
@@ -59,17 +52,6 @@ def locked(file: Path) -> bool:
         except sqlite3.OperationalError:
             return True
         return False
-
-
-def behave(live: LiveInternet, host: str, behaviour: Behaviour) -> None:
-    def change(world: World) -> None:
-        world.server(host).behaviour = behaviour
-
-    live.call(change)
-
-
-def copies(live: LiveInternet) -> Counter[str]:
-    return Counter(recipient for message in live.world.messages for recipient in message.recipients)
 
 
 def workers(service: Service) -> list[int]:
@@ -112,7 +94,7 @@ def test_every_worker_takes_messages_and_knows_what_another_has_settled(
         with standing_aside(service, other):
             assert hand_over(service, MINE, "a@plain.test")[0] == 250
             assert hand_over(service, MINE, f"b{number}@plain.test")[0] == 250
-    assert copies(live) == {"a@plain.test": 1, "b0@plain.test": 1, "b1@plain.test": 1, "b2@plain.test": 1}
+    assert live.copies() == {"a@plain.test": 1, "b0@plain.test": 1, "b1@plain.test": 1, "b2@plain.test": 1}
     place = Path(service.place.removeprefix("unix:"))
     assert service.terminate() == 0
     assert not place.exists()
@@ -121,7 +103,7 @@ def test_every_worker_takes_messages_and_knows_what_another_has_settled(
 def test_what_one_worker_delivers_another_does_not_begin(
     live: LiveInternet, config: Path, service: Service
 ) -> None:
-    behave(live, "mx.plain.test", Behaviour(replies={"DOT": Delay(3, "250 2.0.0 Finally")}))
+    live.behave("mx.plain.test", Behaviour(replies={"DOT": Delay(3, "250 2.0.0 Finally")}))
     first, second = workers(service)
     with standing_aside(service, second):
         ones = client(service)
@@ -140,11 +122,11 @@ def test_what_one_worker_delivers_another_does_not_begin(
         finish(made, MINE, "a@plain.test")
         assert made.getreply() == (250, b"2.0.0 Finally")
         made.quit()
-    assert copies(live) == {"a@plain.test": 1}
+    assert live.copies() == {"a@plain.test": 1}
 
 
 def test_a_worker_that_is_killed_takes_nobody_with_it(live: LiveInternet, service: Service) -> None:
-    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": Delay(60, "250 ok")}))
+    live.behave("mx.plain.test", Behaviour(replies={"MAIL": Delay(60, "250 ok")}))
     first, second = workers(service)
     with standing_aside(service, second):
         lost = client(service)
@@ -156,11 +138,11 @@ def test_a_worker_that_is_killed_takes_nobody_with_it(live: LiveInternet, servic
     service.wait_for("worker ended, it is started again")
     with pytest.raises((OSError, smtplib.SMTPServerDisconnected)):
         lost.getreply()
-    behave(live, "mx.plain.test", Behaviour())
+    live.behave("mx.plain.test", Behaviour())
     with kept:
         assert kept.rcpt("b@plain.test")[0] == 250
     assert hand_over(service, MINE, "a@plain.test")[0] == 250, "its owner is gone"
-    assert copies(live) == {"a@plain.test": 1}
+    assert live.copies() == {"a@plain.test": 1}
     until(lambda: len(workers(service)) == 2)
     assert service.terminate() == 0
 
@@ -184,7 +166,7 @@ def test_outrider_send_is_served_by_every_worker(live: LiveInternet, config: Pat
             assert send(config, "-f", "me@sender.test", f"b{other}@plain.test").returncode == 0
     delivered = [line for line in service.lines if line["message"] == "delivered"]
     assert len(delivered) == 3, "by the service, not by the caller"
-    assert copies(live)["a@plain.test"] == 1
+    assert live.copies()["a@plain.test"] == 1
     assert service.terminate() == 0
 
 
@@ -206,6 +188,29 @@ def test_every_event_is_told_once(live: LiveInternet, tmp_path: Path) -> None:
     with sqlite3.connect(told) as database:
         rows = database.execute("SELECT recipient FROM proof").fetchall()
     assert sorted(f"{row[0]}@plain.test" for row in rows) == sorted(names)
+
+
+def test_new_settings_reach_every_worker_or_none(live: LiveInternet, config: Path, service: Service) -> None:
+    assert service.process is not None
+    before = config.read_text()
+    config.write_text(before.replace("[delivery]", "[delivery]\nmax_hosts = 1\nfoo = 1"))
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for("new settings refused")
+    config.write_text(before + '[[route]]\ndomains = ["plain.test"]\nvia = "reject"\n')
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for("reloaded")
+    for other in workers(service):
+        with standing_aside(service, other):
+            made = client(service)
+        with made:
+            code, text = made.rcpt("a@plain.test")
+            if code == 250:  # else refused before the content
+                made.docmd("DATA")
+                made.send(MINE + b".\r\n")
+                code, text = made.getreply()
+        assert code == 550, text
+    assert live.copies() == {}
+    assert service.terminate() == 0
 
 
 def test_a_port_that_is_taken_ends_the_start(live: LiveInternet, tmp_path: Path) -> None:

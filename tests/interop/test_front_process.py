@@ -13,8 +13,8 @@ import pytest
 
 from tests.internet import LiveInternet
 from tests.interop.frontdoor import Papers
-from tests.interop.service import send, settings_for
-from tests.interop.test_relay import CONTENT, START
+from tests.interop.relayprocess import CONTENT
+from tests.interop.service import START, send, settings_for
 from tests.interop.test_reload import Configured
 from tests.interop.test_tls_server import named, trusting
 from tests.interop.waiting import until

@@ -24,7 +24,8 @@ from tests.conftest import soaking
 from tests.durability.test_kill_relay import Quiet
 from tests.internet import LiveInternet
 from tests.interop.frontdoor import Papers
-from tests.interop.test_relay import START
+from tests.interop.service import START
+from tests.interop.test_workers import children
 from tests.interop.waiting import until
 
 MB = 1024
@@ -45,23 +46,22 @@ class Sized(Quiet):
         self.options += ["relay.workers=1", "relay.max_connections=3000", "log.level=warning"]
         self.files_allowed: tuple[int, int] | None = None
 
-    def _command(self, *verb: str) -> list[str]:
-        command = super()._command(*verb)
+    def command(self, *verb: str) -> list[str]:
+        command = super().command(*verb)
         if self.files_allowed is None:
             return command
         return ["prlimit", "--nofile={}:{}".format(*self.files_allowed), *command]
 
-    def size(self, what: str = "VmRSS") -> int:
-        """In kB; VmHWM: the largest so far."""
+    def size(self) -> int:
+        """In kB."""
         assert self.process is not None
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith(f"{what}:")))
+        return size_of(self.process.pid)
 
 
-@pytest.fixture
-def live() -> Iterator[LiveInternet]:
-    with LiveInternet() as live:
-        yield live
+def size_of(pid: int, what: str = "VmRSS") -> int:
+    """Of a process, in kB; VmHWM: the largest so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith(f"{what}:")))
 
 
 @pytest.fixture
@@ -74,11 +74,12 @@ def relay(live: LiveInternet, tmp_path: Path) -> Iterator[Sized]:
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """As many as the system lets us have: each connection is one here too."""
+    """Enough for a connection each, here and in the relay, which gives half of its files to clients."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < CROWD + 100:
+    wanted = 2 * max(PLACES, LIVE)
+    if resource.RLIM_INFINITY != hard < wanted:
         pytest.skip(f"{hard} open files are too few")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -139,14 +140,21 @@ def prove_delivery(live: LiveInternet, relay: Sized, name: str) -> None:
                 assert client.say("Subject: hello\r\n\r\nhello\r\n.", "QUIT") == [250, 221]
                 break
         assert time.monotonic() < deadline, "there is no place"
-    live.wait_until(lambda _: f"{name}@plain.test" in recipients(live), START)
+    live.wait_until(lambda _: f"{name}@plain.test" in live.recipients(), START)
 
 
-def recipients(live: LiveInternet) -> list[str]:
-    return [each for message in tuple(live.world.messages) for each in message.recipients]
+def test_each_idle_worker_is_small(live: LiveInternet, relay: Sized) -> None:
+    relay.options.append("relay.workers=2")
+    relay.start()
+    prove_delivery(live, relay, "first")
+    assert relay.process is not None
+    workers = children(relay.process.pid)
+    assert len(workers) == 2
+    assert [size_of(pid) for pid in workers if size_of(pid) > 90 * MB] == []
+    assert relay.end(signal.SIGTERM) == 0
 
 
-def test_a_thousand_idle_connections_in_clear(live: LiveInternet, relay: Sized) -> None:
+def test_a_thousand_idle_connections_in_clear(live: LiveInternet, relay: Sized, many_files: None) -> None:
     relay.start()
     assert relay.size() < 90 * MB, "idle"
     with ExitStack() as stack:
@@ -158,7 +166,9 @@ def test_a_thousand_idle_connections_in_clear(live: LiveInternet, relay: Sized) 
 
 
 @pytest.mark.soak
-def test_a_thousand_idle_connections_under_tls(live: LiveInternet, relay: Sized, tmp_path: Path) -> None:
+def test_a_thousand_idle_connections_under_tls(
+    live: LiveInternet, relay: Sized, many_files: None, tmp_path: Path
+) -> None:
     papers = Papers(tmp_path)
     papers.issue("mail", "relay.test")
     relay.options.append(
@@ -187,7 +197,7 @@ def test_two_thousand_live_sessions(live: LiveInternet, relay: Sized, many_files
         assert relay.size() < 300 * MB
         prove_delivery(live, relay, "between")
     assert relay.end(signal.SIGTERM) == 0
-    assert recipients(live) == ["between@plain.test"], "what was cut off is nobody's"
+    assert live.recipients() == ["between@plain.test"], "what was cut off is nobody's"
 
 
 def test_more_clients_than_places(live: LiveInternet, relay: Sized, many_files: None) -> None:
@@ -219,7 +229,7 @@ def test_connections_leave_files_for_the_mail(live: LiveInternet, relay: Sized) 
         assert clients[0].say(*opening) == [250, 250, 354]
         clients[0].send(b"Subject: into a file\r\n\r\n" + CHUNK * 4)
         assert clients[0].say(".") == [250]
-        live.wait_until(lambda _: recipients(live) == ["a@plain.test"], START)
+        live.wait_until(lambda _: live.recipients() == ["a@plain.test"], START)
     assert relay.end(signal.SIGTERM) == 0
     assert "fewer connections than max_connections" in relay.said()
 
@@ -270,43 +280,49 @@ class SlowHops:
             listener.close()
 
 
+def exchange_large_mail(relay: Quiet, hops: SlowHops) -> None:
+    """All messages half received at the same moment, then all half delivered; the relay's size tells nothing of it."""
+    routes = [
+        f'{{domains=["d{number}.test"], via="smarthost", hosts=["{address}:{hops.port}"], level="none"}}'
+        for number, address in enumerate(hops.addresses)
+    ]
+    relay.options.append(f"route=[{', '.join(routes)}]")
+    relay.start()
+    assert relay.process is not None
+    pid = relay.process.pid
+    before = size_of(pid)
+    half = threading.Barrier(SENDERS, timeout=600 if SOAK else START)
+    codes: list[int] = []
+
+    def send(number: int) -> None:
+        with contextlib.closing(Client(relay.port)) as client:
+            assert client.reply() == 220
+            assert client.say("EHLO client.test") == [250]
+            opening = ("MAIL FROM:<me@sender.test>", f"RCPT TO:<a@d{number}.test>", "DATA")
+            assert client.say(*opening) == [250, 250, 354]
+            client.send(b"Subject: large\r\n\r\n")
+            pieces = LARGE * 1024 * 1024 // len(CHUNK)
+            for piece in range(pieces):
+                if piece == pieces // 2:
+                    half.wait()
+                client.send(CHUNK)
+            codes.extend(client.say("."))
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(SENDERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(START * 20)
+    assert codes == [250] * SENDERS
+    hops.stopped.wait()
+    assert size_of(pid, "VmHWM") < before + 60 * MB
+    hops.go_on.set()
+    until(lambda: len(hops.taken) == SENDERS, limit=600 if SOAK else START)
+    assert size_of(pid, "VmHWM") < before + 60 * MB
+    assert min(hops.taken) > (LARGE - 1) * 1024 * 1024
+    assert relay.end(signal.SIGTERM) == 0
+
+
 def test_much_mail_in_flight_is_not_as_much_memory(live: LiveInternet, relay: Sized) -> None:
-    """All messages half received at the same moment, then all half delivered."""
     with contextlib.closing(SlowHops(SENDERS)) as hops:
-        routes = [
-            f'{{domains=["d{number}.test"], via="smarthost", hosts=["{address}:{hops.port}"], level="none"}}'
-            for number, address in enumerate(hops.addresses)
-        ]
-        relay.options.append(f"route=[{', '.join(routes)}]")
-        relay.start()
-        before = relay.size()
-        half = threading.Barrier(SENDERS, timeout=600 if SOAK else START)
-        codes: list[int] = []
-
-        def send(number: int) -> None:
-            with contextlib.closing(Client(relay.port)) as client:
-                assert client.reply() == 220
-                assert client.say("EHLO client.test") == [250]
-                opening = ("MAIL FROM:<me@sender.test>", f"RCPT TO:<a@d{number}.test>", "DATA")
-                assert client.say(*opening) == [250, 250, 354]
-                client.send(b"Subject: large\r\n\r\n")
-                pieces = LARGE * 1024 * 1024 // len(CHUNK)
-                for piece in range(pieces):
-                    if piece == pieces // 2:
-                        half.wait()
-                    client.send(CHUNK)
-                codes.extend(client.say("."))
-
-        threads = [threading.Thread(target=send, args=(number,)) for number in range(SENDERS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(START * 20)
-        assert codes == [250] * SENDERS
-        hops.stopped.wait()
-        assert relay.size("VmHWM") < before + 60 * MB
-        hops.go_on.set()
-        until(lambda: len(hops.taken) == SENDERS, limit=600 if SOAK else START)
-        assert relay.size("VmHWM") < before + 60 * MB
-        assert min(hops.taken) > (LARGE - 1) * 1024 * 1024
-        assert relay.end(signal.SIGTERM) == 0
+        exchange_large_mail(relay, hops)

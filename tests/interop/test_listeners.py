@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.internet import LiveInternet
-from tests.interop.test_relay import CONTENT
+from tests.interop.relayprocess import CONTENT
 from tests.interop.test_reload import Configured, smtp
-
-
-@pytest.fixture
-def live() -> Iterator[LiveInternet]:
-    with LiveInternet() as live:
-        yield live
 
 
 @pytest.fixture

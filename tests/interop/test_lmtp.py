@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import smtplib
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.internet import Behaviour, Delay, LiveInternet, World
+from tests.internet import Behaviour, Delay, LiveInternet
 from tests.interop.callers import example, start_exim
 from tests.interop.peers.factory import Factory
 from tests.interop.peers.postfix import Postfix, PostfixConfig
@@ -29,30 +28,12 @@ TEXT = b"Subject: by another hand\r\n\r\n.a dot\r\n\xff\r\n"
 
 
 @pytest.fixture
-def live() -> Iterator[LiveInternet]:
-    with LiveInternet() as live:
-        yield live
-
-
-@pytest.fixture
 def service(live: LiveInternet, tmp_path: Path) -> Iterator[Service]:
     """The settings of the example, on a free port and for the miniature Internet."""
     shown = example("lmtp.toml", {"127.0.0.1:2424": "127.0.0.1:0", '"8m"': '"4s"'})
     config = settings_for(live.world, tmp_path, shown[shown.index("[lmtp]") :])
     with Service("lmtp", config, "listening for LMTP") as service:
         yield service
-
-
-def behave(live: LiveInternet, host: str, behaviour: Behaviour) -> None:
-    def change(world: World) -> None:
-        world.server(host).behaviour = behaviour
-
-    live.call(change)
-
-
-def copies(live: LiveInternet) -> Counter[str]:
-    """How many copies each recipient has."""
-    return Counter(recipient for message in live.world.messages for recipient in message.recipients)
 
 
 def hand_over(
@@ -77,7 +58,7 @@ def test_one_answer_per_recipient_in_their_order(live: LiveInternet, service: Se
     assert replies[1][1].startswith("5.1.10 ")
     assert replies[2][1].startswith("4.7.5 ")
     assert "TLSA" in replies[2][1]
-    assert copies(live) == {"a@dane-ee.test": 1, "d@plain.test": 1}
+    assert live.copies() == {"a@dane-ee.test": 1, "d@plain.test": 1}
     assert live.world.violations == ()
     assert service.terminate() == 0
 
@@ -91,13 +72,13 @@ def test_recipients_that_do_not_take_the_content(live: LiveInternet, tmp_path: P
         refused = (554, "5.6.1 <a@plain.test> takes no message with 8-bit content")
         assert [replies[0], replies[1][0], replies[2]] == [refused, 250, refused]
         assert hand_over(service, TEXT, "a@plain.test") == [refused]
-        assert copies(live) == {"b@dane-ee.test": 1}
+        assert live.copies() == {"b@dane-ee.test": 1}
         assert service.terminate() == 0
 
 
 def test_what_a_server_says_reaches_the_caller(live: LiveInternet, service: Service) -> None:
-    behave(live, "mx.plain.test", Behaviour(replies={"RCPT": "554 5.2.2 Mailbox full"}))
-    behave(live, "mx.dane-ee.test", Behaviour(replies={"DOT": "421 4.3.2 Not now"}))
+    live.behave("mx.plain.test", Behaviour(replies={"RCPT": "554 5.2.2 Mailbox full"}))
+    live.behave("mx.dane-ee.test", Behaviour(replies={"DOT": "421 4.3.2 Not now"}))
     full, later = hand_over(service, b"Subject: x\r\n\r\nhi\r\n", "a@plain.test", "b@dane-ee.test")
     assert full[0] == 554
     assert "Mailbox full" in full[1]
@@ -110,7 +91,7 @@ def test_the_answer_comes_in_time_and_a_late_reply_prevents_the_second_copy(
     live: LiveInternet, service: Service
 ) -> None:
     mine = b"Received: from x by mta.test with ESMTP id 4XyZ; today\r\n" + TEXT
-    behave(live, "mx.plain.test", Behaviour(replies={"DOT": Delay(6, "250 2.0.0 Finally")}))
+    live.behave("mx.plain.test", Behaviour(replies={"DOT": Delay(6, "250 2.0.0 Finally")}))
     began = time.monotonic()
     (first,) = hand_over(service, mine, "a@plain.test")
     assert first[0] == 451
@@ -122,17 +103,17 @@ def test_the_answer_comes_in_time_and_a_late_reply_prevents_the_second_copy(
     (again,) = hand_over(service, mine, "a@plain.test")
     assert again == (250, "2.0.0 Finally")
     assert time.monotonic() - began < 2
-    assert copies(live) == {"a@plain.test": 1}
+    assert live.copies() == {"a@plain.test": 1}
 
 
 def test_no_message_is_completed_that_cannot_be_answered_in_time(
     live: LiveInternet, service: Service
 ) -> None:
-    behave(live, "mx.plain.test", Behaviour(replies={"DATA": Delay(3.5, "354 go on")}))
+    live.behave("mx.plain.test", Behaviour(replies={"DATA": Delay(3.5, "354 go on")}))
     (reply,) = hand_over(service, b"Subject: x\r\n\r\nhi\r\n", "a@plain.test")
     assert reply[0] == 451
     assert "no time is left" in reply[1]
-    assert copies(live) == {}
+    assert live.copies() == {}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +131,7 @@ def test_only_the_callers_own_message_is_recognised(
 ) -> None:
     for _ in range(2):
         assert hand_over(service, received + TEXT, "a@plain.test")[0][0] == 250
-    assert copies(live) == {"a@plain.test": expected}
+    assert live.copies() == {"a@plain.test": expected}
 
 
 def test_what_is_settled_survives_kill_9(live: LiveInternet, service: Service) -> None:
@@ -160,11 +141,11 @@ def test_what_is_settled_survives_kill_9(live: LiveInternet, service: Service) -
     service.start()
     codes = [code for code, _ in hand_over(service, mine, "a@plain.test", "b@null.test")]
     assert codes == [250, 550]
-    assert copies(live) == {"a@plain.test": 1}
+    assert live.copies() == {"a@plain.test": 1}
 
 
 def test_sigterm_answers_who_waits(live: LiveInternet, tmp_path: Path) -> None:
-    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": Delay(60, "250 ok")}))
+    live.behave("mx.plain.test", Behaviour(replies={"MAIL": Delay(60, "250 ok")}))
     more = '[lmtp]\nlisten = ["unix:door.sock"]\n[queue]\nshutdown_grace = "1s"\n'
     config = settings_for(live.world, tmp_path, more)
     with Service("lmtp", config, "listening for LMTP") as service:
@@ -209,13 +190,13 @@ def test_postfix_keeps_the_queue(
     live: LiveInternet, service: Service, postfix: Factory[PostfixConfig, Postfix]
 ) -> None:
     server = sender_postfix(postfix, service, "queue.postfix.test")
-    behave(live, "mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
+    live.behave("mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
     inject(server.address, server.port, "a@dane-ee.test", "b@null.test", "c@signed.test", "d@plain.test")
-    live.wait_until(lambda world: len(copies(live)) >= 3, START)
-    assert copies(live)["me@dane-ta.test"] == 1  # the bounce that Postfix made
-    behave(live, "mx.signed.test", Behaviour())
-    live.wait_until(lambda world: copies(live)["c@signed.test"] == 1, START)
-    assert copies(live)["a@dane-ee.test"] == copies(live)["d@plain.test"] == 1
+    live.wait_until(lambda world: len(live.copies()) >= 3, START)
+    assert live.copies()["me@dane-ta.test"] == 1  # the bounce that Postfix made
+    live.behave("mx.signed.test", Behaviour())
+    live.wait_until(lambda world: live.copies()["c@signed.test"] == 1, START)
+    assert live.copies()["a@dane-ee.test"] == live.copies()["d@plain.test"] == 1
     (message,) = [m for m in live.world.messages if "a@dane-ee.test" in m.recipients]
     assert message.content.endswith(TEXT)
     assert b"with LMTP id " in message.content
@@ -228,12 +209,12 @@ def test_postfix_tries_again_what_was_in_doubt_and_nobody_gets_a_second_copy(
     live: LiveInternet, service: Service, postfix: Factory[PostfixConfig, Postfix]
 ) -> None:
     server = sender_postfix(postfix, service, "doubt.postfix.test")
-    behave(live, "mx.plain.test", Behaviour(replies={"DOT": Delay(6, "250 2.0.0 Finally")}))
+    live.behave("mx.plain.test", Behaviour(replies={"DOT": Delay(6, "250 2.0.0 Finally")}))
     inject(server.address, server.port, "a@plain.test")
     until(lambda: "status=sent (250 2.0.0 Finally" in server.log(), server.log)
     server_log = server.log()
     assert "status=deferred" in server_log
-    assert copies(live) == {"a@plain.test": 1}
+    assert live.copies() == {"a@plain.test": 1}
 
 
 def test_exim_keeps_the_queue(
@@ -248,13 +229,13 @@ def test_exim_keeps_the_queue(
     except PeerMissing as missing:
         pytest.skip(str(missing))
     try:
-        behave(live, "mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
+        live.behave("mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
         inject(exim.address, exim.port, "a@dane-ee.test", "b@null.test", "c@signed.test", "d@plain.test")
         live.wait_until(
-            lambda world: copies(live)["a@dane-ee.test"] == copies(live)["d@plain.test"] == 1, START
+            lambda world: live.copies()["a@dane-ee.test"] == live.copies()["d@plain.test"] == 1, START
         )
-        behave(live, "mx.signed.test", Behaviour())
-        live.wait_until(lambda world: copies(live)["c@signed.test"] == 1, START)
+        live.behave("mx.signed.test", Behaviour())
+        live.wait_until(lambda world: live.copies()["c@signed.test"] == 1, START)
     except TimeoutError:
         raise AssertionError(exim.log()) from None
     finally:
@@ -263,4 +244,4 @@ def test_exim_keeps_the_queue(
     assert "=> a@dane-ee.test" in log, log
     assert "== c@signed.test" in log
     assert "** b@null.test" in log
-    assert copies(live)["a@dane-ee.test"] == 1
+    assert live.copies()["a@dane-ee.test"] == 1

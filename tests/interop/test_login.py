@@ -23,7 +23,7 @@ from tests.interop.peers.database import Database
 from tests.interop.peers.exim import Exim, EximConfig
 from tests.interop.peers.factory import Factory
 from tests.interop.peers.postgres import PostgresConfig
-from tests.interop.test_delivery import Send, Sent, credentials, domain, send  # noqa: F401
+from tests.interop.sending import Send, Sent, credentials, domain
 
 USER, PASSWORD = "relay@client.test", "pencil-and-paper"
 
@@ -42,7 +42,7 @@ def server(exim: Factory[EximConfig, Exim]) -> Exim:
 
 
 @pytest.fixture
-def via(server: Exim, send: Send, tmp_path: Path) -> Any:  # noqa: F811
+def via(server: Exim, send: Send, tmp_path: Path) -> Any:
     """`via(password, *mechanisms)`: outrider by way of that Exim."""
 
     def sending(password: str, *mechanisms: str, recipient: str = "bob@elsewhere.test") -> Sent:
@@ -83,7 +83,7 @@ def test_exim_does_not_know_a_wrong_password(server: Exim, via: Any) -> None:
     assert "wrong@elsewhere.test" not in server.log()
 
 
-def test_without_a_login_exim_takes_nothing(server: Exim, send: Send) -> None:  # noqa: F811
+def test_without_a_login_exim_takes_nothing(server: Exim, send: Send) -> None:
     own = credentials("login.test")
     sent = send([domain("login.test", server, own.tlsa(3, 1, 1))], server.port, "nobody@login.test")
     assert sent.status != 0

@@ -8,7 +8,6 @@ import shutil
 import signal
 import smtplib
 import subprocess
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.internet import Behaviour, Delay, LiveInternet, Silence, World
+from tests.internet import Behaviour, Delay, LiveInternet, Silence
 from tests.interop.callers import NOBODY, example, outrider_script, start_exim
 from tests.interop.peers.factory import Factory
 from tests.interop.peers.postfix import Postfix, PostfixConfig
@@ -31,12 +30,6 @@ LMTP = '[lmtp]\nlisten = ["127.0.0.1:0"]\n'
 
 
 @pytest.fixture
-def live() -> Iterator[LiveInternet]:
-    with LiveInternet() as live:
-        yield live
-
-
-@pytest.fixture
 def config(live: LiveInternet, tmp_path: Path) -> Path:
     return settings_for(live.world, tmp_path, LMTP)
 
@@ -45,17 +38,6 @@ def config(live: LiveInternet, tmp_path: Path) -> Path:
 def service(config: Path) -> Iterator[Service]:
     with Service("lmtp", config, READY) as service:
         yield service
-
-
-def behave(live: LiveInternet, host: str, behaviour: Behaviour) -> None:
-    def change(world: World) -> None:
-        world.server(host).behaviour = behaviour
-
-    live.call(change)
-
-
-def copies(live: LiveInternet) -> Counter[str]:
-    return Counter(recipient for message in live.world.messages for recipient in message.recipients)
 
 
 def call(config: Path, *words: str) -> subprocess.Popen[bytes]:
@@ -122,7 +104,7 @@ def test_what_nobody_could_send_is_65(
     ran = send(config, "-f", "me@sender.test", "a@plain.test", text=text)
     assert ran.returncode == 65
     assert ran.stderr.startswith(b"outrider: ")
-    assert copies(live) == {}
+    assert live.copies() == {}
 
 
 def test_a_large_message_passes_unchanged(live: LiveInternet, config: Path, service: Service) -> None:
@@ -142,7 +124,7 @@ def test_other_settings_are_not_handed_over(
     command = [*PYTHON, "--config", str(config), *options, "send", "a@plain.test"]
     ran = subprocess.run(command, input=TEXT, capture_output=True, timeout=START, cwd=ROOT, env=environment())
     assert ran.returncode == 0
-    assert copies(live) == {"a@plain.test": 1}
+    assert live.copies() == {"a@plain.test": 1}
     assert service.terminate() == 0
     assert not taken_over(service)
 
@@ -158,16 +140,16 @@ def test_a_repeated_call_is_answered_and_nothing_is_sent(live: LiveInternet, con
     assert (first.returncode, again.returncode) == (69, 69)
     assert first.stdout.splitlines()[0] == again.stdout.splitlines()[0]
     assert (other_id.returncode, other_text.returncode) == (0, 0)
-    assert copies(live) == {"a@plain.test": 3}
+    assert live.copies() == {"a@plain.test": 3}
 
 
 def test_only_who_is_not_settled_is_delivered_to_again(live: LiveInternet, config: Path) -> None:
-    behave(live, "mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
+    live.behave("mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
     words = ("--queue-id", "4XyZ", "-f", "me@sender.test", "a@plain.test", "b@signed.test")
     assert send(config, *words).returncode == 75
-    behave(live, "mx.signed.test", Behaviour())
+    live.behave("mx.signed.test", Behaviour())
     assert send(config, *words).returncode == 0
-    assert copies(live) == {"a@plain.test": 1, "b@signed.test": 1}
+    assert live.copies() == {"a@plain.test": 1, "b@signed.test": 1}
 
 
 def test_mistakes_of_a_calling_mta_never_bounce(live: LiveInternet, config: Path) -> None:
@@ -176,7 +158,33 @@ def test_mistakes_of_a_calling_mta_never_bounce(live: LiveInternet, config: Path
     assert send(broken, "--queue-id", "1", "a@plain.test").returncode == 75
     assert send(config, "--queue-id", "1", "--no-such-option", "a@plain.test").returncode == 75
     assert send(config, "--queue-id", "1", "-f", "me@sender.test", "not an address").returncode == 69
-    assert copies(live) == {}
+    assert live.copies() == {}
+
+
+@pytest.mark.parametrize("output", ["full", "closed"])
+def test_a_calling_mta_that_cannot_take_our_output_goes_by_the_status(
+    live: LiveInternet, config: Path, output: str
+) -> None:
+    live.behave("mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
+    for recipient, status in (("a@signed.test", 75), ("b@null.test", 69), ("c@plain.test", 0)):
+        with unusable(output) as stdout:
+            ran = subprocess.run(
+                [*PYTHON, "--config", str(config), "send", "--queue-id", "1", "-f", "me@sender.test", recipient],
+                input=TEXT, stdout=stdout, stderr=subprocess.PIPE, timeout=START, cwd=ROOT, env=environment(),
+            )  # fmt: skip
+        assert ran.returncode == status, (recipient, ran.stderr)
+
+
+@contextmanager
+def unusable(output: str) -> Iterator[int]:
+    """A descriptor that cannot be written to."""
+    if output == "full":
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, descriptor = os.pipe()
+        os.close(reading)
+    yield descriptor
+    os.close(descriptor)
 
 
 def test_a_caller_that_ends_before_its_message_did_has_sent_nothing(
@@ -191,13 +199,13 @@ def test_a_caller_that_ends_before_its_message_did_has_sent_nothing(
         caller.kill()
     service.wait_for("hand-over ended")
     assert send(config, "--queue-id", "1", "-f", "me@sender.test", "a@plain.test", text=TEXT).returncode == 0
-    assert copies(live) == {"a@plain.test": 1}
+    assert live.copies() == {"a@plain.test": 1}
 
 
 def test_a_caller_killed_while_it_waits_comes_again_and_gets_the_answer(
     live: LiveInternet, config: Path, service: Service
 ) -> None:
-    behave(live, "mx.plain.test", Behaviour(replies={"DOT": Delay(2)}))
+    live.behave("mx.plain.test", Behaviour(replies={"DOT": Delay(2)}))
     words = ("--queue-id", "1", "-f", "me@sender.test", "a@plain.test")
     with call(config, *words) as caller:
         assert caller.stdin is not None
@@ -209,13 +217,13 @@ def test_a_caller_killed_while_it_waits_comes_again_and_gets_the_answer(
     service.wait_for("delivered")
     again = send(config, *words, text=TEXT)
     assert again.returncode == 0, again
-    assert copies(live) == {"a@plain.test": 1}
+    assert live.copies() == {"a@plain.test": 1}
 
 
 def test_a_service_killed_while_a_caller_waits_is_75_and_costs_no_second_copy(
     live: LiveInternet, config: Path, service: Service
 ) -> None:
-    behave(live, "mx.signed.test", Behaviour(replies={"MAIL": Silence()}))
+    live.behave("mx.signed.test", Behaviour(replies={"MAIL": Silence()}))
     words = ("--queue-id", "1", "-f", "me@sender.test", "a@plain.test", "b@signed.test")
     with call(config, *words) as caller:
         assert caller.stdin is not None
@@ -226,16 +234,16 @@ def test_a_service_killed_while_a_caller_waits_is_75_and_costs_no_second_copy(
         assert caller.wait(START) == 75
         assert caller.stderr is not None
         assert b"gave no answer" in caller.stderr.read()
-    behave(live, "mx.signed.test", Behaviour())
+    live.behave("mx.signed.test", Behaviour())
     assert send(config, *words, text=TEXT).returncode == 0
-    assert copies(live) == {"a@plain.test": 1, "b@signed.test": 1}
+    assert live.copies() == {"a@plain.test": 1, "b@signed.test": 1}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_delivery_in_the_calling_process_ends_in_good_order(
     live: LiveInternet, config: Path, number: signal.Signals
 ) -> None:
-    behave(live, "mx.signed.test", Behaviour(replies={"MAIL": Silence()}))
+    live.behave("mx.signed.test", Behaviour(replies={"MAIL": Silence()}))
     words = ("--queue-id", "1", "-f", "me@sender.test", "a@plain.test", "b@signed.test")
     with call(config, *words) as caller:
         assert caller.stdin is not None
@@ -248,13 +256,13 @@ def test_a_delivery_in_the_calling_process_ends_in_good_order(
         first, second = caller.stdout.read().decode().splitlines()
     assert first.startswith("a@plain.test: delivered")
     assert second.startswith("b@signed.test: deferred 4.")
-    behave(live, "mx.signed.test", Behaviour())
+    live.behave("mx.signed.test", Behaviour())
     assert send(config, *words, text=TEXT).returncode == 0
-    assert copies(live) == {"a@plain.test": 1, "b@signed.test": 1}
+    assert live.copies() == {"a@plain.test": 1, "b@signed.test": 1}
 
 
 def test_a_delivery_killed_after_the_reply_is_proven_by_its_journal(live: LiveInternet, config: Path) -> None:
-    behave(live, "mx.signed.test", Behaviour(replies={"MAIL": Silence()}))
+    live.behave("mx.signed.test", Behaviour(replies={"MAIL": Silence()}))
     words = ("--queue-id", "1", "-f", "me@sender.test", "a@plain.test", "b@signed.test")
     with call(config, *words) as caller:
         assert caller.stdin is not None
@@ -262,9 +270,9 @@ def test_a_delivery_killed_after_the_reply_is_proven_by_its_journal(live: LiveIn
         caller.stdin.close()
         until(lambda: list((config.parent / "state").glob("settled-*.journal")))
         caller.kill()
-    behave(live, "mx.signed.test", Behaviour())
+    live.behave("mx.signed.test", Behaviour())
     assert send(config, *words, text=TEXT).returncode == 0
-    assert copies(live) == {"a@plain.test": 1, "b@signed.test": 1}
+    assert live.copies() == {"a@plain.test": 1, "b@signed.test": 1}
 
 
 def test_many_calls_at_a_time(live: LiveInternet, config: Path, service: Service) -> None:
@@ -275,7 +283,7 @@ def test_many_calls_at_a_time(live: LiveInternet, config: Path, service: Service
 
     with ThreadPoolExecutor(40) as pool:
         assert set(pool.map(one, range(80))) == {0}
-    assert copies(live) == {f"r{number}@plain.test": 1 for number in range(80)}
+    assert live.copies() == {f"r{number}@plain.test": 1 for number in range(80)}
 
 
 # --- called by real MTAs, with the examples of conf/examples
@@ -326,15 +334,15 @@ def inject(address: str, port: int, *recipients: str, sender: str = "me@dane-ta.
 
 
 def test_postfix_by_pipe(live: LiveInternet, outrider: tuple[Path, Service], pipe_postfix: Postfix) -> None:
-    behave(live, "mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
+    live.behave("mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
     inject(
         pipe_postfix.address, pipe_postfix.port,
         "a@dane-ee.test", "b@null.test", "c@signed.test", '"odd(one)"@plain.test',
     )  # fmt: skip
-    live.wait_until(lambda world: len(copies(live)) >= 3, START)  # two of them, and Postfix's bounce of b
-    behave(live, "mx.signed.test", Behaviour())
-    live.wait_until(lambda world: copies(live)["c@signed.test"] == 1, START)
-    assert copies(live) == {
+    live.wait_until(lambda world: len(live.copies()) >= 3, START)  # two of them, and Postfix's bounce of b
+    live.behave("mx.signed.test", Behaviour())
+    live.wait_until(lambda world: live.copies()["c@signed.test"] == 1, START)
+    assert live.copies() == {
         "a@dane-ee.test": 1, "c@signed.test": 1, '"odd(one)"@plain.test': 1, "me@dane-ta.test": 1,
     }  # fmt: skip
     (bounce,) = [message for message in live.world.messages if message.recipients == ("me@dane-ta.test",)]
@@ -349,7 +357,7 @@ def test_a_pipe_that_postfix_tries_again_makes_no_second_copy(
     live: LiveInternet, outrider: tuple[Path, Service], pipe_postfix: Postfix
 ) -> None:
     script, service = outrider
-    behave(live, "mx.plain.test", Behaviour(replies={"DOT": Delay(3)}))
+    live.behave("mx.plain.test", Behaviour(replies={"DOT": Delay(3)}))
     inject(pipe_postfix.address, pipe_postfix.port, "a@plain.test")
     live.wait_until(lambda world: bool(world.server("mx.plain.test").received), START)
     pids = [pid for pid in _calls_of(script) if pid != service.process.pid]  # type: ignore[union-attr]
@@ -358,7 +366,7 @@ def test_a_pipe_that_postfix_tries_again_makes_no_second_copy(
         os.kill(pid, signal.SIGKILL)
     until(lambda: "status=sent" in pipe_postfix.log(), pipe_postfix.log)
     assert "status=deferred" in pipe_postfix.log()
-    assert copies(live) == {"a@plain.test": 1}
+    assert live.copies() == {"a@plain.test": 1}
 
 
 def test_exim_by_pipe(live: LiveInternet, programs: Programs, scratch: Path, tmp_path: Path) -> None:
@@ -377,18 +385,18 @@ def test_exim_by_pipe(live: LiveInternet, programs: Programs, scratch: Path, tmp
             "F,1h,5m": "F,1h,1s",
         }
         exim = start_exim(programs, directory, example("exim-pipe.conf", places))
-        behave(live, "mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
+        live.behave("mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
         names = ["a@dane-ee.test", "b@null.test", "c@signed.test", '"odd(one)"@plain.test']
         try:
             inject(exim.address, exim.port, *names)
-            live.wait_until(lambda world: len(copies(live)) >= 3, START)
-            behave(live, "mx.signed.test", Behaviour())
-            live.wait_until(lambda world: copies(live)["c@signed.test"] == 1, START)
+            live.wait_until(lambda world: len(live.copies()) >= 3, START)
+            live.behave("mx.signed.test", Behaviour())
+            live.wait_until(lambda world: live.copies()["c@signed.test"] == 1, START)
         except TimeoutError:
             raise AssertionError(exim.log()) from None
         finally:
             exim.stop()
-        assert copies(live) == {
+        assert live.copies() == {
             "a@dane-ee.test": 1, "c@signed.test": 1, '"odd(one)"@plain.test': 1, "me@dane-ta.test": 1,
         }, exim.log()  # fmt: skip
         (bounce,) = [message for message in live.world.messages if message.recipients == ("me@dane-ta.test",)]

@@ -17,18 +17,13 @@ from tests.internet import Behaviour, LiveInternet, Silence
 from tests.interop.peers.exim import Exim, EximConfig
 from tests.interop.peers.factory import Factory
 from tests.interop.peers.postfix import Postfix, PostfixConfig
-from tests.interop.test_relay import CONTENT, ROOT, START, Relay, _environment, behave
+from tests.interop.relayprocess import CONTENT, Relay
+from tests.interop.service import ROOT, START, environment
 from tests.interop.waiting import until
 
 LATER = Behaviour(replies={"RCPT": "450 4.2.1 Not now, please"})
 MANY = 10_000
 QUICK = 15.0  # seconds for a look at 10,000 messages, on a busy machine, interpreter start included
-
-
-@pytest.fixture
-def live() -> Iterator[LiveInternet]:
-    with LiveInternet() as live:
-        yield live
 
 
 @pytest.fixture
@@ -45,12 +40,12 @@ def relay(live: LiveInternet, tmp_path: Path) -> Iterator[Relay]:
 def queue(relay: Relay, *verb: str, status: int = 0) -> str:
     """Run a verb and return what it prints."""
     ran = subprocess.run(
-        relay._command("queue", *verb),
+        relay.command("queue", *verb),
         capture_output=True,
         timeout=60,
         check=False,
         cwd=ROOT,
-        env=_environment(),
+        env=environment(),
     )
     assert ran.returncode == status, ran.stderr.decode()
     return ran.stdout.decode() + ran.stderr.decode()
@@ -62,17 +57,13 @@ def waiting(relay: Relay) -> list[dict[str, Any]]:
 
 def deferred(live: LiveInternet, relay: Relay) -> str:
     """A message that waits for an hour although its server is well again; its id."""
-    behave(live, "mx.plain.test", LATER)
+    live.behave("mx.plain.test", LATER)
     relay.start()
     relay.submit("a@plain.test")
     relay.wait_for("deferred")
-    behave(live, "mx.plain.test", Behaviour())
+    live.behave("mx.plain.test", Behaviour())
     (row,) = waiting(relay)
     return str(row["id"])
-
-
-def recipients(live: LiveInternet) -> list[str]:
-    return [recipient for message in live.world.messages for recipient in message.recipients]
 
 
 def test_retry_delivers_now(live: LiveInternet, relay: Relay) -> None:
@@ -80,7 +71,7 @@ def test_retry_delivers_now(live: LiveInternet, relay: Relay) -> None:
     assert "450 4.2.1 Not now, please" in queue(relay, "show", name)
     assert "1 recipient due now" in queue(relay, "retry", "--text", "4.2.1")
     relay.wait_for("completed")
-    assert recipients(live) == ["a@plain.test"]
+    assert live.recipients() == ["a@plain.test"]
     assert relay.terminate() == 0
 
 
@@ -108,8 +99,8 @@ def test_remove_and_hold_and_release(live: LiveInternet, relay: Relay) -> None:
     assert "held: a look" in queue(relay, "list")
     queue(relay, "release", name)
     relay.wait_for("completed")
-    assert recipients(live) == ["a@plain.test"]
-    behave(live, "mx.plain.test", LATER)
+    assert live.recipients() == ["a@plain.test"]
+    live.behave("mx.plain.test", LATER)
     relay.submit("b@plain.test")
     relay.wait_for("deferred")
     (row,) = waiting(relay)
@@ -126,7 +117,7 @@ def test_a_hold_ends_by_itself(live: LiveInternet, relay: Relay) -> None:
     name = deferred(live, relay)
     queue(relay, "hold", name, "--until", "2s")
     relay.wait_for("completed")
-    assert recipients(live) == ["a@plain.test"]
+    assert live.recipients() == ["a@plain.test"]
     assert relay.terminate() == 0
 
 
@@ -135,19 +126,19 @@ def test_frozen_mail_is_held_on_arrival_and_thawed(live: LiveInternet, relay: Re
     queue(relay, "freeze", "domain", "plain.test", "--reason", "they asked")
     relay.submit("a@plain.test", "b@dane-ee.test")
     relay.wait_for("delivered")
-    assert recipients(live) == ["b@dane-ee.test"]
+    assert live.recipients() == ["b@dane-ee.test"]
     (row,) = waiting(relay)
     assert (row["recipient"], row["state"], row["held_reason"]) == ("a@plain.test", "held", "they asked")
     (rule,) = relay.ask("queue", "freeze", "list")
     assert "1 recipients released" in queue(relay, "thaw", str(rule["id"]))
     relay.wait_for("completed")
-    assert sorted(recipients(live)) == ["a@plain.test", "b@dane-ee.test"]
+    assert sorted(live.recipients()) == ["a@plain.test", "b@dane-ee.test"]
     assert relay.terminate() == 0
 
 
 def test_a_frozen_host_is_not_contacted(live: LiveInternet, relay: Relay) -> None:
     server = live.world.server("mx.plain.test")
-    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": "451 4.3.0 later"}))
+    live.behave("mx.plain.test", Behaviour(replies={"MAIL": "451 4.3.0 later"}))
     relay.options.append('queue.retry=["1s"]')
     relay.start()
     relay.submit("a@plain.test")
@@ -162,7 +153,7 @@ def test_a_frozen_host_is_not_contacted(live: LiveInternet, relay: Relay) -> Non
 
 
 def test_an_attempt_under_way_cannot_be_removed(live: LiveInternet, relay: Relay) -> None:
-    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": Silence()}))
+    live.behave("mx.plain.test", Behaviour(replies={"MAIL": Silence()}))
     relay.start()
     relay.submit("a@plain.test")
     (row,) = until(lambda: [row for row in waiting(relay) if row["state"] == "leased"])

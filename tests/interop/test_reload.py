@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.internet import LiveInternet
-from tests.interop.test_relay import CONTENT, START, Relay
+from tests.interop.relayprocess import CONTENT, Relay
+from tests.interop.service import START
 
 
 class Configured(Relay):
@@ -34,8 +35,8 @@ class Configured(Relay):
         self.process.send_signal(signal.SIGHUP)
         self.wait_for(expected)
 
-    def _command(self, *verb: str) -> list[str]:
-        python, *rest = super()._command(*verb)
+    def command(self, *verb: str) -> list[str]:
+        python, *rest = super().command(*verb)
         return [python, *rest[:2], "--config", str(self.file), *rest[2:]]
 
 

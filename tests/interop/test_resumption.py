@@ -13,9 +13,7 @@ from tests.internet.pki import Credentials
 from tests.interop.peers.exim import Exim, EximConfig
 from tests.interop.peers.factory import Factory
 from tests.interop.peers.postfix import Postfix, PostfixConfig
-from tests.interop.test_delivery import Send, credentials, domain, send
-
-__all__ = ["send"]
+from tests.interop.sending import Send, credentials, domain
 
 TRIES = 8
 

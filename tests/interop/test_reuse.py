@@ -15,16 +15,10 @@ from tests.internet.pki import authority
 from tests.interop.peers.exim import Exim, EximConfig
 from tests.interop.peers.factory import Factory
 from tests.interop.peers.postfix import Postfix, PostfixConfig
-from tests.interop.test_relay import Relay
+from tests.interop.relayprocess import Relay
 
 MESSAGES = 20
 FAREWELL = r"smtpd\[\d+\]: disconnect from .* mail="  # of those who brought mail
-
-
-@pytest.fixture
-def live() -> Iterator[LiveInternet]:
-    with LiveInternet() as live:
-        yield live
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from deliver.queue.changes import Changed
 from deliver.queue.claiming import Claim
 from deliver.queue.content import InlineContent
 from deliver.queue.hold import Key
-from deliver.queue.reading import looking, reading
+from deliver.queue.reading import Connected, looking, reading
 from deliver.queue.rule import listed
 from deliver.queue.schedule import Settlement
 from deliver.queue.schema import State, destination, message, recipient
@@ -322,7 +322,7 @@ def test_people_read_a_shared_queue_as_they_read_a_file(database: PostgresDataba
         assert [each.address for each in shown.recipients] == ["a@d1.test", "b@x.d2.test"]
         assert [each.pattern for each in listed(reader)] == ["%@a_b.test"]
     with reading(sqlalchemy.make_url(server.url)) as conn:
-        assert changes.matching(conn, Selection(sender="*.example", domain="d1.test"), NOW) == [
+        assert browse.matching(Connected(conn), Selection(sender="*.example", domain="d1.test"), NOW) == [
             Key("m1", 0),
             Key("m2", 0),
         ]
@@ -335,7 +335,8 @@ def test_a_shared_queue_of_an_older_version_gets_the_indexes(database: PostgresD
         for name in ("message_by_age", "message_by_size", "message_completed"):
             conn.execute(text(f"DROP INDEX {name}"))
         conn.execute(text("CREATE INDEX message_completed ON message (completed_at)"))
-        conn.execute(schema.queue_version.update().values(version=schema.VERSION - 1))
+        conn.execute(text("ALTER TABLE message ALTER COLUMN size TYPE INTEGER"))
+        conn.execute(schema.queue_version.update().values(version=6))
 
     def indexes(conn: Connection) -> dict[str, str]:
         found = conn.execute(text("SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'message'"))
@@ -346,6 +347,10 @@ def test_a_shared_queue_of_an_older_version_gets_the_indexes(database: PostgresD
     database.run_write(age)
     database.run_write(schema.migrate)
     assert database.run_read(indexes) == new
+    of_size = text(
+        "SELECT data_type FROM information_schema.columns WHERE table_name = 'message' AND column_name = 'size'"
+    )
+    assert database.run_read(lambda conn: conn.execute(of_size).scalar_one()) == "bigint"
 
 
 def test_many_nodes_at_once_deliver_everything_once_and_strand_nothing(

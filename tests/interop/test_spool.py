@@ -11,14 +11,13 @@ import signal
 import smtplib
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.internet import Behaviour, LiveInternet, World
+from tests.internet import Behaviour, LiveInternet
 from tests.interop.callers import example, start_exim
 from tests.interop.peers.process import Process
 from tests.interop.peers.programs import PeerMissing, Programs
@@ -28,12 +27,6 @@ from tests.unit.spool.pairs import BODY, NEW_ID, OLD_ID, header_file, put
 
 READY = "taking messages from"
 TEXT = b"Subject: by files\r\nBcc: kept@plain.test\r\nX-Folded: one\r\n two\r\n\r\n.a dot\r\n\xff\r\n"
-
-
-@pytest.fixture
-def live() -> Iterator[LiveInternet]:
-    with LiveInternet() as live:
-        yield live
 
 
 @pytest.fixture
@@ -50,17 +43,6 @@ def config(live: LiveInternet, tmp_path: Path, directory: Path) -> Path:
     return settings_for(live.world, tmp_path, shown[shown.index("[relay]") :])
 
 
-def behave(live: LiveInternet, host: str, behaviour: Behaviour) -> None:
-    def change(world: World) -> None:
-        world.server(host).behaviour = behaviour
-
-    live.call(change)
-
-
-def copies(live: LiveInternet) -> Counter[str]:
-    return Counter(recipient for message in live.world.messages for recipient in message.recipients)
-
-
 def spool(config: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*PYTHON, "--config", str(config), "spool", *words],
@@ -75,20 +57,20 @@ def names(directory: Path) -> list[str]:
 def test_one_run_delivers_what_is_there_and_the_queue_keeps_what_has_to_wait(
     live: LiveInternet, config: Path, directory: Path
 ) -> None:
-    behave(live, "mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
+    live.behave("mx.signed.test", Behaviour(replies={"RCPT": "450 4.2.1 Not now"}))
     put(directory, header=header_file(recipients=("a@plain.test", "b@signed.test")))
     put(directory, NEW_ID)
     ran = spool(config, str(directory))
     assert (ran.returncode, ran.stdout) == (0, "2 taken, 0 set aside, 0 not yet\n"), ran
     assert names(directory) == []
-    assert copies(live) == {"a@plain.test": 2}
+    assert live.copies() == {"a@plain.test": 2}
     content = live.world.messages[0].content
     assert content.endswith(b"\r\n\r\n" + BODY.replace(b"\n", b"\r\n"))
-    behave(live, "mx.signed.test", Behaviour())
+    live.behave("mx.signed.test", Behaviour())
     retry = [*PYTHON, "--config", str(config), "queue", "retry", "--all"]
     assert subprocess.run(retry, timeout=START, check=False, cwd=ROOT, env=environment()).returncode == 0
     assert spool(config, str(directory)).returncode == 0
-    assert copies(live) == {"a@plain.test": 2, "b@signed.test": 1}
+    assert live.copies() == {"a@plain.test": 2, "b@signed.test": 1}
 
 
 def test_what_can_be_no_message_is_listed_and_set_aside(
@@ -105,7 +87,7 @@ def test_what_can_be_no_message_is_listed_and_set_aside(
     assert (ran.returncode, ran.stdout) == (65, "1 taken, 1 set aside, 0 not yet\n"), ran
     assert names(directory) == ["set-aside"]
     assert names(directory / "set-aside") == [f"{NEW_ID}-D", f"{NEW_ID}-H", f"{NEW_ID}.reason"]
-    assert copies(live) == {"a@plain.test": 1}
+    assert live.copies() == {"a@plain.test": 1}
 
 
 def test_what_is_not_complete_is_told_and_stays(config: Path, directory: Path) -> None:
@@ -134,7 +116,7 @@ def test_watching_takes_what_comes_until_it_is_stopped(
             for number in range(3):
                 put(directory, f"1vMGWt-00014q-0{number}")
                 live.wait_until(
-                    lambda world, wanted=number + 1: copies(live)["a@plain.test"] == wanted, START
+                    lambda world, wanted=number + 1: live.copies()["a@plain.test"] == wanted, START
                 )  # type: ignore[misc]
             watching.send_signal(signal.SIGTERM)
             output, _ = watching.communicate(timeout=START)
@@ -157,9 +139,9 @@ def test_beside_a_relay_the_messages_go_into_its_queue(
             "1 taken into the queue of the running relay, 0 set aside, 0 not yet\n",
         )
         put(directory)
-        live.wait_until(lambda world: len(copies(live)) == 2, START)
+        live.wait_until(lambda world: len(live.copies()) == 2, START)
         assert relay.terminate() == 0
-    assert copies(live) == {"a@plain.test": 1, "b@plain.test": 1}
+    assert live.copies() == {"a@plain.test": 1, "b@plain.test": 1}
     assert names(other) == names(directory) == []
 
 
@@ -184,8 +166,8 @@ def test_a_feeder_that_is_killed_again_and_again_loses_nothing_and_makes_no_seco
                     time.sleep(0.005)
                 feeder.kill()
         assert spool(config, str(other)).returncode in (0, 65)
-        live.wait_until(lambda world: len(copies(live)) == len(wanted), START)
-    assert copies(live) == wanted
+        live.wait_until(lambda world: len(live.copies()) == len(wanted), START)
+    assert live.copies() == wanted
     assert not [name for name in names(other) if name.endswith("-H")]
 
 
@@ -250,12 +232,12 @@ def test_what_exim_passes_on_is_delivered(
                 )
             assert client.data(TEXT)[0] == 250
         try:
-            live.wait_until(lambda world: len(copies(live)) == 3, START)
+            live.wait_until(lambda world: len(live.copies()) == 3, START)
         except TimeoutError:
             raise AssertionError((exim.log(), relay.lines)) from None
         until(lambda: "Completed" in exim.log(), exim.log)
         until(lambda: names(target) == [], lambda: names(target))
-    assert copies(live) == dict.fromkeys(recipients, 1), exim.log()
+    assert live.copies() == dict.fromkeys(recipients, 1), exim.log()
     for message in live.world.messages:
         assert message.sender == "me@sender.test"
         assert message.content.endswith(TEXT.partition(b"\r\n\r\n")[2])
@@ -266,7 +248,7 @@ def test_what_exim_passes_on_is_delivered(
     (taken,) = [line for line in relay.lines if line["message"] == "message taken"]
     assert taken["recipients"] == 3
     assert "unknown" not in taken
-    assert "=> everybody" in exim.log() or "everybody@outrider.invalid" in exim.log()
+    assert "=> everybody" in exim.log(), exim.log()
 
 
 def test_a_message_that_exim_has_at_work_is_left_to_it(
@@ -286,4 +268,4 @@ def test_a_message_that_exim_has_at_work_is_left_to_it(
         linking.with_name("link.go").touch()
         until(lambda: "Completed" in exim.log(), exim.log)
         until(lambda: spool(config, str(target)).returncode == 0, lambda: names(target))
-    assert copies(live) == {"a@plain.test": 1}
+    assert live.copies() == {"a@plain.test": 1}

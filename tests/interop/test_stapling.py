@@ -17,12 +17,10 @@ from cryptography.x509.ocsp import OCSPCertStatus
 
 from tests.interop.peers.exim import Exim, EximConfig
 from tests.interop.peers.factory import Factory
-from tests.interop.test_delivery import Send, domain, send
+from tests.interop.sending import Send, domain
 from tests.interop.test_resumption import several
 from tests.unit.tls.certificates import DAY, Wish, issue
 from tests.unit.tls.responder import respond_together
-
-__all__ = ["send"]
 
 _NUMBER = itertools.count()
 

@@ -13,15 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.internet import LiveInternet
-from tests.interop.test_relay import CONTENT, START, Relay
+from tests.interop.relayprocess import CONTENT, Relay
+from tests.interop.service import START
 
 BALLAST = b"x" * 70 + b"\r\n"
-
-
-@pytest.fixture
-def live() -> Iterator[LiveInternet]:
-    with LiveInternet() as live:
-        yield live
 
 
 def answers(relay: Relay, content: bytes = CONTENT, recipient: str = "a@dane-ee.test") -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.internet import LiveInternet
-from tests.interop.test_relay import ROOT, START, Relay, _environment
+from tests.interop.relayprocess import Relay
+from tests.interop.service import ROOT, START, environment
 
 
 class Unit(Relay):
@@ -32,9 +33,9 @@ class Unit(Relay):
     def start(self) -> None:
         """As systemd does it: the socket is number 3, LISTEN_PID is the process itself."""
         number = self.listening.fileno()
-        script = f"LISTEN_PID=$$ exec {shlex.join(self._command('relay'))} 3<&{number}"
-        environment = {
-            **_environment(),
+        script = f"LISTEN_PID=$$ exec {shlex.join(self.command('relay'))} 3<&{number}"
+        told = {
+            **environment(),
             "LISTEN_FDS": "1",
             "NOTIFY_SOCKET": str(self.heard.getsockname()),
             "WATCHDOG_USEC": "600000",
@@ -44,7 +45,7 @@ class Unit(Relay):
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd=ROOT,
-            env=environment,
+            env=told,
             pass_fds=(number,),
         )
 

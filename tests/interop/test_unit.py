@@ -12,20 +12,17 @@ from pathlib import Path
 import pytest
 
 from tests.internet import Behaviour, LiveInternet, Silence
+from tests.interop.frontdoor import Papers
 from tests.interop.peers.address import own_address
 from tests.interop.peers.programs import PeerMissing
+from tests.interop.relayprocess import CONTENT
+from tests.interop.service import START
 from tests.interop.servicemanager import ServiceManager
-from tests.interop.test_relay import CONTENT, START, behave
+from tests.interop.test_tls_server import named, trusting
 from tests.interop.waiting import until
 
 PORT = 25  # only with CAP_NET_BIND_SERVICE
 LARGE = b"Subject: large\r\n\r\n" + (b"x" * 76 + b"\r\n") * 3000
-
-
-@pytest.fixture
-def live() -> Iterator[LiveInternet]:
-    with LiveInternet() as live:
-        yield live
 
 
 @pytest.fixture
@@ -127,6 +124,25 @@ def test_the_shipped_unit(unit: Unit, live: LiveInternet, workers: int) -> None:
     assert "Traceback" not in manager.said()
 
 
+def test_a_key_that_only_root_can_read_comes_as_a_credential(unit: Unit, live: LiveInternet) -> None:
+    manager, papers = unit.manager, Papers(unit.manager.etc)
+    papers.issue("mail", "relay.test")
+    (manager.etc / "mail.key").chmod(0o600)
+    certificate = '[[relay.tls.certificate]]\nchain_file = "/etc/outrider/mail.pem"\nkey_file = '
+    unit.write(f'{certificate}"/etc/outrider/mail.key"\n')
+    manager.fails("start", "outrider.service")
+    assert "/etc/outrider/mail.key" in manager.said()
+    unit.write(f'{certificate}"credential:mail.key"\n')
+    manager.drop_in("outrider.service", "[Service]\nLoadCredential=mail.key:/etc/outrider/mail.key\n")
+    manager.systemctl("daemon-reload")
+    manager.systemctl("start", "outrider.service")
+    with smtplib.SMTP(unit.address, PORT, "client.test", timeout=START) as client:
+        client.starttls(context=named(trusting(papers)))
+        assert client.sendmail("me@sender.test", ["a@plain.test"], CONTENT) == {}
+    live.wait_for_messages(1, START)
+    manager.systemctl("stop", "outrider.service")
+
+
 def test_settings_that_are_wrong_keep_it_from_starting(unit: Unit) -> None:
     unit.write('max_conections = "many"')
     assert "control process exited with error code" in unit.manager.fails("start", "outrider.service")
@@ -142,11 +158,11 @@ def test_it_is_started_again_and_keeps_its_mail(
     manager.drop_in("outrider.service", "[Service]\nRestartSec=100ms\nWatchdogSec=2s\n")
     manager.systemctl("daemon-reload")
     manager.systemctl("start", "outrider.service")
-    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": Silence()}))
+    live.behave("mx.plain.test", Behaviour(replies={"MAIL": Silence()}))
     unit.submit("a@plain.test")
     os.kill(manager.main_pid(), number)  # systemd's watchdog ends what only hangs
     until(lambda: manager.property("NRestarts") == "1")
-    behave(live, "mx.plain.test", Behaviour())
+    live.behave("mx.plain.test", Behaviour())
     live.wait_for_messages(1, START)
     assert manager.property("ActiveState") == "active"
     manager.systemctl("stop", "outrider.service")

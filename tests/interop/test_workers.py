@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import urllib.request
@@ -18,7 +19,8 @@ from typing import Any
 import pytest
 
 from tests.internet import Behaviour, Delay, LiveInternet, Silence
-from tests.interop.test_relay import START, Relay, behave
+from tests.interop.relayprocess import Relay
+from tests.interop.service import START
 from tests.interop.test_reload import free_port
 from tests.interop.waiting import until
 
@@ -90,12 +92,6 @@ def standing_still(pid: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def live() -> Iterator[LiveInternet]:
-    with LiveInternet() as live:
-        yield live
-
-
-@pytest.fixture
 def relay(live: LiveInternet, tmp_path: Path) -> Iterator[Workers]:
     relay = Workers(live, tmp_path / "state")
     yield relay
@@ -137,7 +133,7 @@ def test_two_workers_accept_and_deliver_and_are_counted_together(live: LiveInter
 
 
 def test_the_queue_of_both_is_one_list(live: LiveInternet, relay: Workers) -> None:
-    behave(live, "mx.plain.test", Behaviour(replies={"CONNECT": Silence()}))
+    live.behave("mx.plain.test", Behaviour(replies={"CONNECT": Silence()}))
     relay.start()
     names = [f"n{number}@plain.test" for number in range(8)]
     for name in names[:4]:
@@ -151,14 +147,14 @@ def test_the_queue_of_both_is_one_list(live: LiveInternet, relay: Workers) -> No
 
 @pytest.mark.parametrize("point", ["MAIL", "CONTENT"])
 def test_kill_9_of_workers_loses_nothing(live: LiveInternet, relay: Workers, point: str) -> None:
-    behave(live, "mx.plain.test", Behaviour(replies={point: Silence()}))
+    live.behave("mx.plain.test", Behaviour(replies={point: Silence()}))
     relay.start()
     names = {f"n{number}@plain.test" for number in range(10)}
     for name in names:
         relay.submit(name)
     for pid in relay.workers():
         relay.kill_worker(pid)
-    behave(live, "mx.plain.test", Behaviour())
+    live.behave("mx.plain.test", Behaviour())
     until(lambda: len(relay.workers()) == 2)
     live.wait_until(lambda world: set(arrived(live)) == names, START)
     relay.submit("after@plain.test")
@@ -170,14 +166,14 @@ def test_kill_9_of_workers_loses_nothing(live: LiveInternet, relay: Workers, poi
 def test_another_worker_works_off_the_shard_of_one_that_keeps_dying(
     live: LiveInternet, relay: Workers
 ) -> None:
-    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": Silence()}))
+    live.behave("mx.plain.test", Behaviour(replies={"MAIL": Silence()}))
     relay.start()
     steady, dying = relay.owner(0), relay.owner(1)
     names = {f"n{number}@plain.test" for number in range(5)}
     with standing_still(steady):
         for name in names:
             relay.submit(name)  # into shard 1
-    behave(live, "mx.plain.test", Behaviour())
+    live.behave("mx.plain.test", Behaviour())
     relay.kill_worker(dying)
     for _ in range(3):  # the pause before the next start grows to 4 s
         dying = relay.new_owner(1, but=(steady, dying))
@@ -193,12 +189,12 @@ def test_another_worker_works_off_the_shard_of_one_that_keeps_dying(
 def test_kill_9_of_the_supervisor_ends_the_workers_and_the_next_one_goes_on(
     live: LiveInternet, relay: Workers
 ) -> None:
-    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": Silence()}))
+    live.behave("mx.plain.test", Behaviour(replies={"MAIL": Silence()}))
     relay.start()
     relay.submit("a@plain.test")
     before = relay.workers()
     relay.kill()
-    behave(live, "mx.plain.test", Behaviour())
+    live.behave("mx.plain.test", Behaviour())
     relay.start()  # waits for the shards
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
     live.wait_until(lambda world: "a@plain.test" in arrived(live), START)
@@ -206,7 +202,7 @@ def test_kill_9_of_the_supervisor_ends_the_workers_and_the_next_one_goes_on(
 
 
 def test_a_limit_holds_over_all_workers(live: LiveInternet, relay: Workers) -> None:
-    behave(live, "mx.plain.test", Behaviour(replies={"MAIL": Delay(0.2, "250 ok")}))
+    live.behave("mx.plain.test", Behaviour(replies={"MAIL": Delay(0.2, "250 ok")}))
     relay.options += ["queue.per_domain=1", "queue.per_site=1"]
     relay.start()
     names = {f"n{number}@plain.test" for number in range(12)}
@@ -237,8 +233,8 @@ def test_sighup_reaches_every_worker_and_a_bad_file_reaches_none(
     file = tmp_path / "outrider.toml"
     file.write_text(f'[relay]\nlisten = ["127.0.0.1:{first}"]\n')
     relay.options = [*relay.options]
-    relay._command = lambda *verb: [  # type: ignore[method-assign]
-        *Relay._command(relay)[:3], "--config", str(file), *Relay._command(relay, *verb)[3:]
+    relay.command = lambda *verb: [  # type: ignore[method-assign]
+        *Relay.command(relay)[:3], "--config", str(file), *Relay.command(relay, *verb)[3:]
     ]  # fmt: skip
     relay.start()
     assert relay.process is not None
@@ -265,9 +261,35 @@ def test_sighup_reaches_every_worker_and_a_bad_file_reaches_none(
     assert relay.terminate() == 0
 
 
+def greeting(port: int) -> tuple[socket.socket, str]:
+    """A connection, and the code that it begins with."""
+    made = socket.create_connection(("127.0.0.1", port), timeout=START)
+    return made, made.recv(3).decode()
+
+
+@pytest.mark.parametrize("limit", ["client_connections", "max_connections"])
+def test_connections_are_counted_over_all_workers(live: LiveInternet, relay: Workers, limit: str) -> None:
+    relay.options += [f"relay.{limit}=2"]
+    relay.start()
+    first, second = relay.workers()
+    with contextlib.ExitStack() as open_connections:
+        for number, other in enumerate((first, second, first, second)):  # two connections, then too many
+            with standing_still(other):
+                made, code = greeting(relay.port)
+            open_connections.enter_context(made)
+            assert code == ("220" if number < 2 else "421"), number
+        relay.kill_worker(first)  # its connection is gone
+        until(lambda: len(relay.workers()) == 2)
+        with standing_still(next(pid for pid in relay.workers() if pid != second)):
+            made, code = greeting(relay.port)
+        open_connections.enter_context(made)
+        assert code == "220"
+    assert relay.terminate() == 0
+
+
 def test_what_is_frozen_is_frozen_in_a_shard_that_comes_later(live: LiveInternet, relay: Workers) -> None:
     def queue(*words: str) -> None:
-        subprocess.run(relay._command("queue", *words), check=True, capture_output=True, timeout=START)
+        subprocess.run(relay.command("queue", *words), check=True, capture_output=True, timeout=START)
 
     relay.options[relay.options.index("relay.workers=2")] = "relay.workers=1"
     relay.start()
@@ -292,7 +314,7 @@ def test_what_is_frozen_is_frozen_in_a_shard_that_comes_later(live: LiveInternet
 def test_a_mistake_at_the_start_ends_it_with_its_status(live: LiveInternet, relay: Workers) -> None:
     (relay.directory / "queue").mkdir(parents=True)
     (relay.directory / "queue" / "shard-1.db").write_bytes(b"this is no database" * 100)
-    ran = subprocess.run(relay._command("relay"), capture_output=True, timeout=START, check=False)
+    ran = subprocess.run(relay.command("relay"), capture_output=True, timeout=START, check=False)
     assert ran.returncode == 75
     assert b"shard-1.db" in ran.stderr
 
@@ -312,6 +334,23 @@ def test_root_is_given_up_once_the_ports_are_bound(live: LiveInternet, scratch: 
     relay.submit("a@plain.test")
     live.wait_for_messages(1, START)
     assert relay.directory.stat().st_uid != 0
+    assert relay.terminate() == 0
+
+
+def test_one_worker_works_off_the_shards_of_those_that_there_were(live: LiveInternet, relay: Workers) -> None:
+    live.behave("mx.plain.test", Behaviour(replies={"MAIL": Silence()}))
+    relay.start()
+    before = relay.workers()
+    with standing_still(relay.owner(0)):
+        relay.submit("a@plain.test")  # into shard 1
+    relay.kill()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
+    live.behave("mx.plain.test", Behaviour())
+    relay.options[relay.options.index("relay.workers=2")] = "relay.workers=1"
+    relay.start()
+    live.wait_until(lambda world: "a@plain.test" in arrived(live), START)
+    relay.submit("b@plain.test")
+    live.wait_until(lambda world: "b@plain.test" in arrived(live), START)
     assert relay.terminate() == 0
 
 

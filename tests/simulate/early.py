@@ -138,7 +138,7 @@ def run(
             hints = MemoryHints(clock=clock.now)
             agent = Agent(
                 settings=Settings(state_dir="/nonexistent"),
-                resolver=None,  # type: ignore[arg-type]
+                resolver=None,  # type: ignore[arg-type]  # nobody looks names up
                 dialer=network,
                 hints=hints,
                 clock=clock,

@@ -115,10 +115,10 @@ def test_cut_in_a_large_message(policy: TlsPolicy) -> None:
     first = run(LARGE, *scripts, policy=policy).streams[0]
     for at in places(first.sent, 20, 9973 if not SOAK else 997):
         check(run(LARGE, *scripts, policy=policy, out=at), LARGE, policy)
-    scripts = (SERVERS["as remembered"],)
-    first = run(LARGE, *scripts, policy=policy).streams[0]
+    remembered = SERVERS["as remembered"]
+    first = run(LARGE, remembered, policy=policy).streams[0]
     for at in places(first.sent, 20, 9973 if not SOAK else 997):
-        check(run(LARGE, *scripts, policy=policy, out=at), LARGE, policy)
+        check(run(LARGE, remembered, policy=policy, out=at), LARGE, policy)
 
 
 @pytest.mark.parametrize("policy", [SECURE, CLEAR], ids=["tls", "clear"])

@@ -13,7 +13,7 @@ from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
 from deliver.outcome import AttemptResult
 from deliver.queue.content import InlineContent
-from deliver.settings import Delivery, Dns, Settings, Tls
+from deliver.settings import Delivery, Dns, Duration, Settings, Tls
 from hints.memory import MemoryHints
 from tests.internet import World
 
@@ -23,7 +23,11 @@ BODY = b"Subject: hello\r\n\r\n.a line with a dot\r\nlast\r\n"
 def dns(world: World, tmp_path: Path, mode: Any = "validate") -> Dns:
     anchors = str(world.write_trust_anchor(tmp_path))
     return Dns(
-        dnssec=mode, resolvers=(world.resolver.endpoint,), trust_anchors=anchors, timeout=2, attempts=1
+        dnssec=mode,
+        resolvers=(world.resolver.endpoint,),
+        trust_anchors=anchors,
+        timeout=Duration(2),
+        attempts=1,
     )
 
 

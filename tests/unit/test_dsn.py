@@ -40,3 +40,17 @@ def test_a_wrong_notify_is_refused(text: str) -> None:
 def test_an_original_recipient_is_one_line_of_text(kind: str, address: str) -> None:
     with pytest.raises(UsageError):
         OriginalRecipient(kind, address)
+
+
+@pytest.mark.parametrize("char", ["\U0001fae9", "\u0378"])
+def test_an_address_may_have_a_character_that_this_python_does_not_know(char):
+    """Otherwise a row written by a newer version cannot be read by an older one."""
+    assert OriginalRecipient("utf-8", f"{char}@example.org").address.startswith(char)
+
+
+@pytest.mark.parametrize(
+    "char", ["\0", "\n", "\x7f", "\x85", "\u2028", "\u202e", "\u2066", "\ufeff", "\ud800"]
+)
+def test_an_address_has_no_character_that_does_harm(char):
+    with pytest.raises(UsageError):
+        OriginalRecipient("utf-8", f"a{char}@example.org")

@@ -17,7 +17,7 @@ from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
 from deliver.outcome import Deferred, Outcome
 from deliver.queue.content import InlineContent
-from deliver.settings import Delivery, Dns, Settings, Tls
+from deliver.settings import Delivery, Dns, Duration, Settings, Tls
 from hints.memory import MemoryHints
 from tests.internet import World
 from tests.internet.resolver import Fault
@@ -32,7 +32,7 @@ def settings_for(world: World, tmp_path: Path, mode: Any) -> Settings:
             dnssec=mode,
             resolvers=(world.resolver.endpoint,),
             trust_anchors=str(world.write_trust_anchor(tmp_path)),
-            timeout=2,
+            timeout=Duration(2),
             attempts=1,
         ),
         tls=Tls(trust_store=str(world.write_trust_store(tmp_path))),

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from deliver.pool import ENDED, NoPool, SessionPool
+from deliver.pool import ENDED, UNHEARD, UNNEEDED, NoPool, SessionPool
 from deliver.settings import Duration, Pool
 from events.catalogue import Event
 
@@ -65,6 +65,30 @@ async def test_what_was_put_is_taken_once_by_its_terms(autojump_clock: trio.test
         assert await pool.take("mx") is None
         await trio.sleep(30)
         assert line.ended is None, "it is its taker's to close"
+
+
+@pytest.mark.parametrize("open_pool", [True, False], ids=["open", "closing"])
+async def test_one_whose_taker_is_cancelled_is_closed(
+    autojump_clock: trio.testing.MockClock, open_pool: bool
+) -> None:
+    class Undecided(Line):
+        def glance(self) -> bool:
+            return False  # only listening tells what the server has said
+
+    pool, line = SessionPool(limits()), Undecided()
+    with trio.CancelScope() as scope:
+        async with pool.open():
+            assert pool.put(line)
+            if not open_pool:
+                pool._nursery = None  # as when the pool is being left
+            with trio.CancelScope() as taking:
+                taking.cancel()
+                await pool.take("mx")
+            assert taking.cancelled_caught
+            await trio.sleep(2)
+            assert line.ended == (UNNEEDED if open_pool else "cut off")
+            assert pool.count == line.listeners == 0
+            scope.cancel()
 
 
 async def test_the_session_used_last_is_taken_first(autojump_clock: trio.testing.MockClock) -> None:
@@ -192,6 +216,52 @@ async def test_a_server_without_a_reply_to_quit_does_not_hold_the_end(
 async def test_a_cancelled_pool_cuts_off(autojump_clock: trio.testing.MockClock) -> None:
     line = Line()
     with trio.move_on_after(3):
+        async with SessionPool(limits()).open() as pool:
+            pool.put(line)
+            await trio.sleep_forever()
+    assert line.ended == "cut off"
+
+
+async def test_nobody_listens_to_a_session_that_is_taken_again_soon(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with SessionPool(limits()).open() as pool:
+        line, idle = Line(), Line("other")
+        pool.put(idle)
+        for _ in range(5):
+            assert pool.put(line)
+            await trio.sleep(UNHEARD * 0.6)
+            assert line.listeners == 0
+            assert await pool.take("mx") is line
+        assert (line.listeners, idle.listeners) == (0, 1), "who stays idle is listened to"
+        pool.put(line)
+        await trio.sleep(UNHEARD * 1.5)
+        assert line.listeners == 1
+        line.speak()
+        await trio.sleep(1.1)
+        assert (line.ended, pool.count) == (ENDED, 1)
+
+
+async def test_where_it_takes_waiting_to_know_we_listen_for_a_moment(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Opaque(Line):
+        def glance(self) -> bool:
+            return False
+
+    async with SessionPool(limits()).open() as pool:
+        line = Opaque()
+        pool.put(line)
+        began = trio.current_time()
+        assert await pool.take("mx") is line
+        assert 0 < trio.current_time() - began < 0.1
+
+
+async def test_a_pool_that_is_cancelled_at_once_cuts_off_what_nobody_listens_to(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    line = Line()
+    with trio.move_on_after(UNHEARD / 2):
         async with SessionPool(limits()).open() as pool:
             pool.put(line)
             await trio.sleep_forever()

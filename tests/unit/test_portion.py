@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from deliver.configuration import read
-from deliver.portion import packed, portion, take_turns, unpacked
-from deliver.settings import Limit, Lmtp, Queue, Relay, Settings, Spool
+from deliver.portion import packed, portion, unpacked
+from deliver.settings import Lmtp, Queue, Relay, Settings, Spool
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([ROOT / "conf" / "outrider.toml", *(ROOT / "conf" / "examples").glob("*.toml")])
@@ -28,19 +28,13 @@ def test_what_counts_at_a_time_is_divided_and_spool_directories_are_worker_0s() 
         spool=Spool(directories=("/srv/spool",)),
     )
     first, second = (portion(settings, worker, 2) for worker in (0, 1))
-    assert (second.queue.workers, second.queue.slow_workers, second.relay.max_connections) == (25, 3, 250)
+    assert (second.queue.workers, second.queue.slow_workers) == (25, 3)
+    assert second.relay == settings.relay
     assert (first.spool.directories, second.spool.directories) == (("/srv/spool",), ())
     assert second.lmtp == Lmtp(listen=("unix:lmtp.sock",), max_connections=50)
     assert second.send.handover
-    assert second.queue.per_site == settings.queue.per_site  # shared out by turns
+    assert second.queue.per_site == settings.queue.per_site  # leased
 
 
 def test_no_part_is_nothing() -> None:
     assert portion(Settings(queue=Queue(workers=1)), 5, 8).queue.workers == 1
-
-
-def test_turns_are_taken_only_where_a_limit_is_too_small() -> None:
-    assert not take_turns(Queue(), 4)
-    assert take_turns(Queue(per_domain=3), 4)
-    assert take_turns(Queue(limit=(Limit("all", at_a_time=1),)), 2)
-    assert not take_turns(Queue(limit=(Limit("all", messages=1),)), 2)

@@ -27,7 +27,7 @@ from deliver.resolve.answer import (
     Query,
     RecordType,
 )
-from deliver.settings import Delivery, Settings
+from deliver.settings import Delivery, Route, Settings
 from deliver.tls.pkix import TrustStore
 from events.port import Allow, Refuse
 from hints.memory import MemoryHints
@@ -111,7 +111,7 @@ class Net:
 def agent(net: Net, hints: MemoryHints, clock: WallClock, **more: Any) -> Agent:
     delivery = more.pop("delivery", Delivery())
     return Agent(
-        settings=Settings(delivery=delivery),
+        settings=Settings(delivery=delivery, route=more.pop("route", ())),
         resolver=net,
         dialer=net,
         hints=hints,
@@ -267,6 +267,37 @@ async def test_the_next_attempt_begins_with_another_family(autojump_clock: trio.
     ways = {SIX: Way(1000), FOUR: Way(1000), "2001:db8::2": Way(1000), OTHER: Way()}
     _, net = await deliver(ways, tried=SIX)
     assert [address for address, _ in net.dialled] == [FOUR, OTHER]
+
+
+async def test_every_address_of_ours_is_our_own_where_we_listen_on_all(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    everywhere = frozenset({("0.0.0.0", 25)})  # noqa: S104 (nothing is bound)
+    ways = {FOUR: Way(), "127.0.0.9": Way()}
+    result, net = await deliver(ways, own_sockets=everywhere, is_local={FOUR}.__contains__)
+    assert outcome(result).enhanced == EnhancedCode(5, 4, 6)
+    assert net.dialled == []
+
+
+async def test_a_mail_exchanger_that_is_nowhere_fails_and_one_that_is_elsewhere_too_does_not(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    result, net = await deliver({"0.0.0.0": Way(), "::": Way(), "ff02::1": Way()})  # noqa: S104
+    assert outcome(result).enhanced == EnhancedCode(5, 4, 4)
+    assert "delivery.ignore_addresses" in outcome(result).why
+    assert net.dialled == []
+    result, net = await deliver({"255.255.255.255": Way(), FOUR: Way()})
+    assert outcome(result).contact.address == FOUR
+    assert "address-ignored" in {finding.code for finding in result.trace.findings}
+
+
+async def test_a_host_that_a_route_names_may_be_anywhere(autojump_clock: trio.testing.MockClock) -> None:
+    delivery = Delivery(ignore_addresses=("127.0.0.0/8",))
+    result, _ = await deliver({"127.0.0.1": Way()}, delivery=delivery)
+    assert outcome(result).enhanced == EnhancedCode(5, 4, 4)
+    route = (Route(domains=("*",), via="smarthost", hosts=("mx.x.test",)),)
+    result, _ = await deliver({"127.0.0.1": Way()}, delivery=delivery, route=route)
+    assert isinstance(outcome(result), Delivered)
 
 
 async def test_an_address_of_our_own_is_never_dialled(autojump_clock: trio.testing.MockClock) -> None:

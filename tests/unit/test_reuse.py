@@ -24,7 +24,7 @@ from deliver.settings import Delivery, Dns, Duration, Pool, Route, Rule, Setting
 from events.catalogue import Event, vocabulary_problems
 from events.port import Allow, Refuse
 from hints.memory import MemoryHints
-from hints.records import Word
+from hints.records import Feature, Note, Word
 from tests.internet import World
 from tests.internet.behaviour import Behaviour, Drop, Silence
 from tests.internet.sites import OTHER_KEY
@@ -202,7 +202,9 @@ async def test_an_opportunistic_session_never_serves_mail_that_wants_more(desk: 
     await desk.deliver("a@insecure.test")
     strict = with_settings(desk, rule=(Rule(domains=("insecure.test",), tls={"level": "verify"}),))
     result = await strict.send("a@insecure.test")
-    assert not isinstance(only(result), Delivered) or not only(result).contact.reused  # type: ignore[union-attr]
+    outcome = only(result)
+    assert isinstance(outcome, Deferred)
+    assert "not authenticated" in outcome.why
     assert "reused" not in codes(result)
 
 
@@ -275,6 +277,43 @@ async def test_a_session_that_ends_at_mail_is_no_deferral(desk: Desk, ending: An
     assert "msg:host:defer" not in names
     assert len(desk.world.messages) == 2
     assert await desk.agent.hints.look("mx.dane-ee.test", (outcome.contact.address,), desk.world.port)
+
+
+async def test_that_chunks_are_taken_is_noted_once_for_a_connection(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections: list[list[bytes]] = []
+    noted: list[Note] = []
+    note = desk.agent.hints.note
+
+    def noting(one: Note, **more: Any) -> None:
+        noted.append(one)
+        note(one, **more)
+
+    async def take_chunks(stream: trio.SocketStream) -> None:
+        seen: list[bytes] = []
+        connections.append(seen)
+        await stream.send_all(b"220 chunky ESMTP\r\n")
+        async for data in stream:
+            seen.append(bytes(data))
+            if data.startswith(b"EHLO"):
+                await stream.send_all(b"250-chunky\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+            elif b" LAST\r\n" in data:
+                await stream.send_all(b"250 sender\r\n250 recipient\r\n250 taken\r\n")
+
+    monkeypatch.setattr(desk.agent.hints, "note", noting)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    place = f"[127.0.0.1]:{listener.socket.getsockname()[1]}"
+    ours = with_settings(desk, route=(Route(domains=("*",), via="smarthost", hosts=(place,)),))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, take_chunks, [listener])
+        for _ in range(3):
+            await ours.deliver("a@x.test")
+        nursery.cancel_scope.cancel()
+    (seen,) = connections
+    assert sum(b"BDAT" in data for data in seen) == 3
+    chunking = [one for one in noted if isinstance(one, Feature) and one.word is Word.CHUNKING]
+    assert [one.worked for one in chunking] == [True]
 
 
 async def test_a_chunk_on_a_session_that_had_ended_is_no_proof_against_chunking(desk: Desk) -> None:

@@ -93,6 +93,46 @@ async def test_one_failing_write_does_not_fail_its_neighbours(runner):
     assert await runner.read(numbers) == list(range(10))
 
 
+async def test_only_where_one_fails_the_others_run_again(runner):
+    ran: list[int] = []
+
+    def write(x: int):
+        def once(conn: Connection) -> None:
+            ran.append(x)
+            if x == 2:
+                raise LookupError("a bug")
+            put(x)(conn)
+
+        return Write(once, True)
+
+    for numbers_of, expected in (((0, 1), [0, 1]), ((2,), [2]), ((3, 2, 4), [3, 2, 3, 2, 4])):
+        ran.clear()
+        batch = [write(x) for x in numbers_of]
+        await trio.to_thread.run_sync(runner._database.run_batch, batch)
+        assert ran == expected
+    assert await runner.read(numbers) == [0, 1, 3, 4]
+
+
+async def test_savepoints_leave_no_copies_of_mail_in_files(runner):
+    """SQLite keeps what a savepoint may have to undo; beyond 64 KiB in a file, if it is not told otherwise."""
+    found: list[str] = []
+    await runner.write(lambda conn: conn.execute(text("CREATE TABLE mail (x INTEGER PRIMARY KEY, content)")))
+    pages = [{"x": x, "content": "x" * 4000} for x in range(200)]
+    await runner.write(lambda conn: conn.execute(text("INSERT INTO mail VALUES (:x, :content)"), pages))
+
+    def change(conn: Connection) -> None:
+        conn.execute(text("UPDATE mail SET content = upper(content)"))
+        links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+        found.extend(os.readlink(link) for link in links if os.path.islink(link))
+
+    def fail(conn: Connection) -> None:
+        raise LookupError("so that savepoints are used")
+
+    await trio.to_thread.run_sync(runner._database.run_batch, [Write(fail, True), Write(change, True)])
+    assert any("a.db-wal" in name for name in found)
+    assert [name for name in found if "etilqs" in name] == []
+
+
 async def test_what_a_failing_write_did_is_undone(runner):
     def half(conn: Connection) -> None:
         put(1)(conn)
@@ -191,7 +231,9 @@ async def test_leadership_is_handed_over_when_the_next_leader_is_cancelled(tmp_p
 
 
 async def test_claims_are_not_fsynced_and_a_durable_neighbour_makes_the_batch_durable(runner):
-    level = lambda conn: conn.exec_driver_sql("PRAGMA synchronous").scalar_one()  # noqa: E731
+    def level(conn):
+        return conn.exec_driver_sql("PRAGMA synchronous").scalar_one()
+
     assert await runner.write(level, durable=False) == 1
     assert await runner.write(level) == 2
     database = runner._database

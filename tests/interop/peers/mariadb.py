@@ -38,7 +38,7 @@ def start(programs: Programs, directory: Path, config: MariadbConfig) -> Databas
         os.chown(path, 65534, 65534)
     address = own_address(config.port)
     share = programs.root("mariadb") / "usr/share/mysql"
-    command = [
+    command: list[str | Path] = [
         *(*NOBODY, program, "--no-defaults", "--skip-grant-tables", "--skip-name-resolve"),
         *(f"--datadir={data}", f"--lc-messages-dir={share}", f"--character-sets-dir={share}/charsets"),
         *(f"--bind-address={address}", f"--port={config.port}", f"--socket={directory}/mysql.sock"),

@@ -55,7 +55,7 @@ def start(programs: Programs, directory: Path, config: PostgresConfig) -> Databa
     if made.returncode:
         raise ServerFailed(f"initdb: {made.stdout}{made.stderr}")
     address = own_address(config.port)
-    command = [
+    command: list[str | Path] = [
         *(*NOBODY, program, "-D", data, "-h", address, "-p", str(config.port), "-k", ""),
         *("-c", "shared_buffers=16MB", "-c", "max_connections=60"),
     ]

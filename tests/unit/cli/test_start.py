@@ -99,3 +99,34 @@ def test_looking_loads_neither_sqlalchemy_nor_trio(tmp_path: Path, verb: tuple[s
     assert "deliver.cli.frame" in said
     assert not said & {"sqlalchemy", "trio", "asyncio", "OpenSSL", "dns", "rich"}
     assert ("m1" in said) == (verb[:2] in {("queue", "list"), ("queue", "show")})
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        ("raise KeyboardInterrupt", 75),
+        ("raise ImportError('half installed')", 75),
+        ("sys.exit(141)", 75),
+        ("sys.exit('mistaken')", 75),
+        ("sys.exit(70)", 75),
+        ("sys.exit(69)", 69),
+        ("sys.exit(65)", 65),
+        ("sys.exit(0)", 0),
+    ],
+)
+def test_a_queue_that_asks_never_hears_a_status_that_says_nothing_of_its_message(
+    program: str, status: int
+) -> None:
+    code = f"""
+import sys, types
+from deliver import cli
+frame = types.ModuleType("deliver.cli.frame")
+frame.outrider = types.SimpleNamespace(main=lambda **_: end())
+def end():
+    {program}
+sys.modules["deliver.cli.frame"] = frame
+sys.argv = ["outrider", "-o", "x=y", "send", "--queue-id=1", "a@plain.test"]
+cli.main()
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=50, check=False)
+    assert ran.returncode == status, ran.stderr

@@ -13,21 +13,40 @@ from deliver.dnssec.algorithm import Policy
 from deliver.dnssec.anchors import TrustAnchors, parse
 from deliver.dnssec.budget import Limits
 from deliver.dnssec.chain import judge
+from deliver.dnssec.evidence import Security
 from deliver.dnssec.keys import KeyCache
+from deliver.dnssec.rule import Rule
 from deliver.dnssec.verdict import Ask, Failure, Judged, Reply
 from tests.zoo.recursion import Recursion
 from tests.zoo.signer import ZonePlan
 from tests.zoo.tree import build
 
 NOW = 1_800_000_000
+SECURE, INSECURE = Security.SECURE, Security.INSECURE
+BOGUS, INDETERMINATE = Security.BOGUS, Security.INDETERMINATE
+MAIL = ("@ MX 10 mx", "mx A 192.0.2.1", "mx AAAA 2001:db8::1", f"_25._tcp.mx TLSA 3 1 1 {'ab' * 32}")
+GOOD = ZonePlan("good.test.", MAIL)
 
 Alter = Callable[[dns.message.Message], Reply]
+
+
+def said(judged: Judged) -> tuple[Security, Rule | None]:
+    """The verdict, and the rule that was broken."""
+    return judged.security, judged.refusal.rule if judged.refusal is not None else None
 
 
 def ask(text: str) -> Ask:
     """`name. TYPE` as a question."""
     name, rdtype = text.split()
     return Ask(dns.name.from_text(name), dns.rdatatype.from_text(rdtype))
+
+
+def without_signatures(message: dns.message.Message) -> Reply:
+    """As by a resolver that knows no DNSSEC."""
+    hidden = (dns.rdatatype.RRSIG, dns.rdatatype.NSEC, dns.rdatatype.NSEC3)
+    message.answer = [rrset for rrset in message.answer if rrset.rdtype not in hidden]
+    message.authority = [rrset for rrset in message.authority if rrset.rdtype not in hidden]
+    return message
 
 
 @dataclass

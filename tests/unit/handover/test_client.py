@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
-from deliver.handover.client import parse
+from deliver.handover.client import BadFrame, parse, place_in
 
 ROOT = Path(__file__).parents[3]
 HEAVY = {"click", "trio", "msgspec", "sqlalchemy", "OpenSSL", "cryptography", "dns", "rich", "asyncio", "ssl"}
+SLOW = {"typing", "re", "enum", "socket", "hashlib", "tomllib", "collections", "functools", "contextlib"}
+LINES = (
+    'state_dir = "/srv/a"', "state_dir='/srv/b' # here", 'state_dir = "/srv/\\u0061"', "[send]", "[ send ]",
+    "[send] # calls", '["send"]', "[sendmail]", "[relay]", 'socket = "s.sock"', "socket = 'it''", "handover = false",
+    "handover = true # yes", "handover = 0", "send.handover = false", "send = {handover = false}", "# send",
+    'text = """', '"""', "send.socket = 'x'", '"state_dir" = "/srv/c"', "list = [", ' "[send]",', "]", "x = 1",
+    'relay = "127.0.0.1:25"',
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -67,3 +78,58 @@ def test_nothing_of_weight_is_loaded() -> None:
     assert {name for name in ran.stdout.split() if name.startswith("deliver")} == {
         "deliver", "deliver.handover", "deliver.handover.client", "deliver.handover.frames",
     }  # fmt: skip
+
+
+def _place_by_toml(text: str) -> str | None:
+    read = tomllib.loads(text)
+    send = read.get("send", {})
+    if send.get("handover") is False:
+        return None
+    return os.path.join(str(read.get("state_dir", "/var/lib/outrider")), str(send.get("socket", "send.sock")))
+
+
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from(LINES), max_size=7))
+def test_the_socket_is_found_as_in_toml(lines: list[str]) -> None:
+    text = "\n".join(lines)
+    try:
+        expected = _place_by_toml(text)
+    except (tomllib.TOMLDecodeError, AttributeError):
+        return  # no service has such a file
+    try:
+        found: str | None = place_in(text)
+    except BadFrame:
+        found = None
+    assert found == expected
+
+
+def test_the_example_needs_no_toml() -> None:
+    text = (ROOT / "conf/outrider.toml").read_text()
+    code = (
+        "import sys; from deliver.handover.client import place_in\n"
+        "print(place_in(sys.stdin.read()), *sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        input=text.encode(),
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+    )
+    place, *loaded = ran.stdout.decode().split()
+    assert place == _place_by_toml(text)
+    assert not SLOW.intersection(loaded)
+
+
+def test_a_call_loads_nothing_that_takes_time() -> None:
+    code = (
+        "import sys; sys.argv[1:] = ['--config', 'conf/outrider.toml', 'send', '-f', 'a@b', 'c@d']\n"
+        "import deliver.cli; from deliver.handover.client import hand_over\n"
+        "assert hand_over(sys.argv[1:]) is None; print(*sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, check=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert not SLOW.intersection(ran.stdout.decode().split())

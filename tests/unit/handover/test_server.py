@@ -47,7 +47,8 @@ class Deliveries:
 def desk(**changes: Any) -> Desk:
     usual: dict[str, Any] = {
         "digest": "digest", "helo": "out.test", "directory": Path("/nonexistent"), "inline_limit": 1 << 20,
-        "max_size": 100_000, "max_hops": 3, "max_recipients": 10, "max_connections": 2, "room": lambda: True,
+        "max_size": 100_000, "max_hops": 3, "max_recipients": 10, "max_connections": 2, "detect_utf8": True,
+        "room": lambda: True,
     }  # fmt: skip
     return Desk(**{**usual, **changes})
 

@@ -15,19 +15,6 @@ from hints.sql import SqlHints
 A, B, HOST = "192.0.2.1", "2001:db8::1", "mx.example.org"
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture(params=["memory", "sql", "sql, flushed after every note"])
 async def hints(request, clock, tmp_path):
     if request.param == "memory":

@@ -25,18 +25,6 @@ KEY = SessionKey("mx.example.org", 25, "mx.example.org", "dane-ee", "", "TLSv1.2
 SECRET = b"master secret of the session"
 
 
-class Clock:
-    now = START
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture(params=["memory", "sql", "sql, flushed"])
 async def hints(request, clock, tmp_path):
     if request.param == "memory":

@@ -9,9 +9,10 @@ from sqlalchemy import select
 from deliver.errors import UsageError
 from deliver.frozen import FrozenHosts, is_frozen
 from deliver.message import MessageId
-from deliver.queue import changes, freeze, reports, store
+from deliver.queue import browse, changes, freeze, reports, store
 from deliver.queue.content import SpoolContent
 from deliver.queue.freeze import Kind, Rule
+from deliver.queue.reading import Connected
 from deliver.queue.schedule import Settlement
 from deliver.queue.schema import State, message
 from deliver.queue.selection import Selection
@@ -34,7 +35,7 @@ EVERYTHING = Selection()
 
 
 def meant(conn, **more):
-    return changes.matching(conn, Selection(**more), NOW)
+    return browse.matching(Connected(conn), Selection(**more), NOW)
 
 
 def defer(conn, wait=60.0):

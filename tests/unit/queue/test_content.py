@@ -142,13 +142,41 @@ def test_any_chunking_gives_the_same_content_and_any_slice_of_it(
     trio.run(main)
 
 
-def test_the_sweep_removes_orphans_keeps_what_is_referred_to_and_names_the_missing(tmp_path, caplog):
-    for name in ("kept.eml", "orphan.eml", "torn.part", "notes.txt"):
+def test_the_sweep_removes_what_nobody_needs_keeps_the_unknown_apart_and_names_the_missing(tmp_path, caplog):
+    for name in ("kept.eml", "over.eml", "unknown.eml", "torn.part", "notes.txt"):
         (tmp_path / name).touch()
     with caplog.at_level(logging.INFO):
-        assert sweep(tmp_path, frozenset({"kept.eml", "gone.eml"})) == ("gone.eml",)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.eml", "notes.txt"]
+        found = sweep(tmp_path, frozenset({"kept.eml", "gone.eml"}), frozenset({"over"}))
+    assert found == ("gone.eml",)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.eml", "lost", "notes.txt"]
+    assert [path.name for path in (tmp_path / "lost").iterdir()] == ["unknown.eml"]
+    assert (tmp_path / "lost").stat().st_mode & 0o777 == 0o700
     assert "removed 2 spool files" in caplog.text
+    assert f"1 messages in {tmp_path} are unknown to the queue's database" in caplog.text
+    caplog.clear()
+    assert sweep(tmp_path, frozenset({"kept.eml"})) == ()
+    assert not caplog.records, "what is kept is not told again"
+
+
+def test_a_directory_that_cannot_take_the_unknown_is_a_storage_error(tmp_path):
+    (tmp_path / "unknown.eml").touch()
+    (tmp_path / "lost").touch()
+    with pytest.raises(StorageError, match="moving files to"):
+        sweep(tmp_path, frozenset())
+    assert (tmp_path / "unknown.eml").exists()
+
+
+async def test_a_new_spool_directory_is_fsynced_in_its_parent(tmp_path, monkeypatch):
+    steps = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (steps.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    for name in ("01a", "01b"):
+        taken = ContentWriter(tmp_path / "q" / "spool", MessageId(name), inline_limit=10, max_size=1000)
+        await taken.write(b"x" * 11)
+        await taken.finish()
+    spool = str(tmp_path / "q" / "spool")
+    first = [str(tmp_path), str(tmp_path / "q"), f"{spool}/01a.part", spool]
+    assert steps == [*first, f"{spool}/01b.part", spool]
 
 
 def test_a_sweep_without_a_directory_finds_nothing(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deliver.queue import schema
-from deliver.queue.orphans import orphans
+from deliver.queue.orphans import orphaned_journals, orphans
 from deliver.sqlrun import InlineRunner
 from events.catalogue import Event
 from events.outbox import Outbox
@@ -34,3 +34,11 @@ def test_only_those_with_work_count(tmp_path: Path) -> None:
 
 def test_a_queue_that_is_not_there(tmp_path: Path) -> None:
     assert orphans(tmp_path / "none", 1) == ()
+
+
+def test_journals_of_a_node_that_had_more_processes(tmp_path: Path) -> None:
+    for number, text in ((0, "proof"), (1, "proof"), (2, ""), (3, "proof")):
+        (tmp_path / f"cluster-{number}.journal").write_text(text)
+    (tmp_path / "cluster-x.journal").write_text("proof")
+    assert orphaned_journals(tmp_path, 1) == (1, 3)
+    assert orphaned_journals(tmp_path, 4) == ()

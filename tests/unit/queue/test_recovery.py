@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
 import sqlalchemy
 
 from deliver.errors import StorageError
+from deliver.message import MessageId
 from deliver.queue import schema, store
 from deliver.queue.content import SpoolContent
 from deliver.queue.journal import Journal
 from deliver.queue.shard import free_octets, open_shard
 from deliver.sqlrun import Database
-from tests.unit.queue.values import NOW, accept, claim, envelope, proof, states
+from tests.unit.queue.values import CONTENT, NOW, accept, claim, envelope, proof, states
 
 
 def test_a_newer_schema_is_refused_and_left_alone(tmp_path):
@@ -103,3 +105,32 @@ def test_free_space_is_known_or_said(tmp_path: Path):
     assert free_octets(tmp_path) > 0
     with pytest.raises(StorageError, match="looking at"):
         free_octets(tmp_path / "none")
+
+
+async def test_a_replaced_database_does_not_cost_the_mail_in_the_spool(tmp_path: Path, caplog):
+    directory = tmp_path / "queue"
+    async with open_shard(directory, 0, NOW) as shard:
+        for name in ("big", "over"):
+            taken = shard.writer(MessageId(name), inline_limit=10, max_size=10**6)
+            await taken.write(CONTENT)
+            stored = await taken.finish()
+            made = envelope(name)
+            await shard.sql.write(partial(store.accept, envelope=made, content=stored, events=(), now=NOW))
+    spool = directory / "spool-0"
+    async with open_shard(directory, 0, NOW) as shard:  # the end of one was committed, its file not removed
+        await shard.sql.write(
+            lambda conn: (
+                conn.exec_driver_sql(
+                    "UPDATE message SET completed_at = 1, spool_name = NULL WHERE id = 'over'"
+                )
+                and None
+            )
+        )
+    async with open_shard(directory, 0, NOW):
+        assert [path.name for path in spool.iterdir()] == ["big.eml"]
+    for path in directory.glob("shard-0.db*"):
+        path.unlink()
+    async with open_shard(directory, 0, NOW):
+        pass
+    assert (spool / "lost" / "big.eml").read_bytes() == CONTENT
+    assert "unknown to the queue's database" in caplog.text

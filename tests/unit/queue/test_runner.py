@@ -188,7 +188,7 @@ async def test_workers_that_end_together_claim_together(autojump_clock, house):
         return await write(fn, durable=durable, patience=patience)
 
     async def attempt(claim, content, journal):
-        await trio.sleep(3)
+        await trio.sleep(1)
         return AttemptResult(((claim.recipients[0], DELIVERED),), Trace())
 
     house.sql.write = counting
@@ -198,8 +198,41 @@ async def test_workers_that_end_together_claim_together(autojump_clock, house):
     began = trio.current_time()
     await house.run_for(25)
     assert set((await house.states()).values()) == {"delivered"}
-    assert {at for _, _, at in house.calls} == {0, 3}
-    assert len([at for at in claims if at - began == pytest.approx(3)]) <= 3
+    assert {at for _, _, at in house.calls} == {0, 1}
+    assert len([at for at in claims if at - began == pytest.approx(1)]) <= 3
+
+
+@pytest.mark.parametrize(("workers", "looked"), [(10, False), (1, True)])
+async def test_workers_look_for_more_only_where_something_was_left(autojump_clock, tmp_path, workers, looked):
+    house = House(tmp_path, Queue(workers=workers, per_domain=2))
+    asked: list[str] = []
+    domains = house.runner.lanes.domains
+    house.runner.lanes.domains = lambda domain: asked.append(domain) or domains(domain)  # what a worker asks
+    for number in range(3):
+        await house.accept(f"m{number}", f"b@d{number}.example")
+    await house.run_for(5)
+    assert set((await house.states()).values()) == {"delivered"}
+    assert bool(asked) is looked
+    house.journal.close()
+
+
+async def test_an_attempt_that_goes_on_for_too_long_is_ended_and_said(autojump_clock, house, caplog):
+    async def attempt(claim, content, journal):
+        while True:
+            await content.read(0, 1)
+            await trio.sleep(10)
+
+    house.attempt = attempt
+    await house.accept("m1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.runner.run)
+        await trio.sleep(1045)
+        assert house.runner.running == 1
+        await trio.sleep(10)
+        assert house.runner.running == 0, "attempt_deadline and half of the lease's margin are over"
+        nursery.cancel_scope.cancel()
+    assert "m1: attempt 1 took longer than 1050 s" in caplog.text
+    assert await house.states() == {"b@example.org": "queued"}
 
 
 async def test_a_bounce_that_fails_is_not_bounced(autojump_clock, house):

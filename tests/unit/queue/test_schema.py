@@ -42,7 +42,8 @@ def test_an_older_file_gets_what_a_new_file_has_and_keeps_its_mail() -> None:
             old.exec_driver_sql(statement)
         schema.migrate(old)
         assert columns(old) == expected
-        assert {each for each in indexed if "message_by" in each} <= indexes(old)
+        recent = ("message_by", "destination_due", "recipient_held", "recipient_frozen")
+        assert {each for each in indexed if any(name in each for name in recent)} <= indexes(old)
         row = old.execute(sqlalchemy.select(schema.message)).one()
         assert (row.id, row.content, row.smtputf8, row.envid) == ("m1", b"a\r\n", False, None)
         assert old.execute(sqlalchemy.select(schema.recipient.c.notify)).scalar_one() is None

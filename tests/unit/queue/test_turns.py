@@ -204,3 +204,25 @@ async def test_who_gives_up_waiting_takes_no_place(autojump_clock: MockClock) ->
         turns.end(first, result())
         with trio.fail_after(1):
             await turns.take("b.test", "")
+
+
+async def test_a_turn_that_is_given_while_its_taker_is_cancelled_is_given_back(
+    autojump_clock: MockClock,
+) -> None:
+    for _ in range(20):  # which of the two tasks runs first is by chance
+        turns = made(Terms(start=1, widest=1), Limit("domain", ("*",), at_a_time=1), workers=1)
+        first = await turns.take("b.test", "")
+        found: list[Turn] = []
+        async with running(turns) as nursery:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as waiter:
+                    waiter.start_soon(take_into, found, turns)
+                    await wait_all_tasks_blocked()
+                    turns.end(first, result(NEUTRAL))
+                    await trio.lowlevel.checkpoint()
+                    scope.cancel()
+            for turn in found:
+                turns.end(turn, result(NEUTRAL))
+            with trio.fail_after(1):
+                await turns.take("b.test", "")
+            nursery.cancel_scope.cancel()

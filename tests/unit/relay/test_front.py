@@ -175,6 +175,16 @@ async def test_nothing_before_tls_where_the_address_demands_it(autojump_clock: M
         await client.stream.aclose()
 
 
+async def test_a_client_of_an_address_that_is_no_more_has_nobodys_rights(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        to = listener(Memory(), Relay(listen=("127.0.0.1:25",)))
+        gone = "421 4.3.2 Nothing is served here any more"
+        refused = await connect(nursery, to, place="192.0.2.1:587", expect=gone)
+        assert await refused.line() == ""
+        served = await connect(nursery, to, place="127.0.0.1:25")
+        await served.stream.aclose()
+
+
 # Submission
 
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from deliver.errors import ConfigurationError, MessageError
+from deliver.errors import ConfigurationError, MessageError, StorageError
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.relay.connection import COMMIT_DEADLINE, CONTENT_DEADLINE
 from deliver.relay.intake import Origin
@@ -170,6 +170,25 @@ async def test_a_commit_without_end_is_not_waited_for(autojump_clock: MockClock)
     assert memory.abandoned == 0  # it may be in the queue
 
 
+@pytest.mark.parametrize("error", [None, FULL], ids=["committed", "failed"])
+async def test_a_commit_that_is_under_way_at_its_deadline_is_answered_by_its_result(
+    autojump_clock: MockClock, error: StorageError | None
+) -> None:
+    async def hook(step: str) -> None:
+        if step == "commit":  # as the database's writes: once begun they are not taken back
+            with trio.CancelScope(shield=True):
+                await trio.sleep(COMMIT_DEADLINE + 5)
+            if error is not None:
+                raise error
+
+    memory = Memory(hook)
+    async with trio.open_nursery() as nursery:
+        client = await connect(nursery, listener(memory))
+        await client.send(OPENED + "x\r\n.\r\nQUIT\r\n")
+        assert await client.replies(6) == [250, 250, 250, 354, 250 if error is None else 451, 221]
+    assert len(memory.accepted) == (1 if error is None else 0)
+
+
 async def test_no_space_is_452_at_mail(autojump_clock: MockClock) -> None:
     memory = Memory(space=False)
     async with trio.open_nursery() as nursery:
@@ -247,6 +266,31 @@ async def test_a_silent_client_is_told_and_left(autojump_clock: MockClock) -> No
         began = trio.current_time()
         assert await client.reply() == "421 4.4.2 Timeout, closing connection"
         assert trio.current_time() - began == pytest.approx(300)
+
+
+async def test_patience_begins_anew_with_every_command(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        client = await connect(nursery, listener(Memory()))
+        for _ in range(10):
+            await trio.sleep(250)
+            await client.send("NOOP\r\n")
+            assert (await client.reply()).startswith("250")
+        began = trio.current_time()
+        assert await client.reply() == "421 4.4.2 Timeout, closing connection"
+        assert trio.current_time() - began == pytest.approx(300)
+
+
+async def test_what_takes_us_long_does_not_count_as_the_clients_silence(autojump_clock: MockClock) -> None:
+    async def slow(step: str) -> None:
+        if step in ("space", "begin", "write"):
+            await trio.sleep(200)
+
+    memory = Memory(slow)
+    async with trio.open_nursery() as nursery:
+        client = await connect(nursery, listener(memory))
+        await client.send(OPENED + "x\r\n.\r\nQUIT\r\n")
+        assert await client.replies(6) == [250, 250, 250, 354, 250, 221]
+    assert len(memory.accepted) == 1
 
 
 async def test_octets_without_a_command_do_not_extend_the_patience(autojump_clock: MockClock) -> None:

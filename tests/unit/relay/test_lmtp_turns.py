@@ -20,8 +20,7 @@ NO_INTAKE = cast(LmtpIntake, None)  # no mail comes here
 
 def door(places: int) -> LmtpListener:
     numbers = count(1)
-    ids = lambda: MessageId(f"id{next(numbers)}")  # noqa: E731
-    return LmtpListener(WallClock(1.7e9), ids, terms(places))
+    return LmtpListener(WallClock(1.7e9), lambda: MessageId(f"id{next(numbers)}"), terms(places))
 
 
 def terms(places: int) -> LmtpTerms:

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from OpenSSL import SSL
 
-from deliver.tls.context import context_for
+from deliver.tls.context import ClientCertificate, context_for
 from deliver.tls.engine import TlsEngine, TlsError
 from deliver.tls.policy import Level
-from tests.unit.tls.certificates import House
+from tests.unit.tls.certificates import House, Wish, issue
 from tests.unit.tls.peers import MAY, server_context
 
 
 def test_contexts_are_shared_by_what_matters() -> None:
     assert context_for(MAY) is context_for(replace(MAY, level=Level.DANE, sni="other.example"))
     assert context_for(MAY, "1.3") is not context_for(MAY, "1.2")
+
+
+def test_a_renewed_client_certificate_is_presented(house: House, tmp_path: Path) -> None:
+    ours = ClientCertificate(str(tmp_path / "certificate.pem"), str(tmp_path / "key.pem"))
+
+    def presented() -> str:
+        own = SSL.Connection(context_for(MAY, client=ours), None).get_certificate()
+        assert own is not None
+        return own.to_cryptography().subject.rfc4514_string()
+
+    for name in ("first", "second"):
+        issued = issue(Wish(name))
+        (tmp_path / "certificate.pem").write_bytes(issued.pem)
+        (tmp_path / "key.pem").write_bytes(issued.key_pem)
+        assert presented() == f"CN={name}"
+    assert context_for(MAY, client=ours) is context_for(MAY, client=ours)
 
 
 def test_openssl_itself_verifies_nothing() -> None:

@@ -95,8 +95,21 @@ def test_common_name_never_counts_beside_a_dns_name() -> None:
 def test_other_alternative_names_are_no_dns_names() -> None:
     address = x509.IPAddress(ipaddress.ip_address("192.0.2.1"))
     der = issue(Wish("mx.example.org", alternative_names=(address,))).der
-    assert isinstance(names.check(der, ("192.0.2.1",), common_name=False), NameMismatch)
+    assert isinstance(names.check(der, ("x.2.0.192",), common_name=False), NameMismatch)
     assert isinstance(names.check(der, ("mx.example.org",), common_name=True), NameMatch)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
+def test_an_address_is_named_by_an_address_alone(address: str) -> None:
+    def found(*entries: x509.GeneralName) -> NameMatch | NameMismatch:
+        return names.check(issue(Wish("x", alternative_names=entries)).der, (address,), common_name=False)
+
+    of = x509.IPAddress(ipaddress.ip_address(address))
+    assert found(of) == NameMatch(address, address)
+    assert found(x509.DNSName(address)) == NameMismatch((address,))
+    assert isinstance(found(x509.DNSName("*.0.2.1")), NameMismatch)
+    another = x509.IPAddress(ipaddress.ip_address("192.0.2.2"))
+    assert found(another) == NameMismatch(("192.0.2.2",))
 
 
 def test_an_unreadable_certificate_has_no_names() -> None:

@@ -139,14 +139,22 @@ def test_nothing_and_nonsense_presented(roots: TrustStore) -> None:
 # --- the trust store
 
 
-def test_a_file_is_read_once(house: House, tmp_path: Path) -> None:
+def test_a_file_is_read_again_only_when_it_has_changed(house: House, tmp_path: Path) -> None:
     file = tmp_path / "roots.pem"
     file.write_bytes(house.root.pem)
     store = TrustStore.load(str(file))
     assert len(store.anchors.certificates) == 1
     assert store.source == str(file)
-    file.unlink()
     assert TrustStore.load(str(file)) is store
+    file.write_bytes(2 * house.root.pem)
+    assert len(TrustStore.load(str(file)).anchors.certificates) == 2
+    other = tmp_path / "other.pem"
+    other.write_bytes(house.root.pem)
+    other.replace(file)
+    assert len(TrustStore.load(str(file)).anchors.certificates) == 1
+    file.unlink()
+    with pytest.raises(ConfigurationError):
+        TrustStore.load(str(file))
 
 
 @pytest.mark.parametrize(
@@ -172,12 +180,7 @@ def test_the_systems_store_is_found_where_it_lies(
     file = tmp_path / "system.pem"
     file.write_bytes(house.root.pem)
     monkeypatch.setattr(pkix, "SYSTEM_FILES", (str(tmp_path / "none.pem"), str(file)))
-    pkix._load.cache_clear()
-    try:
-        assert TrustStore.load().source == str(file)
-        pkix._load.cache_clear()
-        monkeypatch.setattr(pkix, "SYSTEM_FILES", (str(tmp_path / "none.pem"),))
-        with pytest.raises(ConfigurationError):
-            TrustStore.load()
-    finally:
-        pkix._load.cache_clear()
+    assert TrustStore.load().source == str(file)
+    monkeypatch.setattr(pkix, "SYSTEM_FILES", (str(tmp_path / "none.pem"),))
+    with pytest.raises(ConfigurationError):
+        TrustStore.load()

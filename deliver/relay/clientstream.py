@@ -1,0 +1,109 @@
+"""The stream of one client: every wait for it has its end (RFC 5321 4.5.3.2.7).
+
+One clock serves the whole conversation, as one for each wait would cost more than what is waited for:
+
+    clocked     the block in which the conversation goes on; it is cancelled when a wait in it takes too long
+    keep_time   runs beside it
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import trio
+
+READ_SIZE = 64 * 1024  # octets
+LINGERING_READS = 64  # pieces read and thrown away before we close for good
+CLOSING = 2.0  # seconds for a last reply to be read
+
+
+class ConnectionLost(Exception):
+    """The stream failed, or the client does not read; the text is for the log."""
+
+
+class ClientStream:
+    """What is read and written, and until when. `tell` gets what is unusual about the end of a connection."""
+
+    def __init__(self, stream: trio.abc.Stream, patience: float, tell: Callable[[str], None]) -> None:
+        """`patience`: seconds in which the client must take a reply."""
+        self.stream = stream
+        self.reading = False
+        self._patience = patience
+        self._tell = tell
+        self._unsent = bytearray()
+        self._due = math.inf
+        self._waiting = trio.Event()
+        self._scope = trio.CancelScope()
+
+    async def keep_time(self) -> None:
+        """End the block `clocked` when its wait is over in vain; until cancelled."""
+        while True:
+            if self._due == math.inf:
+                self._waiting = trio.Event()
+                await self._waiting.wait()
+            await trio.sleep_until(self._due)  # by then it may be another one
+            if trio.current_time() >= self._due:
+                self._due = math.inf
+                self._scope.cancel()
+
+    def clocked(self) -> trio.CancelScope:
+        """A new block, in which nothing waits yet."""
+        self.reading, self._due = False, math.inf
+        self._scope = trio.CancelScope()
+        return self._scope
+
+    def interrupt(self) -> None:
+        """Wait for the client no longer, if that is what we do."""
+        if self.reading:
+            self._scope.cancel()
+
+    async def read(self, until: float) -> bytes:
+        """What the client sent; b"" is its end. After `until` the block ends. Raises ConnectionLost."""
+        self.reading = True
+        self._wait(until)
+        try:
+            data = bytes(await self.stream.receive_some(READ_SIZE))
+        except trio.BrokenResourceError as error:
+            if not getattr(error.__cause__, "truncated", False):
+                self._tell("reset by the client")
+                raise ConnectionLost("the connection was lost") from None
+            self._tell("closed without close_notify")
+            data = b""  # content that was cut is not complete without its end, whoever cut it
+        self.reading, self._due = False, math.inf
+        return data
+
+    def send(self, data: bytes) -> None:
+        """To leave with the next `flush`."""
+        self._unsent += data
+
+    async def flush(self) -> None:
+        """Write what was sent. Raises ConnectionLost; the block ends when the client does not take it."""
+        if not self._unsent:
+            return
+        data = bytes(self._unsent)
+        self._unsent.clear()
+        self._wait(trio.current_time() + self._patience)
+        try:
+            await self.stream.send_all(data)
+        except trio.BrokenResourceError:
+            raise ConnectionLost("the connection was lost") from None
+        self._due = math.inf
+
+    async def linger(self, why: str, *, secured: bool) -> None:
+        """Let the client read our last words: octets left unread would reset the connection before that."""
+        with trio.move_on_after(CLOSING):
+            if secured:
+                await self.stream.aclose()
+            elif isinstance(self.stream, trio.abc.HalfCloseableStream):
+                try:
+                    await self.stream.send_eof()
+                    for _ in range(LINGERING_READS):
+                        if not await self.stream.receive_some(READ_SIZE):
+                            break
+                except trio.BrokenResourceError:
+                    self._tell(f"reset after: {why}")
+
+    def _wait(self, until: float) -> None:
+        self._due = until
+        self._waiting.set()

@@ -1,0 +1,93 @@
+"""A row that cannot be read: its message is held and says why, and nobody else waits for it."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import sqlalchemy
+
+from deliver.queue import changes, export, hold, recovery, reports
+from tests.unit.queue.test_runner import House
+from tests.unit.queue.values import DELIVERED, NOW, Recorder, accept, claim, proof, rows, states
+
+UNREADABLE = "its record in the queue cannot be read"
+HELD = [
+    "notify = 'X'",
+    "original_type = 'rfc822'",
+    "attempts = 'many'",
+    "local_part = CAST(x'ff61' AS TEXT)",
+]
+HINTS = ["last_outcome = '{'", "last_outcome = '[]'", """last_outcome = '{"contact": 7}'"""]
+
+
+def damage(conn, what, table="recipient", key="message_id"):
+    conn.execute(sqlalchemy.text(f"UPDATE {table} SET {what} WHERE {key} = 'm1'"))
+
+
+@pytest.mark.parametrize("what", HELD + HINTS)
+async def test_the_others_are_delivered(autojump_clock, tmp_path, caplog, what):
+    house = House(tmp_path)
+    house.attempt = house.outcome(DELIVERED)
+    await house.accept("m1", "a@example.org")
+    await house.accept("m2", "b@example.org")
+    await house.sql.write(lambda conn: damage(conn, what))
+    with caplog.at_level(logging.ERROR):
+        await house.run_for(100)
+    house.journal.close()
+    assert "m2" in [call[0] for call in house.calls]
+    (one,) = await house.sql.read(
+        lambda conn: conn.execute(
+            sqlalchemy.text("SELECT state, held_reason FROM recipient WHERE message_id = 'm1'")
+        ).all()
+    )
+    if what in HINTS:  # that is only where the attempt before failed
+        assert one.state == "delivered"
+        return
+    assert one.state == "held"
+    assert one.held_reason.startswith(UNREADABLE)
+    assert "msg:hold" in house.recorder.names()
+    assert UNREADABLE in caplog.text
+
+
+async def test_a_message_without_its_row_is_held(autojump_clock, tmp_path):
+    house = House(tmp_path)
+    await house.accept("m1", "a@example.org")
+    await house.accept("m2", "b@example.org")
+
+    with house.sql._database._writer.connect() as conn:
+        conn.connection.driver_connection.execute("PRAGMA foreign_keys = OFF")
+        with conn.begin():
+            conn.exec_driver_sql("DELETE FROM message WHERE id = 'm1'")
+    await house.run_for(10)
+    house.journal.close()
+    assert await house.states() == {"a@example.org": "held", "b@example.org": "delivered"}
+
+
+def test_a_delivery_that_the_journal_proves_is_recorded_all_the_same(conn):
+    accept(conn, "m1")
+    (claimed,) = claim(conn)
+    damage(conn, "notify = 'X'")
+    assert recovery.recover(conn, NOW, [proof(claimed, 0)], Recorder()).delivered == 1
+    assert states(conn) == {"b@example.org": "delivered"}
+
+
+def test_an_administrator_can_bounce_and_export_it(conn):
+    accept(conn, "m1")
+    damage(conn, "notify = 'X'")
+    damage(conn, "ret = 'SOME'", "message", "id")
+    assert claim(conn) == ()
+    exported = export.exported(conn, "m1")
+    assert [str(each.mailbox) for each in exported.envelope.recipients] == ["b@example.org"]
+    changes.bounce(conn, [hold.Key("m1", 0)], NOW, reason="damaged", append=Recorder())
+    assert states(conn) == {"b@example.org": "failed"}
+    assert len(reports.due_reports(conn, NOW, 5)) == 1
+
+
+def test_released_it_is_held_again(conn):
+    accept(conn, "m1")
+    damage(conn, "original_type = 'rfc822'")
+    assert claim(conn) == ()
+    changes.release(conn, [hold.Key("m1", 0)], NOW, append=Recorder())
+    assert claim(conn) == ()
+    assert rows(conn)[0].state == "held"
