@@ -56,7 +56,7 @@ async def find_candidates(agent: Seeker, domain: str, route: ViaMx | ViaSmarthos
     """The hosts for `domain` along `route`, ourselves and everything behind us removed (RFC 5321 5.1)."""
     if isinstance(route, ViaSmarthost) and route.mx is None:
         targets = tuple(MxTarget(host, 0, port or route.port) for host, port in route.hosts)
-        return Walked(MxPlan(domain, targets, secure=True, level=route.level), ())
+        return Walked(MxPlan(domain, targets, secure=True, level=route.level, named=True), ())
     name = route.domain if isinstance(route, ViaMx) else route.mx
     assert name is not None
     walked = await drive(find_mx(name, agent.rng), agent.resolver)
@@ -96,6 +96,7 @@ class Candidate:
         self.port = target.port or self.destination.delivery.port
         self.ready = trio.Event()
         self.walked: Walked[HostPlan] | None = None
+        self._named, self._ignored = plan.named, self.destination.delivery.ignore_addresses
         self._resolver = agent.resolver
         self._walk = find_host(
             target.host,
@@ -114,8 +115,7 @@ class Candidate:
         """The same, for the only host. Never raises: it must not end a delivery to another host."""
         try:
             walked = await drive(self._walk, self._resolver)
-            ignored = self.destination.delivery.ignore_addresses
-            self.walked = walked if self.target.port is not None else without_ignored(walked, ignored)
+            self.walked = walked if self._named else without_ignored(walked, self._ignored)
         except Exception:
             _log.exception("looking up %s failed: another host is tried, or mail waits", self.target.host)
             self.walked = _unknown(self.target.host)

@@ -28,7 +28,7 @@ from deliver.message import Content, Envelope, Recipient
 from deliver.outcome import AttemptResult, Deferred, Delivered, Failed, Outcome, Phase
 from deliver.queue import conclusion
 from deliver.queue.claiming import sender_key
-from deliver.queue.turns import Closed, Turn, Turns
+from deliver.queue.turns import PATIENCE, Closed, Turn, Turns
 from deliver.records import Records
 from deliver.report.result import log_outcome
 from deliver.report.testimony import Testimony
@@ -39,6 +39,7 @@ from deliver.smtp.reply import EnhancedCode
 DOMAINS_AT_A_TIME = 20  # of one message
 LEASE_MARGIN = 900.0  # seconds; a server may take 10 minutes to answer the final dot (RFC 5321 4.5.3.2.6)
 SETTLE_PATIENCE = 30.0  # seconds to put down what became of a delivery that was cancelled
+LONG_PATIENCE = 600.0  # seconds for a place on a lane, where the caller gives no deadline
 SHARE = 0.25  # of the time to the deadline that a server gets to answer the final dot,
 LONGEST_SHARE = 120.0  # and the most of it, seconds
 
@@ -136,7 +137,10 @@ class Direct:
         limit: Limit,
     ) -> dict[int, tuple[Outcome, Trace]]:
         assert self._nursery is not None, "not running"
-        errand = _Errand(self._agent, self._records, envelope, recipients, content, job, self._numbers)
+        patience = PATIENCE if limit.deadline < math.inf else LONG_PATIENCE
+        errand = _Errand(
+            self._agent, self._records, envelope, recipients, content, job, self._numbers, patience
+        )
         if self._interrupted:
             errand.interrupt()
         self._under_way.add(errand)
@@ -175,7 +179,9 @@ class _Errand:
         content: Content,
         job: Job | None,
         numbers: count[int],
+        patience: float,
     ) -> None:
+        self._patience = patience
         self._agent = agent
         self._records = records
         self._envelope = envelope
@@ -241,10 +247,12 @@ class _Errand:
             result = conclusion.conclude(leg.recipients, leg.result(), journalled)
             if leg.attempt is None:
                 self._testify(leg, result)
-            if leg.turn is not None:
-                turns.end(leg.turn, result)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_PATIENCE):
-                await self._settle(leg, result)
+            try:
+                if leg.turn is not None:
+                    turns.end(leg.turn, result)
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_PATIENCE):
+                    await self._settle(leg, result)
 
     async def _attempt(self, leg: _Leg, turns: Turns, journalled: dict[int, Delivered]) -> None:
         def journal(recipients: tuple[Recipient, ...], outcome: Delivered) -> None:
@@ -252,7 +260,7 @@ class _Errand:
             if self._job is not None and self._records is not None:
                 self._records.note(leg.number, self._envelope, recipients, outcome)
 
-        leg.turn = await turns.take(leg.domain, sender_key(self._envelope))
+        leg.turn = await turns.take(leg.domain, sender_key(self._envelope), self._patience)
         leg.attempt = Attempt(self._agent, self._envelope, leg.recipients, self._content, journal=journal)
         await leg.attempt.run()
 

@@ -55,6 +55,7 @@ class ShardWork:
         self.shard = shard
         self.backlog = backlog
         self.shipper = shipper
+        self._share = share
         self._counts = Counts(0, 0, 0, 0)
         self._measured = bool(settings.metrics.listen)
         self.runner = Runner(
@@ -83,11 +84,14 @@ class ShardWork:
 
     async def run(self) -> None:
         """All of it, until `stop` and the end of what was under way."""
-        async with trio.open_nursery() as beside:
-            beside.start_soon(self.background)
-            await self.runner.run()
-            await self.last_events()
-            beside.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as beside:
+                beside.start_soon(self.background)
+                await self.runner.run()
+                await self.last_events()
+                beside.cancel_scope.cancel()
+        finally:
+            self._share.close()
         await self.shipper.aclose()
 
     async def background(self) -> None:

@@ -18,7 +18,7 @@ Examples:
 In Postfix: default_transport = lmtp:inet:127.0.0.1:2424
 SIGTERM and SIGINT stop it: no new mail, running deliveries finish within queue.shutdown_grace;
 a second signal cuts that short. Whoever has no outcome then is answered 451. SIGHUP reads the settings
-again, if there is one process (relay.workers); bad ones are refused.
+again; bad ones are refused and the old ones stay.
 """
 
 

@@ -101,8 +101,9 @@ def thaw(application: Application, rules: tuple[int, ...]) -> None:
         with writing(place) as shard:
             ours = [rule.id for rule in shard.read(freezing.rules) if rule.id in rules]
             known |= set(ours)
-            if ours:
-                released += shard.write(partial(changes.thaw, rule_ids=ours, now=now, append=append))
+            thaw_some = partial(changes.thaw, rule_ids=ours, now=now, append=append)
+            while ours and (part := shard.write(thaw_some)):
+                released += part
     unknown = [str(rule) for rule in rules if rule not in known]
     if unknown:
         raise UsageError(

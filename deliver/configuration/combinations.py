@@ -34,9 +34,9 @@ from collections.abc import Iterator
 from deliver import endpoint
 from deliver.configuration import actions, relaylisteners, relaysecurity
 from deliver.configuration.problem import KeyPath, Problem
+from deliver.level import Level
 from deliver.queue import retry
 from deliver.settings import EventAction, EventFile, Route, Settings, Tls, overridden
-from deliver.tls.policy import Level
 
 
 def problems(settings: Settings) -> Iterator[Problem]:

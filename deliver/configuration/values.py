@@ -15,9 +15,9 @@ from msgspec import inspect
 
 from deliver.configuration.problem import KeyPath, Problem
 from deliver.configuration.texts import EXAMPLES, KINDS, Fault
+from deliver.level import Level
 from deliver.quantity import DURATION_REMEDY, SIZE_REMEDY, Duration, Size
 from deliver.settings import Settings
-from deliver.tls.policy import Level
 
 MAY_BE_ZERO = frozenset(
     {"ocsp_skew", "cache_max_ttl", "lease_margin", "shutdown_grace", "quit", "failure_delay"}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from deliver.errors import Blame
 from deliver.outcome import Deferred, Failed
@@ -21,7 +21,7 @@ from deliver.queue import codec, freeze, hold
 from deliver.queue.due import note_due, note_due_again
 from deliver.queue.hold import Append, Key
 from deliver.queue.owed import Owed, owed
-from deliver.queue.schema import State, counter, freeze as freeze_table, message, recipient
+from deliver.queue.schema import State, counter, freeze as freeze_table, recipient
 from deliver.queue.store import complete_all, note_owed
 from deliver.smtp.reply import EnhancedCode
 from events.catalogue import Event
@@ -30,6 +30,8 @@ CHANGES: Final = "changes"
 RETRIES: Final = "retries"  # those of them that ask for an attempt now
 GIVEN_UP: Final = EnhancedCode(5, 0, 0)
 _ENDED: Final = "a date that was given has come"
+# The function keeps databases from choosing an index on the state: all that is held may be much.
+_HELD: Final = func.coalesce(recipient.c.state, "") == State.HELD.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,32 +116,40 @@ def freeze_now(conn: Connection, rule: freeze.Rule, now: float, append: Append) 
 
 
 def thaw(conn: Connection, rule_ids: list[int], now: float, append: Append) -> int:
-    """Take rules back and release what they hold; returns how many recipients."""
-    freeze.drop(conn, rule_ids)
-    rows = _held_by(conn, recipient.c.freeze_id.in_(rule_ids))
-    _release(conn, rows, now, "thawed", append)
+    """Take rules back and release a portion of what they hold; returns how many recipients, 0 at the end.
+
+    The rules hold nothing more at once. The relay releases what is left by whoever does not call again.
+    """
+    freeze.end(conn, rule_ids, now)
+    released = _release_some(conn, _frozen_by(conn, rule_ids, freeze.CHUNK), now, "thawed", append)
+    _drop_unused(conn, rule_ids)
     note_change(conn)
-    return len(rows)
+    return released
 
 
 def next_release(conn: Connection) -> float | None:
     """When the next hold or freeze rule ends by its date; None when none does."""
-    ends = select(func.min(recipient.c.held_until)).where(recipient.c.state == State.HELD.value)
+    ends = select(recipient.c.held_until).where(_HELD, recipient.c.held_until.is_not(None))
     times = (
-        conn.execute(ends).scalar_one_or_none(),
+        conn.execute(ends.order_by(recipient.c.held_until).limit(1)).scalar_one_or_none(),
         conn.execute(select(func.min(freeze_table.c.until))).scalar_one_or_none(),
     )
     return min((float(time) for time in times if time is not None), default=None)
 
 
 def release_due(conn: Connection, now: float, *, append: Append) -> int:
-    """End holds and freeze rules whose date has come; returns how many recipients were released."""
+    """End a portion of the holds whose date has come, and freeze rules that hold nothing more after theirs.
+
+    Returns how many recipients were released, 0 at the end.
+    """
     over = select(freeze_table.c.id).where(freeze_table.c.until <= now)
     rule_ids = list(conn.execute(over).scalars())
-    freeze.drop(conn, rule_ids)
-    rows = _held_by(conn, or_(recipient.c.held_until <= now, recipient.c.freeze_id.in_(rule_ids)))
-    _release(conn, rows, now, _ENDED, append)
-    return len(rows)
+    due = select(recipient.c.message_id, recipient.c.ordinal).where(_HELD, recipient.c.held_until <= now)
+    keys = [Key(*row) for row in conn.execute(due.limit(freeze.CHUNK))]
+    keys += _frozen_by(conn, rule_ids, freeze.CHUNK - len(keys))
+    released = _release_some(conn, list(dict.fromkeys(keys)), now, _ENDED, append)
+    _drop_unused(conn, rule_ids)
+    return released
 
 
 def count(conn: Connection) -> tuple[int, int]:
@@ -155,14 +165,24 @@ def note_change(conn: Connection, name: str = CHANGES) -> None:
         conn.execute(insert(counter).values(name=name, value=1))
 
 
-def _held_by(conn: Connection, condition: Any) -> list[Row[Any]]:
-    query = (
-        select(recipient, message.c.sender_local_part, message.c.sender_domain, message.c.size)
-        .join(message, message.c.id == recipient.c.message_id)
-        .where(recipient.c.state == State.HELD.value, condition)
-        .order_by(recipient.c.message_id, recipient.c.ordinal)
+def _frozen_by(conn: Connection, rule_ids: Sequence[int], most: int) -> list[Key]:
+    if not rule_ids or most <= 0:
+        return []
+    query = select(recipient.c.message_id, recipient.c.ordinal).where(
+        _HELD, recipient.c.freeze_id.in_(rule_ids)
     )
-    return list(conn.execute(hold.locked(query)))
+    return [Key(*row) for row in conn.execute(query.limit(most))]
+
+
+def _drop_unused(conn: Connection, rule_ids: Sequence[int]) -> None:
+    """Forget rules that are over and hold nobody more."""
+    freeze.drop(conn, [each for each in rule_ids if not _frozen_by(conn, [each], 1)])
+
+
+def _release_some(conn: Connection, keys: list[Key], now: float, why: str, append: Append) -> int:
+    rows = hold.with_messages(conn, keys, State.HELD)
+    _release(conn, rows, now, why, append)
+    return len(rows)
 
 
 def _release(conn: Connection, rows: list[Row[Any]], now: float, why: str, append: Append) -> None:

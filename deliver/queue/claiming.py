@@ -89,12 +89,13 @@ def claim(
     domains: Iterable[str] | None = None,
     append: Append = outbox.append,
     node: str | None = None,
+    line: due.Line | None = None,
 ) -> tuple[Claim, ...]:
     """Lease at most `limit` messages' due recipients for `lease` seconds, as far as `admission` allows.
 
     With `domains` only of these, in that order. What a freeze rule matches is held instead, and so is what
     cannot be read. `node` is who claims, where several share the database; domains that another is busy with
-    are passed over.
+    are passed over. `line`: see `due.due_domains`.
     """
     taking = _Taking(conn, now, lease, retry, admission, node, freeze.active(conn, now), append)
     claims: list[Claim] = []
@@ -106,7 +107,7 @@ def claim(
     while len(claims) < limit:
         wanted = limit - len(claims)
         if domains is None:
-            turn = due.due_domains(conn, now, opens_at, wanted)
+            turn = due.due_domains(conn, now, opens_at, wanted, line)
         else:
             turn = due.due_among(conn, now, tuple(domains), opens_at, wanted)
         if not turn:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Integer,
     ScalarSelect,
@@ -24,6 +26,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects import sqlite
@@ -35,6 +38,11 @@ from deliver.queue.statement import Statement
 PAGE: Final = 200  # destinations that are looked at in one query
 FEW: Final = 20  # of those that are given: mostly one of the first has something
 
+LOOKED_AT: Final = 1000  # destinations that one look of the runner goes through
+_FRONT_OF_DUE: Final = (-math.inf, "")
+_FRONT_OF_TURN: Final = (-math.inf, -math.inf, "")
+
+Place = tuple[float | str, ...]  # in an ordered query: the values that it is ordered by
 Opening = Callable[[str], float]  # from when on a domain may have one more attempt; inf: that will be said
 
 
@@ -43,12 +51,28 @@ def always(domain: str) -> float:
     return -math.inf
 
 
-def next_due(conn: Connection, opens_at: Opening = always) -> float | None:
-    """When the next recipient is due and its domain open; None when none is queued, or none will open."""
+@dataclass(slots=True)
+class Line:
+    """How far the line of due destinations was looked through, where it is too long for one look.
+
+    `behind`: the turn of the destination that was looked at last; None: the next look begins at the front.
+    """
+
+    behind: tuple[float, float, str] | None = None
+
+
+def next_due(conn: Connection, opens_at: Opening = always, *, soon: float | None = None) -> float | None:
+    """When the next recipient is due and its domain open; None when none is queued, or none will open.
+
+    With `soon` (epoch seconds) no more than LOOKED_AT destinations are looked at, and what is behind them
+    might be due by then.
+    """
     earliest = math.inf
-    for row in _pages(conn, _BY_DUE):
+    for number, row in enumerate(_pages(conn, _BY_DUE, _FRONT_OF_DUE, _place_by_due)):
         if row.due >= earliest:
             break
+        if soon is not None and number >= LOOKED_AT:
+            return min(earliest, max(float(row.due), soon))
         earliest = min(earliest, max(float(row.due), opens_at(row.domain)))
     return None if earliest == math.inf else earliest
 
@@ -75,19 +99,32 @@ def note_due_again(conn: Connection, domain: str) -> None:
             note_due(conn, domain, earliest)
 
 
-def due_domains(conn: Connection, now: float, opens_at: Opening, limit: int) -> list[tuple[str, str]]:
+def due_domains(
+    conn: Connection, now: float, opens_at: Opening, limit: int, line: Line | None = None
+) -> list[tuple[str, str]]:
     """Domains with something due that are open, each with the sender who was served last.
 
-    The one that was served longest ago is first.
+    The one that was served longest ago is first. With `line` no more than LOOKED_AT are looked at, and the
+    next call goes on behind them: the line may be long, and all of it be closed.
     """
     found: list[tuple[str, str]] = []
     if first_due(conn) > now:
         return found
-    for row in _pages(conn, _IN_TURN, now=now):
+    front = _FRONT_OF_TURN if line is None or line.behind is None else line.behind
+    for number, row in enumerate(_pages(conn, _IN_TURN, front, _place_in_turn, now=now)):
         if opens_at(row.domain) <= now:
             found.append((row.domain, row.last_sender))
-            if len(found) >= limit:
-                break
+        if len(found) >= limit:
+            if line is not None and line.behind is not None:
+                line.behind = _place_in_turn(row)
+            return found
+        if line is not None and number + 1 >= LOOKED_AT:
+            line.behind = _place_in_turn(row)
+            return found
+    if line is not None and line.behind is not None:
+        line.behind = None
+        if not found:  # those at the front were not looked at this time
+            return due_domains(conn, now, opens_at, limit, line)
     return found
 
 
@@ -129,15 +166,25 @@ def _due_of(conn: Connection, few: Sequence[str], now: float) -> list[Any]:
     return list(conn.execute(_due_among_postgresql(), {"domains": list(few), "now": now}))
 
 
-def _pages(conn: Connection, query: Statement, **values: object) -> Iterator[Any]:
-    """The rows of an ordered query, fetched as they are looked at."""
-    offset = 0
+def _pages(
+    conn: Connection, query: Statement, front: Place, place: Callable[[Any], Place], **values: object
+) -> Iterator[Any]:
+    """The rows of an ordered query behind `front`, fetched as they are looked at."""
     while True:
-        rows = query.all(conn, page=PAGE, offset=offset, **values)
+        behind = {f"behind_{number}": each for number, each in enumerate(front)}
+        rows = query.all(conn, page=PAGE, **behind, **values)
         yield from rows
         if len(rows) < PAGE:
             return
-        offset += PAGE
+        front = place(rows[-1])
+
+
+def _place_by_due(row: Any) -> Place:
+    return (row.due, row.domain)
+
+
+def _place_in_turn(row: Any) -> tuple[float, float, str]:
+    return (row.served_at, row.due, row.domain)
 
 
 def _earliest() -> ScalarSelect[float | None]:
@@ -148,10 +195,12 @@ def _earliest() -> ScalarSelect[float | None]:
     )
 
 
-def _paged(query: Any, *order: Any) -> Statement:
-    ordered = query.order_by(*order, destination.c.domain)
-    page = ordered.limit(bindparam("page", type_=Integer))
-    return Statement(page.offset(bindparam("offset", type_=Integer)))
+def _paged(query: Any, *order: ColumnElement[Any]) -> Statement:
+    """A page of the query, in the order of these columns, behind a place in it."""
+    place = tuple_(*(bindparam(f"behind_{number}", type_=each.type) for number, each in enumerate(order)))
+    return Statement(
+        query.where(tuple_(*order) > place).order_by(*order).limit(bindparam("page", type_=Integer))
+    )
 
 
 def _note_due(insert: Any) -> Statement:
@@ -196,10 +245,13 @@ _DUE_NOW: Final = select(destination.c.domain, destination.c.last_sender).where(
 )
 _GIVEN: Final = select(func.json_each(bindparam("domains", type_=Text)).table_valued("value").c.value)
 _DUE_AMONG: Final = Statement(_DUE_NOW.where(destination.c.domain.in_(_GIVEN)))
-_BY_DUE: Final = _paged(select(destination).where(destination.c.due.is_not(None)), destination.c.due)
+_BY_DUE: Final = _paged(
+    select(destination).where(destination.c.due.is_not(None)), destination.c.due, destination.c.domain
+)
 # the function keeps databases from choosing the index on `due`, which would make them sort what it finds
 _IN_TURN: Final = _paged(
     select(destination).where(func.coalesce(destination.c.due, math.inf) <= bindparam("now")),
     destination.c.served_at,
     destination.c.due,
+    destination.c.domain,
 )

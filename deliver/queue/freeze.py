@@ -30,6 +30,7 @@ from sqlalchemy import (
     insert,
     select,
     text,
+    update,
 )
 
 from deliver.errors import UsageError
@@ -129,8 +130,13 @@ def active(conn: Connection, now: float) -> tuple[Rule, ...]:
     return tuple(rule for rule in rules(conn) if rule.until is None or rule.until > now)
 
 
+def end(conn: Connection, rule_ids: list[int], now: float) -> None:
+    """Let rules be over; what they hold is released by `deliver.queue.changes`."""
+    conn.execute(update(table).where(table.c.id.in_(rule_ids)).values(until=now))
+
+
 def drop(conn: Connection, rule_ids: list[int]) -> None:
-    """Take rules back; what they hold is released by `deliver.queue.changes`."""
+    """Forget rules."""
     conn.execute(delete(table).where(table.c.id.in_(rule_ids)))
 
 

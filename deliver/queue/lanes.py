@@ -28,6 +28,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import islice
 from typing import Final
 
 from deliver.errors import Blame
@@ -264,7 +265,7 @@ class Lanes:
         return Lane(float(min(self.share.portion(self.terms.start), self.terms.widest)))
 
     def _forget(self) -> None:
-        for name in tuple(self._places)[: max(0, len(self._places) - MAX_SITES)]:
+        for name in tuple(islice(self._places, max(0, len(self._places) - MAX_SITES))):
             if not self._places[name].running:
                 del self._places[name]
         if len(self._site_of) > 2 * MAX_SITES:

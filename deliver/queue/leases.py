@@ -274,6 +274,12 @@ class Ledger:
                 if counter is self._tokens or counter[key] <= 0:
                     del counter[key]
 
+    def close(self) -> None:
+        """Give back everything: nothing runs any more."""
+        self._used.clear()
+        self._touched.update(self._leased, self._tokens)
+        self.settle()
+
     def forget_refusals(self) -> bool:
         """It is worth to look again; whether there were any."""
         refused, self._refused = self._refused, set()

@@ -52,6 +52,7 @@ from events import outbox
 GATHER: Final = 0.02  # seconds between two looks for what is due
 LONGEST_SLEEP: Final = 60.0  # seconds; expired leases and old history are looked for that often
 BUSY: Final = 0.05  # seconds until a node looks again for what others are busy with
+BRIEF: Final = 0.1  # seconds between the looks at parts of a long line
 TURN: Final = 20  # messages that a worker takes for one site while others wait
 SILENCE: Final = 3600.0  # seconds, unless said otherwise
 
@@ -116,6 +117,7 @@ class Runner:
         self._claiming = trio.Lock()
         self._wishes: list[Wish] = []
         self._holds: dict[str, float] = {}
+        self._line = due.Line()
         self._running: dict[int, Running] = {}
         self._silent = Silence()
         self._left_due = -math.inf
@@ -285,6 +287,7 @@ class Runner:
             retry=self._plan.retry,
             append=self._append,
             node=self._shard.node,
+            line=self._line,
         )
         look = any(wish.domains is None for wish in wishes)
 
@@ -303,7 +306,12 @@ class Runner:
                 left -= len(taken[-1])
             if not look:
                 return taken, permits.held, now, self._left_due
-            return taken, permits.held, due.next_due(conn, permits.opens_at), due.first_due(conn)
+            return (
+                taken,
+                permits.held,
+                due.next_due(conn, permits.opens_at, soon=now + BRIEF),
+                due.first_due(conn),
+            )
 
         taken, held, moment, self._left_due = await self._shard.sql.write(take_permitted, durable=False)
         holds = iter(held)

@@ -113,8 +113,8 @@ destination = Table(
     Index("destination_turn", "served_at", "due", "domain"),
 )
 
-# Indexes of some rows: table, name, column, which rows. For PostgreSQL they are made by their text: to name it
-# in an Index loads its whole dialect, also where nobody has such a database.
+# Indexes of some rows: table, name, column, which rows. For PostgreSQL they are made by their text: to name
+# it in an Index loads its whole dialect, also where nobody has such a database.
 _OF_SOME: Final = (
     (message, "message_report_due", "report_due", "report_due IS NOT NULL"),
     (message, "message_completed", "completed_at", "completed_at IS NOT NULL"),
@@ -297,8 +297,10 @@ MIGRATIONS: Final[tuple[Callable[[sqlalchemy.Connection], None], ...]] = (
         _statements(
             "DROP INDEX IF EXISTS destination_due",
             "CREATE INDEX destination_due ON destination (due, domain)",
-            "CREATE INDEX IF NOT EXISTS recipient_held ON recipient (held_until) WHERE held_until IS NOT NULL",
-            "CREATE INDEX IF NOT EXISTS recipient_frozen ON recipient (freeze_id) WHERE freeze_id IS NOT NULL",
+            "DROP INDEX IF EXISTS recipient_held",
+            "CREATE INDEX recipient_held ON recipient (held_until) WHERE held_until IS NOT NULL",
+            "DROP INDEX IF EXISTS recipient_frozen",
+            "CREATE INDEX recipient_frozen ON recipient (freeze_id) WHERE freeze_id IS NOT NULL",
         ),
     ),
 )

@@ -55,6 +55,10 @@ class Share(Protocol):
         """Give back what is reserved and not in use."""
         ...
 
+    def close(self) -> None:
+        """Give back everything."""
+        ...
+
 
 class Whole:
     """Nobody else has a part: nothing to lease. Buckets are the throttle's own."""
@@ -91,6 +95,9 @@ class Whole:
         """Nobody needs to know."""
 
     def settle(self) -> None:
+        """There is nothing."""
+
+    def close(self) -> None:
         """There is nothing."""
 
 

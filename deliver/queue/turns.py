@@ -3,7 +3,7 @@
 The queue claims and then begins (`begin`, `end`). Who delivers what is not queued asks (`take`), and waits:
 
     a worker or a place is free, no limit holds   begins at once
-    all places are taken                          waits for its place, `PATIENCE` at most
+    all places are taken                          waits for its place, as long as it likes
     a pause or a rate ends soon                   waits for that moment, `SOON` at most
     it ends later                                 Closed at once: whoever keeps the message comes again
 
@@ -109,15 +109,18 @@ class Turns:
         self.look()
         return said
 
-    async def take(self, domain: str, sender: str) -> Turn:
-        """A turn for an attempt that is not in the queue; `end` it. Raises Closed."""
+    async def take(self, domain: str, sender: str, patience: float = PATIENCE) -> Turn:
+        """A turn for an attempt that is not in the queue; `end` it. Raises Closed.
+
+        `patience`: seconds to wait for a place.
+        """
         asked = _Asked(domain, sender if self.throttle.by_sender else "")
         key = (asked.domain, asked.sender)
         if key not in self._waiting and not self._lock.locked():
             self._answer(asked, self._clock.now())
             self.settle()
         if not asked.answered.is_set():
-            await self._wait(asked, self._waiting.setdefault(key, deque()))
+            await self._wait(asked, self._waiting.setdefault(key, deque()), patience)
         if asked.turn is None:
             raise Closed(asked.why)
         return asked.turn
@@ -143,11 +146,11 @@ class Turns:
             with trio.move_on_after(max(0.0, moment - self._clock.now())):
                 await self._look.wait()
 
-    async def _wait(self, asked: _Asked, line: deque[_Asked]) -> None:
+    async def _wait(self, asked: _Asked, line: deque[_Asked], patience: float) -> None:
         line.append(asked)
         self._look.set()
         try:
-            with trio.move_on_after(PATIENCE):
+            with trio.move_on_after(patience):
                 await asked.answered.wait()
         except trio.Cancelled:
             if asked.turn is not None:  # given in the very moment in which its taker goes

@@ -124,13 +124,18 @@ class Upkeep:
             self._seen = sight.changes
             self._changed()
         if sight.next_release is not None and sight.next_release <= now:
-            released = await self._shard.sql.write(
-                lambda conn: changes.release_due(conn, now, append=self._append)
-            )
-            say(log, logging.INFO, "released", recipients=released)
-            self._changed()
+            await self._release(now)
         if sight.next_report is not None and sight.next_report <= now:
             await self._tell(now)
+
+    async def _release(self, now: float) -> None:
+        """Portion by portion: a rule may hold many, and others want to write too."""
+        released = 0
+        while part := await self._shard.sql.write(partial(changes.release_due, now=now, append=self._append)):
+            released += part
+            self._changed()
+        say(log, logging.INFO, "released", recipients=released)
+        self._changed()
 
     async def _tell(self, now: float) -> None:
         due = await self._shard.sql.read(lambda conn: reports.due_reports(conn, now, AT_A_TIME))

@@ -64,4 +64,3 @@ class Watched(Generic[Value]):
 
     def _look(self) -> tuple[Mark, ...]:
         return tuple(map(mark, self._paths))
-

@@ -30,7 +30,7 @@ class MxPlan:
     `implicit`: there is no MX record, the domain itself is the host.
     `next_hop_names`: names that a DANE-TA certificate may carry besides the TLSA base domain
     (RFC 7672 3.2.2), the domain first and the end of its CNAME chain after it.
-    `level`: what the route says in place of `tls.level`.
+    `level`: what the route says in place of `tls.level`. `named`: by host in the settings, not found in DNS.
     """
 
     domain: str
@@ -39,6 +39,7 @@ class MxPlan:
     implicit: bool = False
     next_hop_names: tuple[str, ...] = ()
     level: Level | None = None
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)

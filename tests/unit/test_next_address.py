@@ -51,7 +51,7 @@ async def test_an_address_that_was_unreachable_lately_is_last_all_the_same(autoj
 
 
 async def order(hints: MemoryHints, clock: WallClock, tried: str | None) -> list[str]:
-    agent: Any = SimpleNamespace(hints=hints, clock=clock, own_sockets=frozenset())
+    agent: Any = SimpleNamespace(hints=hints, clock=clock, own_sockets=frozenset(), is_local=lambda _: False)
     plan: Any = SimpleNamespace(host="mx.example.org", addresses=(V6, OTHER_V6, V4, OTHER_V4), secure=False)
     last = None if tried is None else Place("mx.example.org", tried)
     chosen = await targets_of(agent, "example.org", plan, 25, Tries(2, last), None)

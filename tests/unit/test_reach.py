@@ -28,6 +28,7 @@ from deliver.resolve.answer import (
     RecordType,
 )
 from deliver.settings import Delivery, Route, Settings
+from deliver.smtp.reply import EnhancedCode
 from deliver.tls.pkix import TrustStore
 from events.port import Allow, Refuse
 from hints.memory import MemoryHints
@@ -272,7 +273,7 @@ async def test_the_next_attempt_begins_with_another_family(autojump_clock: trio.
 async def test_every_address_of_ours_is_our_own_where_we_listen_on_all(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    everywhere = frozenset({("0.0.0.0", 25)})  # noqa: S104 (nothing is bound)
+    everywhere = frozenset({("0.0.0.0", 25)})
     ways = {FOUR: Way(), "127.0.0.9": Way()}
     result, net = await deliver(ways, own_sockets=everywhere, is_local={FOUR}.__contains__)
     assert outcome(result).enhanced == EnhancedCode(5, 4, 6)
@@ -282,7 +283,7 @@ async def test_every_address_of_ours_is_our_own_where_we_listen_on_all(
 async def test_a_mail_exchanger_that_is_nowhere_fails_and_one_that_is_elsewhere_too_does_not(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    result, net = await deliver({"0.0.0.0": Way(), "::": Way(), "ff02::1": Way()})  # noqa: S104
+    result, net = await deliver({"0.0.0.0": Way(), "::": Way(), "ff02::1": Way()})
     assert outcome(result).enhanced == EnhancedCode(5, 4, 4)
     assert "delivery.ignore_addresses" in outcome(result).why
     assert net.dialled == []

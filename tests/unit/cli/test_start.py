@@ -80,6 +80,8 @@ def test_the_first_question_needs_no_database_and_no_tls() -> None:
         ("queue", "summary"),
         ("queue", "show", "m1"),
         ("queue", "freeze", "list"),
+        ("queue", "remove", "--domain", "example.org", "--dry-run"),
+        ("queue", "retry", "--domain", "other.example"),
         ("hints", "list"),
         ("events", "list"),
         ("config", "show"),

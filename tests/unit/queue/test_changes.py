@@ -309,3 +309,54 @@ async def test_a_frozen_host_is_not_contacted_and_says_why():
     assert gate.watches("tcp:connect", {})
     other = Event("tcp:connect", NOW, {"host": "mx.example.net", "host_address": "192.0.2.2"})
     assert isinstance(await gate.consult(other), Allow)
+
+
+@pytest.fixture
+def small_portions(monkeypatch):
+    monkeypatch.setattr(freeze, "CHUNK", 4)
+
+
+def frozen_mail(conn, count, until=None):
+    for index in range(count):
+        accept(conn, f"m{index}", f"b@d{index % 3}.example")
+    rule = freeze.add(conn, Kind.DOMAIN, "*", reason="all", until=until, now=NOW)
+    while changes.freeze_now(conn, rule, NOW, Recorder()):
+        pass
+    assert set(states(conn).values()) == {"held"}
+    return rule
+
+
+def waiting(conn):
+    return sorted(row.state for row in rows(conn))
+
+
+def test_thawing_goes_by_portions_and_the_rule_holds_nothing_more_from_the_first_on(conn, small_portions):
+    rule = frozen_mail(conn, 10)
+    recorder = Recorder()
+    assert changes.thaw(conn, [rule.id], NOW, recorder) == 4
+    assert waiting(conn) == ["held"] * 6 + ["queued"] * 4
+    assert freeze.active(conn, NOW) == ()
+    assert len(claim(conn, NOW)) == 4
+    assert [changes.thaw(conn, [rule.id], NOW, recorder) for _ in range(3)] == [4, 2, 0]
+    assert recorder.names() == ["msg:release"] * 10
+    assert freeze.rules(conn) == ()
+
+
+def test_the_relay_goes_on_where_a_tool_stopped_thawing(conn, small_portions):
+    rule = frozen_mail(conn, 10)
+    assert changes.thaw(conn, [rule.id], NOW, Recorder()) == 4
+    assert changes.next_release(conn) == NOW
+    assert [changes.release_due(conn, NOW, append=Recorder()) for _ in range(3)] == [4, 2, 0]
+    assert (waiting(conn), freeze.rules(conn)) == (["queued"] * 10, ())
+    assert changes.next_release(conn) is None
+
+
+def test_holds_whose_date_has_come_end_by_portions(conn, small_portions):
+    frozen_mail(conn, 6, until=NOW + 60)
+    accept(conn, "mine", "b@other.example")
+    changes.hold_back(conn, meant(conn, ids=("mine",)), NOW, reason="x", until=NOW + 30, append=Recorder())
+    assert changes.next_release(conn) == NOW + 30
+    assert changes.release_due(conn, NOW + 30, append=Recorder()) == 1
+    assert changes.next_release(conn) == NOW + 60
+    assert [changes.release_due(conn, NOW + 60, append=Recorder()) for _ in range(3)] == [4, 2, 0]
+    assert (waiting(conn), freeze.rules(conn)) == (["queued"] * 7, ())

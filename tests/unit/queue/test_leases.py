@@ -220,6 +220,17 @@ def test_a_bucket_fills_evenly_for_all() -> None:
     assert one.reserve_token("k", rate, 1001.0)
 
 
+def test_a_queue_that_is_closed_keeps_nothing() -> None:
+    _, (one, other) = made(2)
+    rate = Rate.of(1, 60.0, 1)
+    assert one.reserve(2, "k", 2)
+    one.begin("k")
+    assert one.reserve_token("t", rate, 1000.0)
+    one.close()
+    assert other.reserve(2, "k", 2)
+    assert other.reserve_token("t", rate, 1000.0)
+
+
 def test_alone_there_is_nothing_to_lease() -> None:
     assert WHOLE.places(7, "k") == 7
     assert WHOLE.reserve(7, "k", 7)

@@ -20,7 +20,7 @@ from deliver.queue import schema
 from deliver.queue.content import ContentWriter
 from deliver.relay.identity import MessageIds
 from deliver.settings import Settings, Spool
-from deliver.spool import directory as spool_directory, ledger
+from deliver.spool import directory as spool_directory, door as spool_door, ledger
 from deliver.spool.directory import OVERDUE, SET_ASIDE, SpoolDirectory
 from deliver.spool.door import SpoolDoor
 from deliver.spool.opening import open_spool
@@ -326,6 +326,49 @@ async def test_the_ledger_forgets_what_was_taken_long_ago(spool: SpoolDirectory,
     assert len(await rows(intake, schema.taken.c.spool_id)) == 1
     await SpoolDoor([spool.path], intake, interval=0.01, remember=-1.0).look()
     assert await rows(intake, schema.taken.c.spool_id) == []
+
+
+async def test_a_pair_that_cannot_be_removed_is_never_forgotten(
+    spool: SpoolDirectory, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: SpoolDirectory, spool_id: str) -> None:
+        raise StorageError("removing", "Permission denied", "")
+
+    put(spool.path)
+    monkeypatch.setattr(SpoolDirectory, "remove", failing)
+    for _ in range(3):
+        await SpoolDoor([spool.path], intake, interval=0.01, remember=-1.0).look()
+    assert await queued(intake) == ["a@plain.test"]
+
+
+async def test_nothing_is_forgotten_while_a_directory_cannot_be_looked_into(
+    spool: SpoolDirectory, intake: Intake, tmp_path: Path
+) -> None:
+    put(spool.path)
+    await take(spool, OLD_ID, intake)
+    await SpoolDoor([spool.path, tmp_path / "gone"], intake, interval=0.01, remember=-1.0).look()
+    assert len(await rows(intake, schema.taken.c.spool_id)) == 1
+
+
+@pytest.mark.parametrize("once", [True, False])
+async def test_many_that_cannot_be_taken_keep_no_newer_one_waiting(
+    spool: SpoolDirectory, intake: Intake, monkeypatch: pytest.MonkeyPatch, once: bool
+) -> None:
+    monkeypatch.setattr(spool_door, "MOST", 3)
+    names = [f"1vMGWt-00014q-{n:02}" for n in range(7)]
+    for name in names:
+        put(spool.path, name, header=b"half")
+    put(spool.path, NEW_ID)
+    door = SpoolDoor([spool.path], intake, interval=0.01, remember=3600.0, once=once)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(door.run)
+        with trio.fail_after(30):
+            if once:
+                await door.drained.wait()
+            while door.taken < 1 or len(door.waiting) < 7:
+                await trio.sleep(0.01)
+        door.stop()
+    assert {spool_id for _, spool_id in door.waiting} == set(names)
 
 
 @pytest.mark.parametrize(
