@@ -145,7 +145,10 @@ def _run(options: argparse.Namespace, directory: Path) -> int:
         for turn in range(options.rounds):
             for contender in contenders(options.workers):
                 where = directory / f"{turn}-{contender.name.replace(' ', '-')}"
-                found = measure(contender, scenario, options.messages, 20, programs, shared, where)
+                rounds = 1 if options.workers == 1 else 2 * options.workers
+                found = measure(
+                    contender, scenario, options.messages, 20, programs, shared, where, rounds=rounds
+                )
                 results.append(found)
                 print(row(found), flush=True)
     best = {name: max(one.rate for one in results if one.contender == name) for name in ("Postfix", "LMTP")}

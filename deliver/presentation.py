@@ -1,7 +1,8 @@
 """A message in the form in which a server that lacks an extension can take it all the same.
 
     asks for SMTPUTF8, every header is ASCII    without SMTPUTF8, as it is (RFC 6531 3.4)
-    has 8-bit text, the server no 8BITMIME      in 7-bit text, once no other host is left (RFC 6152 3)
+    has 8-bit text, the server no 8BITMIME      in 7-bit text, once no other host is left (RFC 6152 3); a
+                                                report of ours then without the message that it returned
 
 Whether an address needs SMTPUTF8 is `deliver.smtp.plan`'s to see. The content is looked at only where a
 server makes it necessary, once, off the event loop, one message at a time.
@@ -67,8 +68,9 @@ class Presentation:
     async def convert(self) -> bool:
         """From now on in 7-bit text for servers without 8BITMIME, if that can be had. Raises StorageError."""
         if self._converted is None and self.why_not is None:
+            into_7bit = to_7bit if self._envelope.sender is not None else _report_in_7bit
             try:
-                self._converted = Octets(await self._look(to_7bit))
+                self._converted = Octets(await self._look(into_7bit))
             except Unconvertible as error:
                 self.why_not = error.happened
         self._in_7bit = self._converted is not None
@@ -98,3 +100,16 @@ class Presentation:
             pieces.append(piece)
             offset += len(piece)
         return b"".join(pieces)
+
+
+def _report_in_7bit(octets: bytes) -> bytes:
+    """A report must arrive: it goes without the body of the message that failed if that is what hinders."""
+    try:
+        return to_7bit(octets)
+    except Unconvertible:
+        from deliver.relay.bounce import abridged  # seldom needed
+
+        shorter = abridged(octets)
+        if shorter is None:
+            raise
+        return to_7bit(shorter)

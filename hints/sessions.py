@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, fields
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, delete, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, delete, update
 from sqlalchemy.dialects.sqlite import Insert, insert
 
 from hints.check import MAX_REASON, MAX_SEALED, MAX_SOURCE, clean, is_origin, is_session
@@ -23,7 +23,25 @@ from hints.tables import tls_session
 __all__ = ["MAX_TICKETS", "Changes", "drop", "has_ticket", "opened", "reusable", "row_of", "store", "take"]
 
 _KEY = tuple(field.name for field in fields(SessionKey))
-_REUSABLE = tls_session.c.version == "TLSv1.2"
+_COLUMNS = tuple(tls_session.c.keys())
+
+# Written out: to build such statements for every session costs far more than SQLite does.
+_IS = " AND ".join(f"{name} = ?" for name in _KEY)
+_CURRENT = f"{_IS} AND expires > ? AND saved_at <= ?"
+_ALL = ", ".join(_COLUMNS)
+_FORGET = f"DELETE FROM tls_session WHERE {_IS} AND saved_at <= ?"  # noqa: S608  # nothing of anybody's is in it
+_CLEAR = f"DELETE FROM tls_session WHERE {_IS} AND ticket != ?"  # noqa: S608
+_CLEAR_REUSABLE = f"{_CLEAR} AND version = 'TLSv1.2'"
+_CROP = (
+    f"DELETE FROM tls_session WHERE {_IS} AND rowid IN (SELECT rowid FROM tls_session WHERE {_IS} "  # noqa: S608
+    "ORDER BY saved_at DESC, rowid DESC LIMIT -1 OFFSET ?)"
+)
+_REUSABLE_OF = f"SELECT {_ALL} FROM tls_session WHERE {_CURRENT} AND version = 'TLSv1.2'"  # noqa: S608
+_ANY = f"SELECT 1 FROM tls_session WHERE {_CURRENT} LIMIT 1"  # noqa: S608
+_TAKE = (
+    f"DELETE FROM tls_session WHERE rowid IN (SELECT rowid FROM tls_session WHERE {_CURRENT} "  # noqa: S608
+    f"ORDER BY saved_at DESC LIMIT 1) RETURNING {_ALL}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +71,13 @@ def row_of(session: TlsSession, sealer: Sealer, *, source: str, reason: str) -> 
 def store(conn: Connection, changes: Changes) -> None:
     """Write; of TLS 1.2 in place of the others, of TLS 1.3 beside the newest few."""
     for key, until in changes.forgotten:
-        conn.execute(delete(tls_session).where(*_of(key), tls_session.c.saved_at <= until))
+        conn.exec_driver_sql(_FORGET, (*astuple(key), until))
     for row in changes.kept:
-        key = _key_of(row)
-        other = tls_session.c.ticket != row["ticket"]
-        conn.execute(
-            delete(tls_session).where(
-                *_of(key), other, *(() if row["ticket"] == "reusable" else (_REUSABLE,))
-            )
-        )
+        of = astuple(_key_of(row))
+        others = _CLEAR if row["ticket"] == "reusable" else _CLEAR_REUSABLE
+        conn.exec_driver_sql(others, (*of, row["ticket"]))
         conn.execute(_put(), row)
-        newest = select(_rowid()).where(*_of(key)).order_by(tls_session.c.saved_at.desc(), _rowid().desc())
-        conn.execute(delete(tls_session).where(_rowid().in_(newest.offset(MAX_TICKETS).limit(-1))))
+        conn.exec_driver_sql(_CROP, (*of, *of, MAX_TICKETS))
 
 
 @cache
@@ -79,21 +92,21 @@ def _put() -> Insert:
 
 def reusable(conn: Connection, key: SessionKey, now: float) -> Mapping[str, Any] | None:
     """The row of the TLS 1.2 session of this key."""
-    row = conn.execute(select(tls_session).where(*_current(key, now), _REUSABLE)).first()
-    return None if row is None else row._asdict()
+    return _row(conn.exec_driver_sql(_REUSABLE_OF, (*astuple(key), now, now)).first())
 
 
 def has_ticket(conn: Connection, key: SessionKey, now: float) -> bool:
     """Whether there is a row to take: costs no write lock."""
-    return conn.execute(select(_rowid()).where(*_current(key, now)).limit(1)).first() is not None
+    return conn.exec_driver_sql(_ANY, (*astuple(key), now, now)).first() is not None
 
 
 def take(conn: Connection, key: SessionKey, now: float) -> Mapping[str, Any] | None:
     """Delete and return the newest row of this key."""
-    newest = select(_rowid()).where(*_current(key, now)).order_by(tls_session.c.saved_at.desc()).limit(1)
-    claimed = delete(tls_session).where(_rowid().in_(newest)).returning(tls_session)
-    row = conn.execute(claimed).first()
-    return None if row is None else row._asdict()
+    return _row(conn.exec_driver_sql(_TAKE, (*astuple(key), now, now)).first())
+
+
+def _row(found: Sequence[Any] | None) -> Mapping[str, Any] | None:
+    return None if found is None else dict(zip(_COLUMNS, found, strict=True))
 
 
 def drop(conn: Connection, row: Mapping[str, Any]) -> None:
@@ -130,11 +143,3 @@ def _key_of(row: Mapping[str, Any]) -> SessionKey:
 
 def _of(key: SessionKey) -> list[ColumnElement[bool]]:
     return [tls_session.c[name] == value for name, value in zip(_KEY, astuple(key), strict=True)]
-
-
-def _current(key: SessionKey, now: float) -> list[ColumnElement[bool]]:
-    return [*_of(key), tls_session.c.expires > now, tls_session.c.saved_at <= now]
-
-
-def _rowid() -> ColumnElement[int]:
-    return literal_column("tls_session.rowid", Integer)

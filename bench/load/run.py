@@ -70,12 +70,17 @@ def measure(
     programs: Programs,
     shared: Place,
     directory: Path,
+    *,
+    rounds: int = 1,
 ) -> Result:
-    """Start everything anew, measure, stop. Raises ServerFailed, PeerMissing."""
+    """Start everything anew, measure, stop. Raises ServerFailed, PeerMissing.
+
+    `rounds`: how often each destination has mail before; several processes have to know it.
+    """
     directory.mkdir()
     directory.chmod(0o755)
     account = Account.open(directory, contender.name)
-    warm_up = 0 if scenario.cold else max(WARM_UP, place.DOMAINS if not scenario.hop else 0)
+    warm_up = 0 if scenario.cold else rounds * max(WARM_UP, place.DOMAINS if not scenario.hop else 0)
     with Ledger(directory / "ledger", warm_up + count) as ledger, _sink(scenario, shared, ledger):
         (directory / "resolver").mkdir()
         (directory / "relay").mkdir()

@@ -222,7 +222,7 @@ def show(reader: Reader, message_id: str) -> Shown | None:
         eight_bit=bool(row.eight_bit),
         received_at=row.received_at,
         completed_at=row.completed_at,
-        stored=_stored(row),
+        stored=_stored(reader, row),
         recipients=tuple(_recipient(each) for each in recipients),
         attempts=tuple(_attempt(each) for each in reversed(tried)),
         reports=_reports(reader, message_id),
@@ -320,10 +320,17 @@ def _attempt(row: Any) -> TriedAttempt:
     )
 
 
-def _stored(row: Any) -> str:
+def _stored(reader: Reader, row: Any) -> str:
     if row.spool_name:
         return f"spool file {row.spool_name}"
-    return "in the database" if row.has_content else "removed"
+    if row.has_content:
+        return "in the database"
+    if reader.chunked:
+        chunks = "SELECT count(*) AS n FROM content_chunk WHERE message_id = :id"
+        number = next(reader.rows(chunks, {"id": row.id})).n
+        if number:
+            return f"in the database, in {number} chunks"
+    return "removed"
 
 
 def _reason(outcome: str | None) -> str | None:

@@ -16,10 +16,10 @@ import logging
 import math
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from deliver.errors import UsageError
@@ -29,6 +29,7 @@ from deliver.queue import choosing, codec, due, freeze, schedule
 from deliver.queue.choosing import CROWDED as CROWDED, Admission as Admission
 from deliver.queue.hold import Append, Key, set_aside
 from deliver.queue.locking import free_destinations
+from deliver.queue.misdated import IMPOSSIBLE, TOLERANCE
 from deliver.queue.rule import Rule
 from deliver.queue.schema import State, attempt, message, recipient
 from deliver.queue.statement import Statement
@@ -36,6 +37,9 @@ from events import outbox
 
 MAX_RECIPIENTS: Final = 100  # of one claim; every server takes as many (RFC 5321 4.5.3.1.8)
 MAX_HELD: Final = 500  # recipients that one call holds, about: others want to write too
+LATE: Final = (
+    3600.0  # seconds after it was due: the relay was down, mail is waiting its turn, or the clock jumped
+)
 MAX_SENDER: Final = 320  # characters
 _ABOUT_MAIL: Final = frozenset({"mail", "rcpt", "data", "body", "dot"})
 _VERP: Final = "+="  # behind these a local part is made for one recipient or purpose
@@ -51,6 +55,8 @@ class Claim:
     `envelope.recipients` are the recipients of this claim only. `number` counts the attempts from 1.
     `content` is there if it is in the row of the message. `waited`: the wait that was decided last, by
     recipient. `tried`: where the attempt before failed, if at a server. `sender`: see `sender_key`.
+    `before`: where this one comes more than LATE after it was due, when the attempt before began, -inf for
+    none; else inf. `envelope.received_at` is that of a clock that was right, see `_received`.
     """
 
     attempt_id: int
@@ -63,6 +69,7 @@ class Claim:
     waited: tuple[float, ...] = ()
     tried: Place | None = None
     sender: str = ""
+    before: float = math.inf
     content: bytes | None = field(default=None, repr=False, compare=False)
 
 
@@ -191,6 +198,10 @@ class _Taking:
 
     def _lease(self, mail: Any, found: _Readable, domain: str) -> Claim:
         until = self.now + self.lease
+        received, before = self._received(found.envelope), math.inf
+        if self.now - found.due > LATE:
+            begun = _LAST_BEGUN.scalar(self.conn, of=mail.id, domain=domain, now=self.now)
+            before = -math.inf if begun is None else begun
         attempt_id = _BEGIN_ATTEMPT.insert(
             self.conn,
             message_id=mail.id,
@@ -212,7 +223,7 @@ class _Taking:
         return Claim(
             attempt_id,
             found.number,
-            found.envelope,
+            replace(found.envelope, received_at=received),
             found.recipients,
             domain,
             until,
@@ -220,8 +231,19 @@ class _Taking:
             waited=found.waited,
             tried=found.tried,
             sender=found.sender,
+            before=before,
             content=None if mail.content is None else bytes(mail.content),
         )
+
+    def _received(self, envelope: Envelope) -> float:
+        """When the message was received; if the clock was wrong then, when it was tried first since then.
+
+        While the clock is impossible nothing has any age.
+        """
+        if IMPOSSIBLE <= envelope.received_at <= self.now + TOLERANCE:
+            return envelope.received_at
+        first = _FIRST_BEGUN.scalar(self.conn, of=envelope.id, after=IMPOSSIBLE, now=self.now)
+        return self.now if first is None else float(first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +256,7 @@ class _Readable:
     waited: tuple[float, ...]
     tried: Place | None
     sender: str
+    due: float
 
 
 def _read(mail: Any, due_now: list[Any]) -> _Readable:
@@ -246,6 +269,7 @@ def _read(mail: Any, due_now: list[Any]) -> _Readable:
         tuple(float(row.waited) for row in due_now),
         _place(due_now[0].last_outcome),
         due_now[0].sender,
+        min(row.next_attempt for row in due_now),
     )
 
 
@@ -281,6 +305,13 @@ _DUE_OF_MESSAGE: Final = Statement(
 _MESSAGE: Final = Statement(select(message).where(message.c.id == bindparam("of")))
 _BEGIN_ATTEMPT: Final = Statement(
     insert(attempt), ("message_id", "domain", "number", "started_at", "lease_until", "node")
+)
+_BEGUN: Final = (attempt.c.message_id == bindparam("of"), attempt.c.started_at <= bindparam("now"))
+_LAST_BEGUN: Final = Statement(
+    select(func.max(attempt.c.started_at)).where(*_BEGUN, attempt.c.domain == bindparam("domain"))
+)
+_FIRST_BEGUN: Final = Statement(
+    select(func.min(attempt.c.started_at)).where(*_BEGUN, attempt.c.started_at >= bindparam("after"))
 )
 _LEASE: Final = Statement(
     update(recipient)

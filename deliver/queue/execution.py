@@ -3,7 +3,7 @@
 - Nothing that an attempt raises reaches its siblings: an unexpected exception is logged with its traceback
   and the recipients are deferred.
 - Every claim is settled, also under cancellation: in a shield with a deadline. A settlement that the database
-  refuses is tried again; if it stays refused, the journal keeps the deliveries and the lease expires.
+  refuses is tried again until the lease ends; then the journal keeps the deliveries.
 - An attempt that does nothing for `silence` seconds is ended, see `deliver.queue.silence`.
 """
 
@@ -18,6 +18,7 @@ from random import Random
 from typing import Final, Protocol
 
 import trio
+from sqlalchemy import Connection
 
 from deliver.errors import StorageError
 from deliver.message import Content, Recipient
@@ -33,9 +34,10 @@ from deliver.queue.shard import Shard
 from deliver.queue.silence import Silence
 from deliver.queue.store import Append, Settled
 
-SETTLE_PATIENCE: Final = 30.0  # seconds in which a settlement must succeed
+SETTLE_PATIENCE: Final = 30.0  # seconds in which a settlement must succeed when the end has come
 COMPANY: Final = 0.08  # seconds that a settlement waits for others to share its fsync; the journal has it
-RETRY_AFTER: Final = 1.0  # seconds between tries when the database refuses
+RETRY_AFTER: Final = 1.0  # seconds between tries when the database refuses; twice as long each time
+LONGEST_PAUSE: Final = 15.0  # seconds
 
 JournalReply = Callable[[tuple[Recipient, ...], Delivered], None]
 
@@ -99,7 +101,7 @@ class Execution:
 
     `begin(claim, content, journal)` makes an attempt, which calls `journal` at a final 2yz and may run for
     `deadline`. `gather`: see `store.settle`. `settled` is called after each commit that may have put events
-    into the outbox. `silent` ends attempts that do nothing for `silence`.
+    into the outbox. `silent` ends attempts that do nothing for `silence`. `hurried`: whether we are to end.
     """
 
     shard: Shard
@@ -113,6 +115,7 @@ class Execution:
     append: Append
     settled: Callable[[], None]
     silent: Silence
+    hurried: Callable[[], bool] = lambda: False
 
     async def run(self, claim: Claim, scope: trio.CancelScope, over: Callable[[Ended], None]) -> None:
         """Attempt within `scope`, then tell `over`, who sees to `settle`. Raises no Exception."""
@@ -155,8 +158,7 @@ class Execution:
         """Put on record what became of the claim, also under cancellation; raises no Exception."""
         settled: Settled | None = None
         try:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_PATIENCE):
-                settled = await self._settle(claim, ended.result, ended.settlements)
+            settled = await self._settle(claim, ended.result, ended.settlements)
             if settled is not None and settled.removable:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(remove, self.shard.spool, settled.removable)
@@ -207,6 +209,8 @@ class Execution:
             recipient.ordinal: seconds
             for recipient, seconds in zip(claim.recipients, claim.waited, strict=False)
         }
+        # no attempt outlives its lease: the clock was set forward
+        before = claim.before if now <= claim.lease_until else -math.inf
         return tuple(
             schedule.settle_as(
                 recipient,
@@ -218,13 +222,15 @@ class Execution:
                 rng=self.rng,
                 sender=claim.envelope.reverse_path,
                 waited=waited.get(recipient.ordinal, 0.0),
+                before=before,
             )
             for recipient, outcome in result.outcomes
         )
 
     async def _settle(
         self, claim: Claim, result: AttemptResult, settlements: tuple[Settlement, ...]
-    ) -> Settled:
+    ) -> Settled | None:
+        """None: the database refused it for too long."""
         now = self.clock.now()
         work = partial(
             store.settle,
@@ -236,17 +242,30 @@ class Execution:
             gather=self.gather,
             append=self.append,
         )
-        while True:
-            try:
-                settled = await self.shard.sql.write(work, patience=COMPANY)
-                break
-            except StorageError as error:
-                log.error("%s: settling attempt %d: %s", claim.envelope.id, claim.number, error)
-                await trio.sleep(RETRY_AFTER)
-        self.shard.journal.settled(claim.attempt_id)
-        report(claim, settlements, settled, now)
-        self.settled()
+        settled = await self._insist(claim, work)
+        if settled is not None:
+            self.shard.journal.settled(claim.attempt_id)
+            report(claim, settlements, settled, now)
+            self.settled()
         return settled
+
+    async def _insist(self, claim: Claim, work: Callable[[Connection], Settled]) -> Settled | None:
+        """Commit, again and again until the lease ends; at the end or cancelled, for SETTLE_PATIENCE."""
+        began = trio.current_time()
+        last = began + max(SETTLE_PATIENCE, claim.lease_until - self.clock.now())
+        pause = RETRY_AFTER
+        while trio.current_time() < last:
+            if self.hurried() or trio.current_effective_deadline() <= trio.current_time():
+                last = began + SETTLE_PATIENCE
+            with trio.CancelScope(shield=True, deadline=last):
+                try:
+                    return await self.shard.sql.write(work, patience=COMPANY)
+                except StorageError as error:
+                    level = logging.ERROR if pause == RETRY_AFTER else logging.DEBUG
+                    log.log(level, "%s: settling attempt %d: %s", claim.envelope.id, claim.number, error)
+                await trio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        return None
 
 
 @dataclass(slots=True)

@@ -247,6 +247,12 @@ class Lanes:
             if (place := self._places.get(name)) is not None:
                 place.lane = replace(place.lane, paused_until=-math.inf)
 
+    def set_back(self, now: float) -> None:
+        """The clock was set back to `now`: end the pauses, which were of a time that has not come."""
+        for place in self._places.values():
+            lane = place.lane
+            place.lane = replace(lane, paused_until=-math.inf, paused_at=min(lane.paused_at, now))
+
     def _move(self, domain: str, place: _Place, site: str, found: str) -> _Place:
         place.domains.pop(domain, None)
         known = self._places.get(found)

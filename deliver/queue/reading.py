@@ -33,6 +33,11 @@ class Reader(Protocol):
         """The columns that name a row of `recipient`, the quickest there are."""
         ...
 
+    @property
+    def chunked(self) -> bool:
+        """Whether content lies in chunks (`deliver.queue.chunks`)."""
+        ...
+
     def rows(self, sql: str, values: Mapping[str, object] | None = None) -> Iterator[Any]:
         """The rows as named tuples, read as they are asked for."""
         ...
@@ -42,6 +47,7 @@ class FileReader:
     """A shard's file, by the driver itself. Booleans are 0 and 1."""
 
     row_name = "recipient.rowid"  # it is in every index, so that no row is read for it
+    chunked = False
 
     def __init__(self, driver: sqlite3.Connection) -> None:
         self._driver = driver
@@ -62,9 +68,12 @@ class Connected:
     @property
     def row_name(self) -> str:
         """SQLite's row number, or the primary key."""
-        if self._connection.dialect.name == "sqlite":
-            return FileReader.row_name
-        return "recipient.message_id, recipient.ordinal"
+        return "recipient.message_id, recipient.ordinal" if self.chunked else FileReader.row_name
+
+    @property
+    def chunked(self) -> bool:
+        """Only a shared queue has them."""
+        return self._connection.dialect.name != "sqlite"
 
     def rows(self, sql: str, values: Mapping[str, object] | None = None) -> Iterator[Any]:
         """As `Reader.rows`. Raises DBAPIError."""

@@ -75,6 +75,11 @@ class Step:
     kind: Kind = "fixed"
     factor: float = 1.5
 
+    @property
+    def longest(self) -> float:
+        """No wait is longer, in seconds."""
+        return self.wait if self.kind == "fixed" else max(self.wait, LONGEST_WAIT)
+
     def gap(self, previous: float, rng: Random) -> float:
         """Seconds to wait; `previous` is the wait before, 0 for none."""
         if self.kind == "fixed":

@@ -26,7 +26,7 @@ from sqlalchemy import Connection
 
 from deliver.errors import StorageError
 from deliver.net.clock import Clock
-from deliver.queue import claiming, due
+from deliver.queue import claiming, due, misdated, schedule
 from deliver.queue.admission import Permits
 from deliver.queue.claiming import Claim
 from deliver.queue.execution import (
@@ -118,6 +118,7 @@ class Runner:
         self._wishes: list[Wish] = []
         self._holds: dict[str, float] = {}
         self._line = due.Line()
+        self._seen = -math.inf
         self._running: dict[int, Running] = {}
         self._silent = Silence()
         self._left_due = -math.inf
@@ -184,6 +185,7 @@ class Runner:
             append=self._append,
             settled=self._settled,
             silent=self._silent,
+            hurried=lambda: self._stopping,
         )
         self.turns.look()
         self._wake.set()
@@ -220,12 +222,14 @@ class Runner:
     async def _step(self, attempts: trio.Nursery) -> float:
         """Claim what is due and start it; returns the seconds until there may be more."""
         now = self._clock.now()
+        self._notice_clock(now)
         if self._shard.latch.fault is not None:
             return RETRY_AFTER
         try:
             await self._tidying.take_back(
                 now, courtesy=self._settings.lease_margin, running=tuple(self._running)
             )
+            await self._tidying.mend(now, latest=schedule.latest(self._plan, now))
             await self._tidying.forget(now, keep=self._settings.keep_history)
             begun, moment = await self._claim_and_look()
             for running in begun:
@@ -240,6 +244,16 @@ class Runner:
         except StorageError as error:
             log.error("%s", error)
             return RETRY_AFTER
+
+    def _notice_clock(self, now: float) -> None:
+        """After a clock was set back, what is to end at a moment would last for as long as it was ahead."""
+        if now < self._seen - misdated.TOLERANCE:
+            log.warning("the clock was set back by %.0f s: pauses end, limits begin anew", self._seen - now)
+            self.lanes.set_back(now)
+            self.throttle.set_back(now)
+            self._holds.clear()
+            self.turns.look()
+        self._seen = now
 
     async def _claim_and_look(
         self, domains: tuple[str, ...] | None = None, most: int | None = None

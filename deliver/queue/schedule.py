@@ -10,12 +10,15 @@
   the retry list: it gives the wait after attempt 1, 2, …; its last entry repeats. Jitter only lengthens a
   wait (up to a tenth), so that a wait is never shorter than the administrator's.
 - The last attempt is made at the expiry itself, so that the bounce is not late by a whole wait.
+- Mail whose attempt came much later than it was due gets one more after its expiry: the clock may have been
+  set forward, or the relay was down.
 - After an attempt in doubt the wait is that of the attempt after it: the server may still be busy with the
   message (RFC 1047), and every further try may be one copy more.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -27,6 +30,7 @@ from deliver.queue.retry import Rule, choose
 from deliver.smtp.reply import EnhancedCode
 
 JITTER: Final = 0.1  # of the wait
+CLOCKS: Final = 600.0  # seconds by which clocks may differ
 EXPIRED: Final = EnhancedCode(5, 4, 7)
 _DAY: Final = 86400
 _HOUR: Final = 3600
@@ -79,6 +83,13 @@ def next_attempt(*, seconds: float, received_at: float, expire: float, now: floa
     return max(now, min(due, expiry)) if expiry > now else due
 
 
+def latest(plan: Plan, now: float) -> float:
+    """Nobody waits for longer: what is due after that was written by a clock that was wrong."""
+    steps = (step for rule in plan.rules for step in rule.steps)
+    longest = max(*plan.retry, *(step.longest for step in steps), 0.0)
+    return now + longest * (1 + JITTER) + CLOCKS
+
+
 def settle_as(
     recipient: Recipient,
     outcome: Outcome,
@@ -90,24 +101,27 @@ def settle_as(
     rng: Random,
     sender: str = "",
     waited: float = 0.0,
+    before: float = math.inf,
 ) -> Settlement:
     """What is recorded after attempt `number` ended at `now` with `outcome`; the table above.
 
-    `waited`: of the settlement before, 0 for none.
+    `waited`: of the settlement before, 0 for none. `before`: see `deliver.queue.claiming.Claim`.
     """
     if not isinstance(outcome, Deferred):
         return Settlement(recipient, outcome)
     age = now - received_at
     rule = choose(plan.rules, recipient.mailbox.domain, sender, outcome)
     expire = plan.expire if rule is None else rule.expire
-    if now >= received_at + expire:
+    spared = before < received_at + expire and (rule is None or bool(rule.steps))
+    if now >= received_at + expire and not spared:
         return Settlement(recipient, expired(outcome, age))
     if rule is None:
         seconds = wait(plan.retry, number + 1 if outcome.in_doubt else number)
     else:
-        seconds = rule.gap(age, waited, rng)
+        within = min(age, rule.expire)
+        seconds = rule.gap(within, waited, rng)
         if outcome.in_doubt:
-            seconds = max(seconds, rule.gap(age, seconds, rng))
+            seconds = max(seconds, rule.gap(within, seconds, rng))
     due = next_attempt(seconds=seconds, received_at=received_at, expire=expire, now=now, rng=rng)
     return Settlement(recipient, outcome, due, warnings_due(plan, age), seconds)
 

@@ -189,6 +189,11 @@ class Throttle:
             if self._running[key] <= 0:
                 del self._running[key]
 
+    def set_back(self, now: float) -> None:
+        """The clock was set back to `now`: no bucket is of a later time."""
+        for key, bucket in self._buckets.items():
+            self._buckets[key] = Bucket(bucket.tokens, min(bucket.at, now))
+
     def reconfigure(
         self, limits: tuple[Limit, ...], sources: Callable[[str], tuple[str, ...]] | None = None
     ) -> None:

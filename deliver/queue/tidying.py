@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from deliver.queue import due, recovery, store
+from deliver.queue import due, misdated, recovery, store
 from deliver.queue.content import remove
 from deliver.queue.shard import Shard
 from deliver.queue.store import Append
@@ -31,6 +31,7 @@ class Tidying:
     append: Append
     _tidied: float = -math.inf
     _taken_back: float = -math.inf
+    _mended: float = -math.inf
 
     async def take_back(self, now: float, *, courtesy: float, running: Collection[int]) -> None:
         """End attempts whose lease has expired for `courtesy`, those of other nodes too. Raises StorageError.
@@ -38,7 +39,7 @@ class Tidying:
         Not the `running` ones: by a clock that jumped forward their leases have expired too.
         """
         shard = self.shard
-        if now - self._taken_back < (SELDOM if shard.node is None else NEWS):
+        if 0 <= now - self._taken_back < (SELDOM if shard.node is None else NEWS):
             return
         self._taken_back = now
         proofs = shard.journal.proofs()
@@ -61,9 +62,26 @@ class Tidying:
         if found.removable:
             await trio.to_thread.run_sync(remove, shard.spool, found.removable)
 
+    async def mend(self, now: float, *, latest: float) -> None:
+        """Make due what a wrong clock has put off to after `latest`. Raises StorageError."""
+        set_back = now < self._mended - misdated.TOLERANCE
+        if 0 <= now - self._mended < SELDOM:
+            return
+        everywhere = set_back or self._mended == -math.inf
+        self._mended = now
+        look = partial(misdated.find, now=now, latest=latest, everywhere=everywhere)
+        mended = 0
+        while found := await self.shard.sql.read(look):
+            part = await self.shard.sql.write(partial(misdated.mend, found=found, now=now))
+            mended += part
+            if not part:  # others were quicker, or it cannot be read
+                break
+        if mended:
+            log.warning("%d recipients and reports were due impossibly late, and are due now", mended)
+
     async def forget(self, now: float, *, keep: float) -> None:
         """Drop what ended `keep` seconds ago, and destinations without mail. Raises StorageError."""
-        if now - self._tidied < SELDOM:
+        if 0 <= now - self._tidied < SELDOM:
             return
         self._tidied = now
         sql = self.shard.sql

@@ -11,6 +11,7 @@ A message with the null reverse path, itself a report, never causes one: `report
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,10 @@ from deliver.relay.returned import header_section, reference
 from deliver.relay.statusfields import Entry, date, report_fields
 from deliver.relay.wording import gravest, subject, words
 
+_FROM: Final = "From: Mail Delivery System <MAILER-DAEMON@"
+_CODING: Final = b"Content-Transfer-Encoding: 8bit\r\n"
+_BOUNDARY = re.compile(rb'\tboundary="(=_[a-z2-7]+)"\Z')
+_RETURNED: Final = b"Content-Type: message/rfc822\r\n"  # message/global may be in base64 (RFC 6532 3.5)
 MAX_NAMED: Final = 50  # recipients in X-Failed-Recipients
 
 
@@ -92,6 +97,25 @@ def report(
     return Report(text, eight_bit=not text.isascii(), smtputf8=not str(envelope.sender).isascii())
 
 
+def abridged(text: bytes) -> bytes | None:
+    """A report of ours with the header in the place of the whole message; None if it is not such a report.
+
+    What came from others begins with other fields, at the latest with our Received.
+    """
+    head, _, rest = text.partition(b"\r\n\r\n")
+    found = _BOUNDARY.search(head)
+    if found is None or not text.startswith(_FROM.encode("ascii")):
+        return None
+    separator = b"\r\n--" + found[1]
+    parts = rest.split(separator)
+    if len(parts) != 5 or not parts[3].startswith(b"\r\n" + _RETURNED):
+        return None
+    _, _, original = parts[3].partition(b"\r\n\r\n")
+    parts[3] = b"\r\n" + _headers_only(header_section(original), utf8=False)
+    rest = separator.join(parts)
+    return (head.replace(_CODING, b"") if rest.isascii() else head) + b"\r\n\r\n" + rest
+
+
 def boundary_from(octets: bytes) -> str:
     """A MIME boundary (RFC 2046 5.1.1) from at least 16 random octets."""
     return f"=_{base64.b32encode(octets).decode('ascii').rstrip('=').lower()}"
@@ -115,7 +139,7 @@ def _head(
     about: str | None,
 ) -> list[str]:
     lines = [
-        f"From: Mail Delivery System <MAILER-DAEMON@{reporting_mta}>",
+        f"{_FROM}{reporting_mta}>",
         f"To: <{envelope.sender}>",
         f"Date: {date(now)}",
         f"Subject: {subject(entries)}",

@@ -8,8 +8,7 @@ Synchronous, within the caller's transaction; times are seconds since the epoch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Iterable
 
 from sqlalchemy import Connection, delete, insert, select, update
 
@@ -41,12 +40,12 @@ def note(
     conn.execute(insert(taken), rows)
 
 
-def prune(conn: Connection, *, before: float, still: AbstractSet[str] = frozenset()) -> int:
+def prune(conn: Connection, *, before: float, still: Collection[str] = ()) -> int:
     """Forget what was taken before that moment; returns how many recipients.
 
     Not the pairs with the ids in `still`, which are there yet: they would be taken again.
     """
     old = conn.execute(select(taken.c.spool_id).distinct().where(taken.c.at < before)).scalars()
-    for spool_id in still.intersection(old):
+    for spool_id in set(old).intersection(still):
         conn.execute(update(taken).where(taken.c.spool_id == spool_id).values(at=before))
     return conn.execute(delete(taken).where(taken.c.at < before)).rowcount

@@ -289,8 +289,10 @@ def test_a_proof_that_could_not_be_recorded_counts_although_another_node_took_ov
 def test_people_read_a_shared_queue_as_they_read_a_file(database: PostgresDatabase, server: Database) -> None:
     database.run_write(lambda conn: put(conn, "m1", "a@d1.test", "b@x.d2.test"))
     database.run_write(lambda conn: put(conn, "m2", "c@d1.test"))
-    size = message.update().where(message.c.id == "m2").values(size=10**6, received_at=NOW - 60)
+    size = message.update().where(message.c.id == "m2").values(size=10**6, received_at=NOW - 60, content=None)
     database.run_write(lambda conn: conn.execute(size))
+    pieces = [{"message_id": "m2", "number": n, "data": b"x", "written_at": NOW} for n in range(3)]
+    database.run_write(lambda conn: conn.execute(schema.content_chunk.insert(), pieces))
     rule = partial(freeze.add, kind=freeze.Kind.SENDER, pattern="%@a_b.test", reason="x", until=None, now=NOW)
     database.run_write(rule)
     with looking(sqlalchemy.make_url(server.url)) as reader:
@@ -320,6 +322,10 @@ def test_people_read_a_shared_queue_as_they_read_a_file(database: PostgresDataba
         shown = browse.show(reader, "m1")
         assert shown is not None
         assert [each.address for each in shown.recipients] == ["a@d1.test", "b@x.d2.test"]
+        assert shown.stored == "in the database"
+        chunked = browse.show(reader, "m2")
+        assert chunked is not None
+        assert chunked.stored == "in the database, in 3 chunks"
         assert [each.pattern for each in listed(reader)] == ["%@a_b.test"]
     with reading(sqlalchemy.make_url(server.url)) as conn:
         assert browse.matching(Connected(conn), Selection(sender="*.example", domain="d1.test"), NOW) == [

@@ -15,6 +15,8 @@ from deliver.errors import Blame, StorageError
 from deliver.message import Content, Envelope, Mailbox, MessageId, Recipient
 from deliver.outcome import AttemptResult, Deferred, Delivered, Failed
 from deliver.presentation import Octets
+from deliver.relay.bounce import Original, abridged, boundary_from, report
+from deliver.relay.statusfields import Entry
 from deliver.settings import Rule
 from tests.internet import World
 from tests.internet.behaviour import KEYWORDS, Behaviour, Drop
@@ -42,7 +44,8 @@ def attempt(ours: Agent, body: bytes | Content, *boxes: str, smtputf8: bool = Fa
         Recipient(place, Mailbox.parse(box, utf8=True), asked.get("notify"), asked.get("original"))
         for place, box in enumerate(boxes)
     )
-    sender = Mailbox.parse(asked.get("sender", "ann@sender.test"), utf8=True)
+    text = asked.get("sender", "ann@sender.test")
+    sender = Mailbox.parse(text, utf8=True) if text else None
     envelope = Envelope(
         MessageId("m1"), sender, who, content.size, eight_bit, ours.clock.now(), smtputf8,
         asked.get("ret"), asked.get("envid"),
@@ -117,6 +120,20 @@ async def test_a_signed_message_bounces_where_nobody_can_take_it(world: World, t
     ((_, outcome),) = (await deliver(ours, SIGNED, "bob@busy.test")).outcomes
     assert isinstance(outcome, Delivered)
     assert world.messages[0].content == SIGNED
+
+
+async def test_a_report_goes_without_the_signed_message_that_hinders_it(world: World, tmp_path: Path) -> None:
+    behave(world, mx1=SEVEN, mx2=SEVEN)
+    who = Recipient(0, Mailbox("b", "e.test"))
+    original = Envelope(MessageId("m"), Mailbox("bob", "busy.test"), (who,), len(SIGNED), True, 0.0)
+    composed = report(
+        original, (Entry(who, "failed", Failed("no", Blame.RECIPIENT), 0.0),), reporting_mta="x.test",
+        message_id=MessageId("n"), boundary=boundary_from(bytes(20)), now=0.0, original=Original(SIGNED, True),
+    )  # fmt: skip
+    assert composed is not None
+    result = await deliver(agent(world, tmp_path), composed.text, "bob@busy.test", sender="")
+    assert isinstance(result.outcomes[0][1], Delivered)
+    assert world.messages[0].content == abridged(composed.text)
 
 
 async def test_a_disk_that_fails_defers(world: World, tmp_path: Path) -> None:

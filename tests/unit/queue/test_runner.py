@@ -450,16 +450,65 @@ async def test_a_settlement_that_stays_refused_keeps_its_proof_and_is_made_up_fo
     monkeypatch.setattr(house.sql, "write", refuse)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(house.runner.run)
-        await trio.sleep(100)
+        await trio.sleep(1050)
         assert await house.states() == {"b@example.org": "leased"}
         assert len(read(house.journal_path)) == 1
+        assert house.runner.running == 1, "the lease is not over"
+        await trio.sleep(100)
+        assert house.runner.running == 0
         refusing = False
-        await trio.sleep(1200)
+        await trio.sleep(200)
         house.runner.stop()
     assert await house.states() == {"b@example.org": "delivered"}
     assert len(house.calls) == 1
     assert house.journal.proofs() == ()
     assert "open until its lease expires" in caplog.text
+
+
+async def test_a_settlement_goes_through_when_the_database_is_back_after_minutes(
+    autojump_clock, house, monkeypatch, caplog
+):
+    """A tool held the database for long; what a server said meanwhile is not forgotten."""
+    write, refusing = house.sql.write, True
+
+    async def refuse(fn, *, durable=True, patience=0.0):
+        if durable and refusing:
+            raise StorageError("writing", "the database is locked", "wait")
+        return await write(fn, durable=durable)
+
+    house.attempt = house.outcome(FAILED)
+    await house.accept("m1")
+    monkeypatch.setattr(house.sql, "write", refuse)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.runner.run)
+        await trio.sleep(120)
+        assert await house.states() == {"b@example.org": "leased"}
+        refusing = False
+        await trio.sleep(20)
+        assert await house.states() == {"b@example.org": "failed"}
+        house.runner.stop()
+    assert len(house.calls) == 1
+    assert sum("settling attempt 1" in each.message for each in caplog.records if each.levelno > 10) == 1
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_at_the_end_a_settlement_is_not_waited_for_until_its_lease_ends(
+    autojump_clock, house, monkeypatch, cancelled
+):
+    async def refuse(fn, *, durable=True, patience=0.0):
+        if durable:
+            raise StorageError("writing", "the database is locked", "wait")
+        return await write(fn, durable=durable)
+
+    write = house.sql.write
+    await house.accept("m1")
+    monkeypatch.setattr(house.sql, "write", refuse)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.runner.run)
+        await trio.sleep(5)
+        nursery.cancel_scope.cancel() if cancelled else house.runner.stop()
+    assert trio.current_time() - began < 60
 
 
 async def test_a_database_that_cannot_be_claimed_from_is_waited_for(

@@ -12,9 +12,10 @@ from deliver.dsn import OriginalRecipient, Ret
 from deliver.errors import Blame
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.outcome import Contact, Deferred, Delivered, Failed
-from deliver.relay.bounce import Original, Report, boundary_from, report, wants_body
+from deliver.relay.bounce import Original, Report, abridged, boundary_from, report, wants_body
 from deliver.relay.returned import MAX_HEADERS, header_section, wants_warnings
 from deliver.relay.statusfields import Entry
+from deliver.smtp.downgrade import Unconvertible, to_7bit
 from deliver.smtp.reply import EnhancedCode, Reply
 
 NOW = 1_700_000_000.0
@@ -362,3 +363,56 @@ def test_whatever_peers_and_senders_say_the_report_is_clean_and_has_three_parts(
 def test_boundaries_differ_and_are_long():
     assert boundary_from(bytes(20)) != boundary_from(bytes(19) + b"\x01")
     assert 20 < len(boundary_from(bytes(20))) <= 70
+
+
+SIGNED_8BIT = (
+    b"DKIM-Signature: v=1; d=e.org\r\nSubject: Offer\r\nMIME-Version: 1.0\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\xc3\xa4\r\n"
+)
+
+
+@pytest.mark.parametrize("subject", ["Offer", "Grüße"])
+def test_a_whole_message_that_hinders_the_report_is_left_out(subject: str) -> None:
+    composed = made(content=SIGNED_8BIT.replace(b"Offer", subject.encode()), whole=True)
+    with pytest.raises(Unconvertible):
+        to_7bit(composed.text)
+    shorter = abridged(composed.text)
+    assert shorter is not None
+    assert shorter.isascii()
+    found = message_from_bytes(to_7bit(shorter), policy=policy.default)
+    assert isinstance(found, EmailMessage)
+    *_, returned = found.iter_parts()
+    assert returned.get_content_type() == "text/rfc822-headers"
+    assert returned.get_content().startswith("DKIM-Signature: v=1; d=e.org")
+    separator = b"\r\n--" + boundary_from(bytes(range(20))).encode()
+    assert shorter.split(separator)[1:3] == composed.text.split(separator)[1:3]
+    assert found["Content-Transfer-Encoding"] is None
+
+
+def test_a_message_in_utf8_goes_back_whole() -> None:
+    content = SIGNED_8BIT.replace(b"Offer", "Grüße".encode())
+    composed = made(content=content, whole=True, of=envelope(smtputf8=True))
+    assert to_7bit(composed.text).isascii()
+    assert abridged(composed.text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        made(content=SIGNED_8BIT).text,  # has the header alone
+        b"Received: by us\r\n" + made(content=SIGNED_8BIT, whole=True).text,
+        made(content=SIGNED_8BIT, whole=True).text.replace(b"rfc822", b"partial"),
+        made(content=SIGNED_8BIT, whole=True).text.replace(b'boundary="=_', b'boundary="=!'),
+    ],
+)
+def test_nothing_else_is_abridged(text: bytes) -> None:
+    assert abridged(text) is None
+
+
+@given(st.binary(max_size=200))
+def test_any_content_can_be_left_out(body: bytes) -> None:
+    composed = made(content=SIGNED_8BIT + body, whole=True)
+    shorter = abridged(composed.text)
+    assert shorter is not None
+    assert to_7bit(shorter).isascii()
