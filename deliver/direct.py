@@ -156,6 +156,8 @@ class Direct:
     async def _carry_out(self, errand: _Errand) -> None:
         try:
             await errand.run(self._turns)
+        except Exception:  # a bug must not take the service along; what is known is the answer
+            _log.exception("a delivery failed unexpectedly")
         finally:
             self._under_way.discard(errand)
             self._empty.set()

@@ -56,7 +56,7 @@ class Claim:
     `content` is there if it is in the row of the message. `waited`: the wait that was decided last, by
     recipient. `tried`: where the attempt before failed, if at a server. `sender`: see `sender_key`.
     `before`: where this one comes more than LATE after it was due, when the attempt before began, -inf for
-    none; else inf. `envelope.received_at` is that of a clock that was right, see `_received`.
+    none; else inf. `envelope.received_at` is that of a clock that was right.
     """
 
     attempt_id: int
@@ -192,13 +192,13 @@ class _Taking:
 
     def _set_aside(self, message_id: str, domain: str, error: Exception) -> None:
         """Nobody's mail is to wait for one that cannot be read."""
-        why = f"its record in the queue cannot be read: {error or type(error).__name__}"
+        why = f"its record in the queue cannot be read: {str(error) or type(error).__name__}"
         log.error("%s: held for %s: %s", message_id, domain, why)
         self.held += max(1, set_aside(self.conn, message_id, domain, why, self.now, self.append))
 
     def _lease(self, mail: Any, found: _Readable, domain: str) -> Claim:
         until = self.now + self.lease
-        received, before = self._received(found.envelope), math.inf
+        envelope, before = self._rightly_dated(found.envelope), math.inf
         if self.now - found.due > LATE:
             begun = _LAST_BEGUN.scalar(self.conn, of=mail.id, domain=domain, now=self.now)
             before = -math.inf if begun is None else begun
@@ -223,7 +223,7 @@ class _Taking:
         return Claim(
             attempt_id,
             found.number,
-            replace(found.envelope, received_at=received),
+            envelope,
             found.recipients,
             domain,
             until,
@@ -235,15 +235,15 @@ class _Taking:
             content=None if mail.content is None else bytes(mail.content),
         )
 
-    def _received(self, envelope: Envelope) -> float:
-        """When the message was received; if the clock was wrong then, when it was tried first since then.
+    def _rightly_dated(self, envelope: Envelope) -> Envelope:
+        """If the clock was wrong when the message was received: as of its first attempt since it is right.
 
         While the clock is impossible nothing has any age.
         """
         if IMPOSSIBLE <= envelope.received_at <= self.now + TOLERANCE:
-            return envelope.received_at
+            return envelope
         first = _FIRST_BEGUN.scalar(self.conn, of=envelope.id, after=IMPOSSIBLE, now=self.now)
-        return self.now if first is None else float(first)
+        return replace(envelope, received_at=self.now if first is None else float(first))
 
 
 @dataclass(frozen=True, slots=True)

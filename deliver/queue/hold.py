@@ -14,7 +14,7 @@ from deliver.queue import codec
 from deliver.queue.layout import Key as Key
 from deliver.queue.schema import State, message, recipient
 from deliver.queue.selection import Condition
-from events.catalogue import Event
+from events.catalogue import Event, Scalar
 
 MAX_REASON: Final = 500  # characters
 
@@ -70,8 +70,8 @@ def set_aside(conn: Connection, message_id: str, domain: str, reason: str, now: 
         )
         .values(state=State.HELD.value, held_reason=reason[:MAX_REASON], held_until=None, freeze_id=None)
     ).rowcount
-    fields = {"event_data": reason[:MAX_REASON], "message_id": message_id, "recipients_count": changed}
-    append(conn, message_id, [Event("msg:hold", now, fields)])
+    told: dict[str, Scalar] = {"event_data": reason[:MAX_REASON], "message_id": message_id}
+    append(conn, message_id, [Event("msg:hold", now, {**told, "recipients_count": changed})])
     return changed
 
 

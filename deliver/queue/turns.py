@@ -141,7 +141,7 @@ class Turns:
             moment = math.inf
             if self._waiting:
                 async with self._lock:
-                    moment = self._serve()
+                    moment = self._serve_safely()
                     self.settle()
             with trio.move_on_after(max(0.0, moment - self._clock.now())):
                 await self._look.wait()
@@ -162,6 +162,14 @@ class Turns:
                 line.remove(asked)
                 if not line:
                     self._waiting.pop((asked.domain, asked.sender), None)
+
+    def _serve_safely(self) -> float:
+        """A bug must cost those who wait their patience, not the service."""
+        try:
+            return self._serve()
+        except Exception:
+            log.exception("giving turns failed unexpectedly")
+            return self._clock.now() + SOON
 
     def _serve(self) -> float:
         """One turn for each domain, round and round; returns when there may be more (epoch seconds)."""

@@ -18,6 +18,7 @@ from deliver.relay.limits import MINUTE, Allowance, ClientLimits, account
 from deliver.sharedtable import SharedTable
 
 PLACES: Final = 1 << 16
+ABSENT: Final = (1 << 32) - 1  # instead of the connections of a worker that does not serve
 
 _PAIR: Final = struct.Struct("dd")  # a moment, and an amount
 
@@ -34,7 +35,9 @@ class Commons:
         self.find = self._table.find
         self._pairs = self._table.rest[: places * _PAIR.size]
         counts = self._table.rest[places * _PAIR.size :].cast("I")
-        self.open = counts[:workers]  # connections of each worker
+        self.open = counts[:workers]  # connections of each worker that serves
+        for worker in range(workers):
+            self.open[worker] = ABSENT
         self._counts = [counts[workers + n * places : workers + (n + 1) * places] for n in range(workers)]
 
     def seat(self, worker: int) -> Seat:
@@ -43,7 +46,7 @@ class Commons:
 
     def clear(self, worker: int) -> None:
         """The worker has ended: it has no connections any more."""
-        self.open[worker] = 0
+        self.open[worker] = ABSENT
         counts = self._counts[worker]
         counts.cast("B")[:] = bytes(counts.nbytes)
 
@@ -88,10 +91,15 @@ class Seat:
 
     def others_open(self) -> int:
         """Connections of all other workers."""
-        return sum(self.commons.open) - self.commons.open[self._worker]
+        others = (n for worker, n in enumerate(self.commons.open) if worker != self._worker)
+        return sum(n for n in others if n != ABSENT)
+
+    def ahead(self) -> bool:
+        """Whether another worker that serves has fewer connections than we."""
+        return self.commons.open[self._worker] > min(self.commons.open)
 
     def note_open(self, connections: int) -> None:
-        """How many we have."""
+        """How many we have; from the first time on we serve."""
         self.commons.open[self._worker] = connections
 
     def connect(self, name: str, limit: float) -> bool:
@@ -144,6 +152,8 @@ class Seat:
 class SharedLimits(ClientLimits):
     """The accounts of all clients, whichever worker they come to."""
 
+    shared = True
+
     def __init__(self, seat: Seat) -> None:
         super().__init__(Allowance(), seat.commons.now)
         self._seat = seat
@@ -160,6 +170,10 @@ class SharedLimits(ClientLimits):
     def disconnect(self, client: str) -> None:
         """See ClientLimits."""
         self._seat.disconnect(f"connections {account(client)}")
+
+    def ahead(self) -> bool:
+        """See ClientLimits."""
+        return self._seat.ahead()
 
     def note_open(self, connections: int) -> None:
         """See ClientLimits."""

@@ -34,6 +34,8 @@ class _Bucket:
 class ClientLimits:
     """The accounts of all clients; `now` in seconds, of any clock that only goes forward."""
 
+    shared = False  # with other processes
+
     def __init__(self, allowance: Allowance, now: Callable[[], float]) -> None:
         self.allowance = allowance
         self._now = now
@@ -64,6 +66,10 @@ class ClientLimits:
     def others_open(self) -> int:
         """How many other processes of this service have."""
         return 0
+
+    def ahead(self) -> bool:
+        """Whether another process has fewer connections than we."""
+        return False
 
     def message(self, client: str) -> bool:
         """Whether another message may begin now."""

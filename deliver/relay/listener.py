@@ -20,6 +20,7 @@ from deliver.endpoint import split
 from deliver.errors import ConfigurationError
 from deliver.message import MessageId
 from deliver.net.clock import Clock
+from deliver.net.patience import PatientListener
 from deliver.relay.access import client_address, may_relay
 from deliver.relay.clientstream import CLOSING
 from deliver.relay.connection import Connection
@@ -126,6 +127,7 @@ class Listener:
         """
         with self._serving:
             async with trio.open_nursery() as self._nursery:
+                self._note_open()
                 for listener, place in zip(listeners, places or [DEFAULT] * len(listeners), strict=True):
                     self.add(listener, place)
                 task_status.started()
@@ -152,7 +154,10 @@ class Listener:
     ) -> None:
         with scope:
             accepted = partial(self._accepted, place=place)
-            await trio.serve_listeners(accepted, [listener], handler_nursery=connections)
+            source = listener
+            if self._limits.shared and isinstance(listener, trio.SocketListener):
+                source = PatientListener(listener, self._limits.ahead)
+            await trio.serve_listeners(accepted, [source], handler_nursery=connections)
         del self._accepting[listener]
 
     def stop(self, grace: float) -> None:

@@ -22,7 +22,8 @@ _PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")  # printable ASCII without space, quot
 def say(logger: logging.Logger, level: int, sentence: str, **facts: object) -> None:
     """Log `sentence` with `facts`; those that are None or empty are left out."""
     if logger.isEnabledFor(level):
-        record = logging.LogRecord(logger.name, level, "", 0, sentence, None, None)  # from where does not matter
+        # not by Logger.log, which would look for the place in the source
+        record = logging.LogRecord(logger.name, level, "", 0, sentence, None, None)
         record.facts = {key: value for key, value in facts.items() if value is not None and value != ""}
         logger.handle(record)
 

@@ -98,19 +98,3 @@ def test_a_claim_finds_the_one_that_is_open_behind_many_that_are_closed(conn, mo
         for _ in range(5)
     ]
     assert [each.envelope.id for claims in found for each in claims] == ["m1"]
-
-
-def test_no_page_is_sorted_and_none_is_skipped_over_by_counting(conn):
-    if conn.dialect.name != "sqlite":
-        pytest.skip("the planner of PostgreSQL goes by what is in the tables")
-    for query, values in (
-        (due._BY_DUE, {"behind_0": 1.0, "behind_1": "d"}),
-        (due._IN_TURN, {"behind_0": 1.0, "behind_1": 1.0, "behind_2": "d", "now": NOW}),
-    ):
-        query.all(conn, page=5, **values)
-        made = query._made
-        driver = conn.connection.driver_connection
-        bound = [made._constants.get(name, {**values, "page": 5}.get(name)) for name in made._names]
-        plan = " ".join(row[3] for row in driver.execute(f"EXPLAIN QUERY PLAN {made._text}", bound))
-        assert "SEARCH destination USING INDEX destination_" in plan
-        assert "TEMP B-TREE" not in plan

@@ -81,4 +81,4 @@ async def test_what_was_committed_survives_kill_nine(tmp_path, after):
                 assert (shard.spool / row.spool_name).stat().st_size == 5000
         named = {row.spool_name for row in rows if row.spool_name}
         present = {path.name for path in shard.spool.iterdir()} if shard.spool.exists() else set()
-        assert present == named
+        assert present - {"lost"} == named  # there is what was not confirmed yet

@@ -31,6 +31,7 @@ class Workers(Relay):
     def __init__(self, live: LiveInternet, directory: Path) -> None:
         super().__init__(live, directory)
         self.metrics = free_port()
+        self.options.remove("relay.workers=1")
         self.options += ["relay.workers=2", f"metrics.listen=127.0.0.1:{self.metrics}", "pool.max_messages=1"]
 
     def next_line(self, otherwise: str = "the log is silent") -> dict[str, Any]:

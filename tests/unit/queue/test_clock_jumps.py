@@ -28,6 +28,7 @@ async def house(tmp_path):
 
 def jump(house: House, seconds: float) -> None:
     """As the service does when it sees that the system's clock was set."""
+    house.clock.now()
     house.clock._offset += seconds
     house.runner.poke()
 
@@ -173,8 +174,8 @@ async def test_while_the_clock_is_impossible_nothing_expires(autojump_clock, hou
     jump(house, -NOW)
     house.attempt = house.outcome(DEFERRED)
     await house.sql.write(lambda conn: accept_at(conn, "m1", house.clock.now()))
-    await house.run_for(30 * 86400)
-    assert len(house.calls) > 100
+    await house.run_for(20_000)
+    assert len(house.calls) > 20
     assert set((await house.sql.read(states)).values()) == {"queued"}
 
 

@@ -36,11 +36,11 @@ def result(outcome: Outcome = DELIVERED, site: str | None = None) -> AttemptResu
     return AttemptResult(((Recipient(0, Mailbox("a", "b.test")), outcome),), Trace(), site)
 
 
-def made(
-    terms: Terms = Terms(start=2, widest=4, per_domain=4, pause=60), *limits: Limit, workers: int = 10
-) -> Turns:
-    freed = lambda: None  # noqa: E731
-    return Turns(Lanes(terms), Throttle(limits), Occupancy(workers, 0, math.inf), Clock(), trio.Lock(), freed)
+TERMS = Terms(start=2, widest=4, per_domain=4, pause=60)
+
+
+def made(terms: Terms = TERMS, *limits: Limit, workers: int = 10) -> Turns:
+    return Turns(Lanes(terms), Throttle(limits), Occupancy(workers, 0, math.inf), Clock(), trio.Lock())
 
 
 @asynccontextmanager
@@ -226,3 +226,22 @@ async def test_a_turn_that_is_given_while_its_taker_is_cancelled_is_given_back(
             with trio.fail_after(1):
                 await turns.take("b.test", "")
             nursery.cancel_scope.cancel()
+
+
+async def test_a_bug_costs_those_who_wait_and_not_the_service(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns = made(Terms(start=1, widest=1))
+    first = await turns.take("b.test", "")
+    found: list[Turn] = []
+    async with running(turns) as nursery:
+        nursery.start_soon(take_into, found, turns)
+        await wait_all_tasks_blocked()
+        with monkeypatch.context() as broken:
+            broken.setattr(Throttle, "opens_at", lambda *_: 1 / 0)
+            turns.end(first, result())
+            await wait_all_tasks_blocked()
+        assert "giving turns failed unexpectedly" in caplog.text
+        assert not found
+        await trio.sleep(SOON + 1)
+        assert found, "it is tried again"

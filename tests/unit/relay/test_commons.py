@@ -68,6 +68,20 @@ def test_those_of_a_worker_that_died_count_no_more(commons: Commons) -> None:
     assert not other.connect("192.0.2.1")
 
 
+def test_who_has_more_connections_than_another_that_serves_is_ahead(commons: Commons) -> None:
+    one, other = both(commons, Allowance())
+    one.note_open(3)
+    assert not one.ahead(), "the other one does not serve yet"
+    assert one.others_open() == 0
+    other.note_open(2)
+    assert one.ahead()
+    assert not other.ahead()
+    other.note_open(3)
+    assert not one.ahead()
+    commons.clear(1)
+    assert not one.ahead()
+
+
 def test_a_limit_that_comes_with_a_reload_counts_who_is_there(commons: Commons) -> None:
     one, other = both(commons, Allowance())
     assert one.connect("192.0.2.1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,8 @@ def test_the_first_listener_and_the_names() -> None:
         "relay": {"listen": ["[::]:25", "127.0.0.1:26"], "hostname": "relay.test"},
         "delivery": {"helo": "out.test"},
     }
-    assert from_mapping(settings) == Local(("::1", 25), "relay.test", "relay.test", False)
+    queue = "/var/lib/outrider/queue/shard-0.db"
+    assert from_mapping(settings) == Local(("::1", 25), "relay.test", "relay.test", False, queue=queue)
 
 
 def test_its_own_section_goes_first() -> None:
@@ -23,6 +25,24 @@ def test_its_own_section_goes_first() -> None:
         "sendmail": {"relay": "127.0.0.1:587", "domain": "b.test", "via": "direct"},
     }
     assert from_mapping(settings) == Local(("127.0.0.1", 587), "out.test", "b.test", True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "queue"),
+    [
+        ({"state_dir": "/srv/o"}, "/srv/o/queue/shard-0.db"),
+        ({"state_dir": "/srv/o", "queue": {"directory": "/mail/q"}}, "/mail/q/shard-0.db"),
+        ({"queue": {"url": "postgresql://h/d"}}, ""),
+        ({"sendmail": {"relay": "192.0.2.1:25"}}, ""),
+    ],
+)
+def test_the_queue_is_known_only_where_it_is_the_relays_file(settings: dict[str, Any], queue: str) -> None:
+    assert from_mapping(settings).queue == queue
+
+
+def test_a_header_in_utf8_is_looked_for_unless_switched_off() -> None:
+    assert from_mapping({}).detect_utf8
+    assert not from_mapping({"sendmail": {"detect_utf8": False}}).detect_utf8
 
 
 def test_without_a_file_the_defaults_hold_unless_it_was_named(
