@@ -101,7 +101,7 @@ async def _records(settings: Settings, clock: WallClock, *, needed: bool) -> Asy
             raise
         _log.warning("%s; the events of this delivery are not kept, only shipped once", error)
         records = Records(settings, InlineRunner(None, prepare), backlog.append, clock)
-    shipper = Shipper(records.sql, actions, clock=clock.now)
+    shipper = Shipper(records.sql, actions, clock=clock.now, shared=True)
     try:
         await demand_room(records.sql, backlog, shipper)
         yield records

@@ -50,20 +50,14 @@ class Doors:
         backlog: Backlog | None,
         lmtp: Sequence[trio.SocketListener],
         handover: Sequence[trio.SocketListener],
-        *,
-        shared: bool = False,
     ) -> None:
-        """`digest` stands for the settings towards callers that hand over.
-
-        `shared`: other processes have the same doors, and whoever opened them says so.
-        """
+        """`digest` stands for the settings towards callers that hand over."""
         self._settings = settings
         self._digest = digest or ""
         self._records = records
         self._backlog = backlog
         self._lmtp_sockets = lmtp
         self._handover_sockets = handover
-        self._shared = shared
         self._direct: Direct | None = None
         self._lmtp: LmtpListener | None = None
         self._handover: HandoverListener | None = None
@@ -86,7 +80,7 @@ class Doors:
             task_status.started()
             return
         actions = event_actions(self._settings)
-        shipper = Shipper(self._records.sql, actions, clock=agent.clock.now, shared=self._shared)
+        shipper = Shipper(self._records.sql, actions, clock=agent.clock.now, shared=True)
         self._records.committed = shipper.poke
         direct = self._direct = Direct(agent, self._records, turns)
         async with trio.open_nursery() as testimony:
@@ -197,17 +191,17 @@ async def open_doors(
     """
     if doorway is None:
         with closing(Doorway.open(settings, handover=digest is not None)) as opened:
-            async with _behind(opened, settings, digest, clock, shared=False) as doors:
+            async with _behind(opened, settings, digest, clock) as doors:
                 opened.announce()
                 yield doors
     else:
-        async with _behind(doorway, settings, digest, clock, shared=True) as doors:
+        async with _behind(doorway, settings, digest, clock) as doors:
             yield doors
 
 
 @asynccontextmanager
 async def _behind(
-    doorway: Doorway, settings: Settings, digest: str | None, clock: Clock, *, shared: bool
+    doorway: Doorway, settings: Settings, digest: str | None, clock: Clock
 ) -> AsyncIterator[Doors]:
     lmtp, handover = doorway.lmtp(), doorway.handover()
     if not lmtp and not handover:
@@ -216,7 +210,7 @@ async def _behind(
     backlog = Backlog(settings.events.backlog, matcher(event_actions(settings)))
     records = await Records.open(settings, backlog.append, clock)
     try:
-        yield Doors(settings, digest, records, backlog, lmtp, handover, shared=shared)
+        yield Doors(settings, digest, records, backlog, lmtp, handover)
     finally:
         with trio.CancelScope(shield=True):
             await records.aclose()

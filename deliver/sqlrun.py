@@ -24,6 +24,7 @@ import contextlib
 import math
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -39,6 +40,7 @@ T = TypeVar("T")
 MAX_BATCH: Final = 200  # writes that share one COMMIT
 READERS: Final = 4
 BUSY_MS: Final = 5000  # another process, such as a tool, may hold the file for a moment
+WAL_PAUSE: Final = 0.01  # seconds
 
 _REMEDIES: Final = {
     sqlite3.SQLITE_FULL: "free disk space; nothing was lost, the work is tried again",
@@ -368,7 +370,7 @@ def _engine(url: str | sqlalchemy.URL, begin: str, pool: type[sqlalchemy.Pool]) 
     def configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # else the driver decides when transactions begin
         connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
-        connection.execute("PRAGMA journal_mode=WAL")
+        _enter_wal(connection)
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA temp_store=MEMORY")  # else savepoints copy mail into files in /var/tmp
 
@@ -377,6 +379,19 @@ def _engine(url: str | sqlalchemy.URL, begin: str, pool: type[sqlalchemy.Pool]) 
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """The first process turns WAL on; SQLite's busy timeout does not hold for those beside it."""
+    patience = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= patience:
+                raise
+            time.sleep(WAL_PAUSE)
 
 
 def _driver(connection: sqlalchemy.Connection) -> sqlite3.Connection:

@@ -9,6 +9,7 @@ locked, full, read-only, no such directory    Unavailable: try again later
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from hints.check import lenient_text
 
 MIN_PAGES = 64
 WRITE_BUSY_MS = 2000
+WAL_PAUSE = 0.01  # seconds
 
 # SQLITE_ERROR: our statements are fixed, so that it means missing tables or columns.
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
@@ -38,6 +40,19 @@ class Damaged(Exception):
     """The file is no database, or its tables are not what its version says."""
 
 
+def _enter_wal(connection: sqlite3.Connection, busy_ms: int) -> None:
+    """The first process turns WAL on; SQLite's busy timeout does not hold for those beside it."""
+    patience = time.monotonic() + busy_ms / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= patience:
+                raise
+            time.sleep(WAL_PAUSE)
+
+
 def make_engine(path: Path, begin: str, busy_ms: int, max_size: int) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}", hide_parameters=True, connect_args={"check_same_thread": False}
@@ -48,7 +63,7 @@ def make_engine(path: Path, begin: str, busy_ms: int, max_size: int) -> Engine:
         connection.isolation_level = None  # else the driver decides when transactions begin
         connection.text_factory = lenient_text
         connection.execute(f"PRAGMA busy_timeout={busy_ms}")
-        connection.execute("PRAGMA journal_mode=WAL")
+        _enter_wal(connection, busy_ms)
         connection.execute("PRAGMA synchronous=NORMAL")
         (page,) = connection.execute("PRAGMA page_size").fetchone()
         connection.execute(f"PRAGMA max_page_count={max(MIN_PAGES, max_size // page)}")

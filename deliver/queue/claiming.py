@@ -170,19 +170,20 @@ class _Taking:
                     break
                 mail = _MESSAGE.first(self.conn, of=choice.message_id)
                 rule = freeze.rule_of_sender(self.rules, codec.sender_of(mail))
-                if rule is None:
-                    found = _read(mail, due_now)
-                    self.admission.took(domain, found.sender)
-                    return self._lease(mail, found, domain), sender
+                found = _read(mail, due_now)
             except _UNREADABLE as error:
                 self._set_aside(choice.message_id, domain, error)
+                continue
             except (DBAPIError, sqlite3.Error) as error:
                 if not _is_unreadable(error):
                     raise
                 self._set_aside(choice.message_id, domain, error)
-            else:
-                if not self._hold(rule, [Key(mail.id, row.ordinal) for row in due_now]):
-                    break  # others are busy with it
+                continue
+            if rule is None:
+                self.admission.took(domain, found.sender)
+                return self._lease(mail, found, domain), sender
+            if not self._hold(rule, [Key(mail.id, row.ordinal) for row in due_now]):
+                break  # others are busy with it
         return None, sender
 
     def _hold(self, rule: Rule, keys: list[Key]) -> int:

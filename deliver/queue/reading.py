@@ -11,6 +11,7 @@ import sqlite3
 from collections import namedtuple
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -41,6 +42,9 @@ class Reader(Protocol):
     def rows(self, sql: str, values: Mapping[str, object] | None = None) -> Iterator[Any]:
         """The rows as named tuples, read as they are asked for."""
         ...
+
+
+_LENIENT: Final = partial(str, encoding="utf-8", errors="replace")  # what is damaged is to be shown
 
 
 class FileReader:
@@ -101,6 +105,7 @@ def looking(place: Place) -> Iterator[Reader]:
         return
     try:
         with closing(sqlite3.connect(_read_only(place), uri=True, isolation_level=None)) as driver:
+            driver.text_factory = _LENIENT
             _check_version(driver.execute("PRAGMA user_version").fetchone()[0], str(place))
             driver.execute("BEGIN")
             yield FileReader(driver)

@@ -287,6 +287,24 @@ async def test_a_locked_file_is_a_storage_error(tmp_path, monkeypatch):
     await runner.aclose()
 
 
+async def test_a_process_that_opens_the_file_beside_the_first_waits_for_it(tmp_path):
+    path = tmp_path / "a.db"
+    first = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    first.execute("BEGIN IMMEDIATE")  # as its migration does, before the file is in WAL mode
+
+    def end() -> None:
+        first.execute("ROLLBACK")
+        first.close()
+
+    ending = threading.Timer(0.2, end)
+    ending.start()
+    runner = await SqlRunner.open(path, create)
+    ending.join()
+    await runner.write(put(1))
+    assert await runner.read(numbers) == [1]
+    await runner.aclose()
+
+
 def test_a_transaction_that_was_lost_fails_every_write_of_the_batch(tmp_path):
     database = Database(tmp_path / "a.db")
     database.run_batch([Write(create, True)])

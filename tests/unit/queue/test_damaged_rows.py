@@ -7,7 +7,10 @@ import logging
 import pytest
 import sqlalchemy
 
-from deliver.queue import changes, export, hold, recovery, reports
+from deliver.queue import browse, changes, export, hold, recovery, reports
+from deliver.queue.reading import looking
+from deliver.queue.selection import Selection
+from deliver.queue.shard import open_shard
 from tests.unit.queue.test_runner import House
 from tests.unit.queue.values import DELIVERED, NOW, Recorder, accept, claim, proof, rows, states
 
@@ -91,3 +94,15 @@ def test_released_it_is_held_again(conn):
     changes.release(conn, [hold.Key("m1", 0)], NOW, append=Recorder())
     assert claim(conn) == ()
     assert rows(conn)[0].state == "held"
+
+
+async def test_it_is_shown_with_its_reason(tmp_path):
+    async with open_shard(tmp_path, 0, NOW) as shard:
+        await shard.sql.write(lambda conn: accept(conn, "m1"))
+        await shard.sql.write(lambda conn: damage(conn, HELD[-1]))
+        assert await shard.sql.write(claim) == ()
+        with looking(tmp_path / "shard-0.db") as reader:
+            shown = browse.show(reader, "m1")
+            (listed,) = browse.waiting(reader, Selection(), now=NOW)
+    assert shown.recipients[0].held_reason.startswith(UNREADABLE)
+    assert listed.recipient == "\ufffda@example.org"

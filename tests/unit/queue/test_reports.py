@@ -445,3 +445,30 @@ async def test_the_upkeep_outlives_an_unexpected_error(autojump_clock, desk, mon
         await desk.upkeep.run()
     assert len(await desk.notices()) == 1
     assert "failed unexpectedly" in caplog.text
+
+
+async def test_many_holds_end_in_many_transactions_at_one_look(autojump_clock, desk, monkeypatch):
+    """Others want to write too."""
+    monkeypatch.setattr(freeze, "CHUNK", 2)
+
+    def hold(conn):
+        for index in range(5):
+            accept(conn, f"m{index}")
+        rule = freeze.add(conn, freeze.Kind.DOMAIN, "*", reason="x", until=NOW, now=NOW - 1)
+        while changes.freeze_now(conn, rule, NOW - 1, Recorder()):
+            pass
+
+    await desk.do(hold)
+    portions = []
+    write = desk.sql.write
+
+    async def watched(work, **more):
+        portions.append(await write(work, **more))
+        return portions[-1]
+
+    monkeypatch.setattr(desk.sql, "write", watched)
+    await desk.upkeep.step()
+    assert portions == [2, 2, 1, 0]
+    assert set((await desk.sql.read(states)).values()) == {"queued"}
+    assert await desk.sql.read(freeze.rules) == ()
+    assert desk.woken >= 1
