@@ -46,12 +46,12 @@ CLOSING: Final = 421  # RFC 5321 3.8
 class Terms:
     """The settings, times in seconds. `start` and `widest` are attempts at a time for one site."""
 
-    start: int = 2
+    start: int = 1
     widest: int = 20
     per_domain: int = 5
     pause: float = 60.0
     longest_pause: float = 900.0
-    slow_after: float = 5.0
+    slow_after: float = 2.0
 
 
 class Feedback(Enum):

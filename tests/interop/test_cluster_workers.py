@@ -78,7 +78,7 @@ def test_a_worker_is_killed_and_its_node_goes_on(
     for node in pairs:
         node.options.append("delivery.deadline=40s")
         node.start()
-    assert members(database) == 4
+    until(lambda: members(database) == 4)
     pairs[0].submit("a@plain.test")
     live.wait_until(lambda world: bool(world.server("mx.plain.test").received), START)
     (holder,) = holders(database)
