@@ -226,7 +226,7 @@ async def test_new_settings_hold_from_the_next_claim_on(autojump_clock, build):
 
 
 async def test_reopening_by_hand_ends_pauses(autojump_clock, build):
-    house = build(retry=(Duration(3600),), site_pause=Duration(600))
+    house = build(retry=(Duration(3600),), site_pause=Duration(600), site_start=2)
     house.attempt = lambda claim, content, journal: _later(result(claim, DEFERRED))
     for index in range(3):
         await house.accept(f"m{index}", "x@a.example")

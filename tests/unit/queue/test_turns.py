@@ -157,7 +157,7 @@ async def test_a_rate_is_kept(autojump_clock: MockClock) -> None:
 
 
 async def test_a_sender_who_has_to_wait_holds_up_no_other(autojump_clock: MockClock) -> None:
-    turns = made(Terms(), Limit("sender", ("busy@a.test",), at_a_time=1))
+    turns = made(TERMS, Limit("sender", ("busy@a.test",), at_a_time=1))
     found: list[Turn] = []
     async with running(turns) as nursery:
         for sender in ("busy@a.test", "busy@a.test", "other@a.test"):
