@@ -13,7 +13,8 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from bench.load import exim, outrider, place, postfix
@@ -54,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers", default="postfix,exim", help="comma separated, or none (default: %(default)s)"
     )
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes of Outrider's relay (default: one for each core)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     parser.add_argument("--settings", action="store_true", help="print the relays' settings and reasons only")
     return parser
@@ -62,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace, directory: Path) -> int:
     asked = {"outrider", *options.peers.split(",")}
     contenders = [one for name, one in CONTENDERS.items() if name in asked]
+    if options.workers:
+        ours = replace(outrider.CONTENDER, start=partial(outrider.start, workers=options.workers))
+        contenders[contenders.index(outrider.CONTENDER)] = ours
     if options.settings:
         for one in contenders:
             print(one.name)

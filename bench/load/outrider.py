@@ -12,8 +12,8 @@ from tests.interop.peers.process import Process, spawn
 CONCURRENCY = 20  # to one destination, as in Postfix
 
 
-def start(order: Order, workers: int = 1) -> Process:
-    """`outrider relay` with settings in a file."""
+def start(order: Order, workers: int = 0) -> Process:
+    """`outrider relay` with settings in a file; `workers` 0 is the default, one for each core."""
     route = f'[[route]]\ndomains = ["*"]\nvia = "smarthost"\nhosts = ["[{place.HOP}]:{place.SMTP}"]\n'
     settings = order.directory / "outrider.toml"
     settings.write_text(f"""\
