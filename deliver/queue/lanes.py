@@ -7,7 +7,7 @@ first attempt, until then a domain is a site of its own. Each site has a lane:
     ---------------------------  ------------------------------------------------------------------
     the server answered          slow start: one attempt more for each, up to `widest`; after a first
                                  failure one more for each round, and the pauses are forgotten
-    it pushed back (421, 4yz at  half as many; from one attempt on a pause
+    it pushed back (421, 4yz at  half as many; the second time at one attempt a pause
       MAIL, a lost session)
     it could not be reached      a pause, and then one attempt to find out
     something of our own         unchanged
@@ -119,8 +119,8 @@ def after(
     if said is Feedback.GOOD:
         grown = lane.window + (1.0 if lane.growing else 1.0 / lane.window)
         return replace(lane, window=min(float(terms.widest), grown), failures=0, paused_until=-math.inf)
-    if said is Feedback.PUSHBACK and lane.window >= 2:
-        return replace(lane, window=lane.window / 2, growing=False)
+    if said is Feedback.PUSHBACK and (lane.growing or lane.window >= 2):
+        return replace(lane, window=max(1.0, lane.window / 2), growing=False)
     pause = min(terms.longest_pause, terms.pause * 2.0 ** min(lane.failures, 30))
     return replace(
         lane,

@@ -93,8 +93,14 @@ def test_siblings_of_the_attempt_that_began_a_pause_do_not_lengthen_it() -> None
 
 
 def test_the_last_attempt_at_a_time_that_is_pushed_back_begins_a_pause() -> None:
-    lane = Lane(1.5)
+    lane = Lane(1.5, growing=False)
     assert after(lane, PUSHBACK, TERMS, started=0, now=10).paused_until == 70
+
+
+def test_a_site_may_push_back_once_before_it_is_left_alone() -> None:
+    first = after(Lane(1.0), PUSHBACK, TERMS, started=0, now=10)
+    assert (first.window, first.paused_until) == (1.0, -math.inf)
+    assert after(first, PUSHBACK, TERMS, started=11, now=20).paused_until == 80
 
 
 def run(lanes: Lanes, domain: str, said: Feedback, site: str | None, now: float = 0.0) -> None:
