@@ -15,7 +15,7 @@ import trio
 
 from deliver.checkup import see_the_doctor
 from deliver.net.clock import WallClock
-from deliver.outcome import Delivered
+from deliver.outcome import Deferred, Delivered
 from deliver.resolve.answer import Answer, Query, RecordType, Unreachable
 from deliver.resolve.resolver import Resolver as Lookups
 from deliver.settings import Dns, Settings
@@ -121,3 +121,33 @@ async def test_a_host_whose_name_leaves_no_room_for_tlsa(world: World, tmp_path:
     assert isinstance(outcome, Delivered)
     texts = [finding.text for finding in result.trace.findings if finding.code == "tlsa-absent"]
     assert any("cannot exist" in text for text in texts)
+
+
+class Raising:
+    """A resolver with a fault of ours: one host's lookup raises."""
+
+    def __init__(self, inner: Lookups) -> None:
+        self._inner = inner
+
+    async def lookup(self, query: Query) -> Answer:
+        if query.name == "two.cut.test":
+            raise RuntimeError("a fault of ours")
+        return await self._inner.lookup(query)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "arrives"), [(("one", "two"), True), (("two", "one"), True), (("two",), False)]
+)
+async def test_a_fault_of_ours_costs_one_host_at_most(
+    world: World, tmp_path: Path, hosts: tuple[str, ...], arrives: bool
+) -> None:
+    domain = MailDomain(
+        "cut.test",
+        mx=tuple((place, f"{host}.cut.test") for place, host in enumerate(hosts)),
+        hosts={"one.cut.test": world.addresses["mx.signed.test"]},
+        security=Security.INSECURE,
+    )
+    world.publish(domain)
+    ours = agent(world, tmp_path)
+    ((_, outcome),) = (await deliver(replace(ours, resolver=Raising(ours.resolver)), "a@cut.test")).outcomes
+    assert isinstance(outcome, Delivered if arrives else Deferred)
