@@ -24,7 +24,7 @@ from deliver.agent import Agent
 from deliver.assembly import build_agent, open_hints
 from deliver.attempt import Attempt
 from deliver.checkup import see_the_doctor
-from deliver.doors import Doors, open_doors
+from deliver.doors import Doors
 from deliver.errors import OutriderError, StorageError
 from deliver.frozen import FrozenHosts
 from deliver.message import Content
@@ -41,72 +41,24 @@ from deliver.queue.runner import JournalReply
 from deliver.queue.shard import Shard
 from deliver.queue.share import WHOLE
 from deliver.queue.store import Claim
-from deliver.queueing import open_queue
 from deliver.relay.binding import Bound, bind
 from deliver.relay.commons import Seat, SharedFailures, SharedLimits
 from deliver.relay.guard import Post
 from deliver.relay.identity import MessageIds
-from deliver.relay.listener import Listener
+from deliver.relay.listener import Listener, listeners_on
 from deliver.relay.terms import places, terms_of
 from deliver.reload import Change, Reread, change
-from deliver.report.exporter import serve_metrics
 from deliver.report.log import say
 from deliver.report.metrics import Meter, Snapshot, Timed, gauge, merged
 from deliver.settings import Settings
 from deliver.shardwork import ShardWork, report_terms
 from deliver.spool.opening import open_spool
-from deliver.station import HELD
-from events.actions import matcher
 from events.backlog import Backlog
 from events.catalogue import Event
 from events.shipper import Shipper
 from hints.sql import SqlHints
 
 _log = logging.getLogger("outrider.service")
-
-
-async def run_relay(
-    settings: Settings,
-    digest: str | None = None,
-    reread: Reread | None = None,
-    *,
-    bound: Bound | None = None,
-    metrics: Bound | None = None,
-    systemd: Systemd | None = None,
-) -> None:
-    """Accept, queue and deliver until SIGTERM or SIGINT. Raises ConfigurationError or StorageError.
-
-    SIGHUP calls `reread` and changes over to the settings that it returns. `digest` stands for the settings
-    towards calls of `outrider send`; without it none is taken over. `bound` are the listening sockets, where
-    they are open already, `metrics` that of the counts; `systemd` hears how we are.
-    """
-    clock, systemd = WallClock(), systemd or Systemd()
-    actions = event_actions(settings)
-    backlog = Backlog(settings.events.backlog, matcher(actions))
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
-        sockets = listeners_on(bind(places(settings.relay)) if bound is None else bound)
-        try:
-            async with (
-                open_queue(settings, clock.now, append=backlog.append) as shard,
-                open_doors(settings, digest, clock) as doors,
-            ):
-                shipper = Shipper(shard.sql, actions, clock=clock.now, shared=shard.node is not None)
-                relay = Relay(settings, clock, shard, backlog, shipper, sockets, doors, reread)
-                async with trio.open_nursery() as beside:
-                    beside.start_soon(relay.watch, systemd)
-                    for listener in listeners_on(metrics or {}):
-                        beside.start_soon(serve_metrics, listener, relay.counts)
-                    await relay.run(signals, systemd=systemd)
-                    beside.cancel_scope.cancel()
-        finally:
-            for listener in sockets:
-                listener.socket.close()
-
-
-def listeners_on(bound: Bound) -> list[trio.SocketListener]:
-    """The sockets as trio has them; what is bound stays bound when they are closed by a copy."""
-    return [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in bound.values()]
 
 
 class Relay:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import trio
 
+from deliver.alone import run_relay
 from deliver.doorkeeper import run_lmtp
 from deliver.doorway import Doorway
 from deliver.errors import ConfigurationError
@@ -25,7 +26,6 @@ from deliver.queue.orphans import orphaned_journals, orphans
 from deliver.relay.binding import bind, passed_by_systemd
 from deliver.relay.terms import places
 from deliver.reload import Reread
-from deliver.service import run_relay
 from deliver.settings import Settings
 from deliver.station import HELD
 from deliver.supervisor import Child, Supervisor

@@ -34,10 +34,11 @@ from deliver.queue import freeze
 from deliver.queue.reading import reading, shard_files
 from deliver.queue.shard import Shard
 from deliver.queueing import open_queue
+from deliver.relay.listener import listeners_on
 from deliver.report.exporter import serve_metrics
 from deliver.report.log import configure
 from deliver.report.metrics import Snapshot
-from deliver.service import Relay, listeners_on
+from deliver.service import Relay
 from deliver.settings import Settings
 from deliver.station import Station, detach
 from events.actions import matcher

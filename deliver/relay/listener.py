@@ -7,21 +7,18 @@ clients go on. On `stop` idle clients get 421, a client that is sending content 
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import trio
 
-from deliver.endpoint import split
-from deliver.errors import ConfigurationError
 from deliver.message import MessageId
 from deliver.net.clock import Clock
 from deliver.net.patience import PatientListener
 from deliver.relay.access import client_address, may_relay
+from deliver.relay.binding import Bound
 from deliver.relay.clientstream import CLOSING
 from deliver.relay.connection import Connection
 from deliver.relay.intake import Intake
@@ -36,15 +33,7 @@ from deliver.smtp.reply import Reply
 from deliver.smtp.server import ServerMachine
 from deliver.tuning import file_limit
 
-DEFAULT_PORT = 25
-
 log = logging.getLogger("outrider.relay")
-
-_REMEDIES = {
-    errno.EADDRINUSE: "stop the other server there, or change {key}",
-    errno.EACCES: "a port below 1024 needs CAP_NET_BIND_SERVICE, or choose another in {key}",
-    errno.EADDRNOTAVAIL: "{key} must name an address of this machine",
-}
 
 
 class Listener:
@@ -251,28 +240,6 @@ class Listener:
             await trio.aclose_forcefully(stream)
 
 
-async def open_listeners(addresses: Sequence[str], *, key: str = "relay.listen") -> list[trio.SocketListener]:
-    """Listen on each `address:port`, or on none: ConfigurationError names what failed, and `key`."""
-    opened: list[trio.SocketListener] = []
-    try:
-        for text in addresses:
-            opened.extend(await _open(text, key))
-    except BaseException:
-        for listener in opened:
-            listener.socket.close()
-        raise
-    return opened
-
-
-async def _open(text: str, key: str) -> list[trio.SocketListener]:
-    attempted = f"listening on {text}"
-    try:
-        host, port = split(text)
-    except ValueError as error:
-        raise ConfigurationError(attempted, str(error), f"correct {key}") from None
-    try:
-        return await trio.open_tcp_listeners(DEFAULT_PORT if port is None else port, host=host)
-    except OSError as error:
-        happened = os.strerror(error.errno) if error.errno else str(error)
-        remedy = _REMEDIES.get(error.errno or 0, "correct {key}").format(key=key)
-        raise ConfigurationError(attempted, happened, remedy) from error
+def listeners_on(bound: Bound) -> list[trio.SocketListener]:
+    """The sockets as trio has them; what is bound stays bound when they are closed by a copy."""
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in bound.values()]

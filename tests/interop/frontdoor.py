@@ -17,8 +17,9 @@ from cryptography.x509.ocsp import OCSPCertStatus
 
 from deliver.message import MessageId
 from deliver.net.clock import WallClock
+from deliver.relay.binding import bind
 from deliver.relay.guard import Guard
-from deliver.relay.listener import Listener, open_listeners
+from deliver.relay.listener import Listener, listeners_on
 from deliver.relay.terms import places
 from deliver.settings import Duration, Relay, RelayAuth, RelayCertificate, RelayTls, Settings
 from events.catalogue import Event
@@ -127,7 +128,7 @@ class FrontDoor:
             lambda: MessageId(f"id{next(numbers)}"),
             security=guard,
         )
-        sockets = await open_listeners(places(relay))
+        sockets = listeners_on(bind(places(relay)))
         self.ports = tuple(each.socket.getsockname()[1] for each in sockets)
         token = trio.lowlevel.current_trio_token()
         self._stop = lambda: token.run_sync_soon(listener.stop, 2.0)

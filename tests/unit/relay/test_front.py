@@ -14,9 +14,10 @@ from deliver.dsn import Notify, Ret
 from deliver.errors import PeerError
 from deliver.message import Mailbox
 from deliver.net.clock import WallClock
+from deliver.relay.binding import bind
 from deliver.relay.connection import Connection
 from deliver.relay.limits import Allowance, ClientLimits
-from deliver.relay.listener import open_listeners
+from deliver.relay.listener import listeners_on
 from deliver.relay.security import Challenge, Client, LoggedIn, LoginRefused, Secured
 from deliver.relay.terms import terms_of
 from deliver.settings import Duration, RecipientLimit, Relay, RelayListener, RelayTls, Route, Size
@@ -491,7 +492,7 @@ async def test_a_missing_close_notify_is_a_detail(caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize("pipeconnect", [True, False])
 async def test_who_speaks_before_the_greeting(pipeconnect: bool) -> None:
     to = listener(Memory(), Relay(pipeconnect=pipeconnect))
-    (socket_listener,) = await open_listeners(["127.0.0.1:0"])
+    (socket_listener,) = listeners_on(bind(["127.0.0.1:0"]))
     port = socket_listener.socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
         stream = await trio.open_tcp_stream("127.0.0.1", port)

@@ -12,9 +12,10 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from deliver.errors import ConfigurationError, MessageError, StorageError
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
+from deliver.relay.binding import bind
 from deliver.relay.connection import COMMIT_DEADLINE, CONTENT_DEADLINE
 from deliver.relay.intake import Origin
-from deliver.relay.listener import Listener, open_listeners
+from deliver.relay.listener import Listener, listeners_on
 from deliver.settings import Relay, Route
 from tests.doorstep import (
     EPOCH,
@@ -435,7 +436,7 @@ async def test_cancelled_during_the_commit_the_client_still_gets_its_250(autojum
 async def serving(nursery: trio.Nursery) -> tuple[Listener, Memory, int]:
     memory = Memory()
     door = listener(memory)
-    (opened,) = await open_listeners(("127.0.0.1:0",))
+    (opened,) = listeners_on(bind(("127.0.0.1:0",)))
     await nursery.start(door.serve, [opened])
     port: int = opened.socket.getsockname()[1]
     return door, memory, port
@@ -462,7 +463,7 @@ async def test_smtplib_delivers(serving: tuple[Listener, Memory, int]) -> None:
 async def test_serve_ends_after_stop_when_the_grace_is_over(nursery: trio.Nursery) -> None:
     memory = Memory()
     door = listener(memory)
-    (opened,) = await open_listeners(("127.0.0.1:0",))
+    (opened,) = listeners_on(bind(("127.0.0.1:0",)))
     port = opened.socket.getsockname()[1]
     async with trio.open_nursery() as serving:
         await serving.start(door.serve, [opened])
@@ -492,11 +493,11 @@ async def test_an_address_in_use_is_named() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port}: Address already in use") as error:
-            await open_listeners(("127.0.0.1:0", f"127.0.0.1:{port}"))
+            bind(("127.0.0.1:0", f"127.0.0.1:{port}"))
     assert "relay.listen" in error.value.remedy
 
 
 @pytest.mark.parametrize("text", ["nonsense:x:y", "192.0.2.1:0", "127.0.0.1:99999"])
 async def test_addresses_that_cannot_be_listened_on(text: str) -> None:
     with pytest.raises(ConfigurationError, match="listening on"):
-        await open_listeners((text,))
+        bind((text,))

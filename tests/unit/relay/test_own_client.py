@@ -18,7 +18,8 @@ from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
 from deliver.outcome import Delivered, Failed, Outcome
 from deliver.queue.content import InlineContent
-from deliver.relay.listener import open_listeners
+from deliver.relay.binding import bind
+from deliver.relay.listener import listeners_on
 from deliver.settings import Dns, RecipientLimit, Relay, Route, Settings, Size, Smtp
 from hints.memory import MemoryHints
 from tests.doorstep import Memory, listener
@@ -30,7 +31,7 @@ LIMITED = RecipientLimit(recipients=("*@pager.test",), max_message_size=Size(100
 async def serving(memory: Memory, **keys: object) -> AsyncIterator[str]:
     """The place where a listener of ours serves."""
     ours = listener(memory, Relay(**keys))  # type: ignore[arg-type]
-    (socket_listener,) = await open_listeners(["127.0.0.1:0"])
+    (socket_listener,) = listeners_on(bind(["127.0.0.1:0"]))
     async with trio.open_nursery() as nursery:
         await nursery.start(ours.serve, [socket_listener])
         yield f"127.0.0.1:{socket_listener.socket.getsockname()[1]}"
