@@ -25,11 +25,11 @@ from sqlalchemy import Connection
 from deliver.agent import Agent
 from deliver.assembly import build_agent
 from deliver.attempt import Attempt
+from deliver.groupcommit import SqlRunner
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import WallClock
 from deliver.queue.content import InlineContent
 from deliver.settings import Delivery, Dns, Settings
-from deliver.sqlrun import SqlRunner
 from events import outbox
 from events.actions import Action, matcher, ready_made
 from events.catalogue import Event

@@ -16,6 +16,7 @@ from deliver.line import BEAT, Line
 from deliver.net.clock import WallClock
 from deliver.portion import portion, unpacked
 from deliver.report.log import configure
+from deliver.report.turn import LinesByTurn
 from deliver.settings import Settings
 from deliver.station import Station, detach
 
@@ -25,7 +26,7 @@ _log = logging.getLogger("outrider.service")
 def run_lmtp_worker(settings: Settings, digest: str | None, station: Station) -> None:
     """Serve until the supervisor says stop. Raises ConfigurationError or StorageError."""
     detach()
-    trio.run(LmtpWorker(settings, digest, station).run)
+    trio.run(LmtpWorker(settings, digest, station).run, instruments=[LinesByTurn()])
 
 
 class LmtpWorker:

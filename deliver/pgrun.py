@@ -315,7 +315,14 @@ class PostgresRunner:
         """See `deliver.sqlrun.Sql.read`."""
         return await trio.to_thread.run_sync(self.database.run_read, fn, limiter=self._readers)
 
-    async def write(self, fn: Callable[[Connection], T], *, durable: bool = True, patience: float = 0.0) -> T:
+    async def write(
+        self,
+        fn: Callable[[Connection], T],
+        *,
+        durable: bool = True,
+        patience: float = 0.0,
+        brief: bool = False,
+    ) -> T:
         """See `deliver.sqlrun.Sql.write`. A write that has started cannot be cancelled."""
         return await trio.to_thread.run_sync(self.database.run_write, fn, limiter=self._writers)
 

@@ -16,6 +16,7 @@ import sqlalchemy
 
 from deliver import settled
 from deliver.errors import OutriderError, StorageError
+from deliver.groupcommit import SqlRunner
 from deliver.message import Envelope, Recipient
 from deliver.net.clock import Clock
 from deliver.outbox import OUTBOX
@@ -24,7 +25,7 @@ from deliver.owner import is_alive, own_name
 from deliver.queue.journal import Journal, Proof, read as read_journal
 from deliver.settings import Settings
 from deliver.settled import Job, Opened
-from deliver.sqlrun import Sql, SqlRunner
+from deliver.sqlrun import Sql
 from events import outbox
 from events.catalogue import Event
 

@@ -26,6 +26,7 @@ from sqlalchemy import Connection
 
 from deliver.doors import Doors
 from deliver.errors import StorageError
+from deliver.groupcommit import SqlRunner
 from deliver.identity import host_name
 from deliver.message import MessageId
 from deliver.net.clock import Clock, WallClock
@@ -44,7 +45,7 @@ from deliver.settings import Settings
 from deliver.spool.door import SpoolDoor
 from deliver.spool.opening import door
 from deliver.spool.taking import Intake
-from deliver.sqlrun import Sql, SqlRunner
+from deliver.sqlrun import Sql
 from events.actions import matcher
 from events.backlog import Backlog
 from events.outbox import Outbox

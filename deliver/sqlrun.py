@@ -1,17 +1,14 @@
-"""Transactions on one SQLite file from trio: one writer, group commit, readers beside it.
+"""Transactions on one SQLite file from trio: one writer, readers beside it.
 
 Work is a synchronous function `fn(connection) -> value` that holds no reference to the connection
 afterwards, so that no connection ever crosses an await.
 
 - Writes run one batch at a time under BEGIN IMMEDIATE (a deferred transaction that reads before it writes
-  fails at once in WAL mode, whatever the busy timeout). Writes that arrive while a batch runs form the next
-  one: they share its fsync. Where one raises, all are rolled back and run again, each in its own SAVEPOINT,
-  so that it does not fail its neighbours: `fn` may run twice. Everybody gets the answer only after COMMIT.
+  fails at once in WAL mode, whatever the busy timeout). Where one raises, all are rolled back and run again,
+  each in its own SAVEPOINT, so that it does not fail its neighbours: `fn` may run twice. Everybody gets the
+  answer only after COMMIT. See `deliver.groupcommit` for who shares one.
 - `durable=False` allows a batch to be committed without fsync (synchronous=NORMAL); one durable write makes
   its whole batch, and everything committed before it, durable.
-- A durable write with `patience` may wait that long for another's fsync.
-- A write that has started cannot be cancelled: its caller gets the value, and the cancellation at its next
-  checkpoint. A write that still waits is withdrawn.
 - Failures of SQLite become StorageError; what `fn` itself raises reaches its caller unchanged.
 
 `InlineRunner` offers the same in the calling task, without threads: under trio's autojump clock a worker
@@ -37,8 +34,6 @@ from deliver.errors import StorageError, StorageFault
 
 T = TypeVar("T")
 
-MAX_BATCH: Final = 200  # writes that share one COMMIT
-READERS: Final = 4
 BUSY_MS: Final = 5000  # another process, such as a tool, may hold the file for a moment
 WAL_PAUSE: Final = 0.01  # seconds
 
@@ -69,11 +64,17 @@ class Sql(Protocol):
         ...
 
     async def write(
-        self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True, patience: float = 0.0
+        self,
+        fn: Callable[[sqlalchemy.Connection], T],
+        *,
+        durable: bool = True,
+        patience: float = 0.0,
+        brief: bool = False,
     ) -> T:
         """Run `fn` in a write transaction and return its value after COMMIT. Raises as `read` does.
 
-        `patience`: seconds for which it may wait for others to share its COMMIT with.
+        `patience`: seconds for which it may wait for others to share its COMMIT with. `brief`: it touches few
+        rows, so that it may run on the loop's thread.
         """
         ...
 
@@ -85,11 +86,14 @@ class Sql(Protocol):
 class Write(Generic[T]):
     """One write on its way: the function, then its value or its error."""
 
-    __slots__ = ("committed", "deadline", "durable", "error", "fn", "value", "wake")
+    __slots__ = ("brief", "committed", "deadline", "durable", "error", "fn", "value", "wake")
 
-    def __init__(self, fn: Callable[[sqlalchemy.Connection], T], durable: bool) -> None:
+    def __init__(
+        self, fn: Callable[[sqlalchemy.Connection], T], durable: bool, *, brief: bool = False
+    ) -> None:
         self.fn = fn
         self.durable = durable
+        self.brief = brief
         self.deadline = -math.inf  # when it waits no longer for company, by trio's clock
         self.wake = trio.Event()
         self.committed = False
@@ -113,6 +117,8 @@ class Database:
         self.name = str(path) if path else "the database in memory"
         self._writing: sqlalchemy.Connection | None = None  # kept: to take one costs as much as a write
         self._level = ""
+        self._waits = True  # for other processes, up to BUSY_MS
+        self._transaction: sqlalchemy.RootTransaction | None = None
         if path is None:
             self._writer = _engine("sqlite://", "BEGIN IMMEDIATE", sqlalchemy.StaticPool)
             self._reader = self._writer
@@ -132,36 +138,66 @@ class Database:
             raise self._translated("reading", error) from error
 
     def run_batch(self, batch: list[Write[Any]]) -> None:
-        """Run every write in its savepoint and commit once; results and errors go into the writes."""
+        """Run every write and commit once; results and errors go into the writes."""
+        self.execute(batch)
+        self.commit(batch)
+
+    def execute(self, batch: list[Write[Any]], *, wait: bool = True) -> bool:
+        """Run every write in a transaction that stays open; without `wait` only if nobody holds the file.
+
+        False, and nothing was done, if somebody does. `commit` has to follow in any other case.
+        """
         try:
             connection = self._writing = self._writing or self._writer.connect()
+            self._choose_wait(connection, wait)
             self._choose_level(connection, durable=any(write.durable for write in batch))
             if not self._run_together(connection, batch):
-                with connection.begin():
-                    for write in batch:
-                        self._run_in_savepoint(connection, write)
+                self._transaction = connection.begin()
+                for write in batch:
+                    self._run_in_savepoint(connection, write)
+        except Exception as error:
+            if not wait and _is_busy(error):
+                return False
+            self._fail(batch, error)
+        return True
+
+    def commit(self, batch: list[Write[Any]]) -> None:
+        """End what `execute` has begun; writes that raised nothing are committed."""
+        transaction, self._transaction = self._transaction, None
+        if transaction is None:
+            return  # what went wrong is in the writes
+        try:
+            transaction.commit()
             for write in batch:
                 write.committed = write.error is None
         except Exception as error:
-            # COMMIT or the transaction as a whole failed: nothing of the batch happened
-            self._forget_connection()
-            failure = self._translated("writing to", error)
-            for write in batch:
-                write.error = write.error or failure
+            self._fail(batch, error)
+
+    def _fail(self, batch: list[Write[Any]], error: Exception) -> None:
+        """COMMIT or the transaction as a whole failed: nothing of the batch happened."""
+        self._forget_connection()
+        failure = self._translated("writing to", error)
+        for write in batch:
+            write.error = write.error or failure
 
     def _run_together(self, connection: sqlalchemy.Connection, batch: list[Write[Any]]) -> bool:
         """Without savepoints, as hardly any raises. False: one did, nothing was done, and others wait."""
-        with connection.begin() as transaction:
-            for write in batch:
-                try:
-                    write.value = write.fn(connection)
-                except Exception as error:
-                    transaction.rollback()
-                    if len(batch) > 1:
-                        return False
-                    write.error = self._translated("writing to", error)
-                    break
+        self._transaction = transaction = connection.begin()
+        for write in batch:
+            try:
+                write.value = write.fn(connection)
+            except Exception as error:
+                self._transaction = None
+                transaction.rollback()
+                if len(batch) > 1:
+                    return False
+                write.error = self._translated("writing to", error)
         return True
+
+    def _choose_wait(self, connection: sqlalchemy.Connection, wait: bool) -> None:
+        if wait is not self._waits:
+            _driver(connection).execute(f"PRAGMA busy_timeout={BUSY_MS if wait else 0}")
+            self._waits = wait
 
     def _choose_level(self, connection: sqlalchemy.Connection, *, durable: bool) -> None:
         level = "FULL" if durable else "NORMAL"
@@ -173,6 +209,7 @@ class Database:
     def _forget_connection(self) -> None:
         """The next batch takes a fresh one: nobody knows what state this one is in."""
         connection, self._writing, self._level = self._writing, None, ""
+        self._transaction, self._waits = None, True
         if connection is not None:
             with contextlib.suppress(DBAPIError, sqlite3.Error):
                 connection.close()
@@ -216,103 +253,6 @@ class Database:
         self._writer.dispose()
 
 
-class SqlRunner:
-    """Runs work on one SQLite file in worker threads; open it with `SqlRunner.open`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._writer = trio.CapacityLimiter(1)
-        self._readers = trio.CapacityLimiter(READERS)
-        self._waiting: list[Write[Any]] = []
-        self._leading = False
-        self.commits = 0
-
-    @classmethod
-    async def open(cls, path: Path, prepare: Callable[[sqlalchemy.Connection], object]) -> SqlRunner:
-        """Open or create the file and run `prepare`, the migrations. Raises what they raise, StorageError."""
-        database = await trio.to_thread.run_sync(Database, path)
-        runner = cls(database)
-        try:
-            await runner.write(prepare)
-        except BaseException:
-            database.close()
-            raise
-        return runner
-
-    async def read(self, fn: Callable[[sqlalchemy.Connection], T]) -> T:
-        """See `Sql.read`."""
-        return await trio.to_thread.run_sync(self._database.run_read, fn, limiter=self._readers)
-
-    async def write(
-        self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True, patience: float = 0.0
-    ) -> T:
-        """See `Sql.write`."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        mine = Write(fn, durable)
-        if patience:
-            mine.deadline = trio.current_time() + patience
-        self._waiting.append(mine)
-        while mine in self._waiting:
-            alone = not self._leading and mine.deadline <= trio.current_time()
-            if alone or mine.wake.is_set():
-                await self._lead(mine)
-            else:
-                await self._wait_for_turn(mine)
-        return mine.result()
-
-    async def aclose(self) -> None:
-        """Wait for the running batch, then close."""
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self._database.close, limiter=self._writer)
-
-    async def _wait_for_turn(self, mine: Write[Any]) -> None:
-        """Until the write is done, it is its turn to lead the next batch, or its patience is at an end."""
-        try:
-            if mine.deadline > trio.current_time():
-                with trio.move_on_at(mine.deadline):
-                    await mine.wake.wait()
-            else:
-                await mine.wake.wait()
-        except trio.Cancelled:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
-                if mine.wake.is_set():
-                    self._hand_over()  # it had been told to lead
-                raise
-        if mine not in self._waiting and not mine.wake.is_set():
-            with trio.CancelScope(shield=True):  # started: it cannot be taken back
-                await mine.wake.wait()
-
-    async def _lead(self, mine: Write[Any]) -> None:
-        """Run everything that waits, the caller's own write first, in one transaction.
-
-        Durable writes with patience left go along only if there is an fsync anyway.
-        """
-        self._leading = True
-        self._waiting.remove(mine)
-        now = trio.current_time()
-        durable = mine.durable or any(write.durable and write.deadline <= now for write in self._waiting)
-        along = [write for write in self._waiting if durable or not write.durable]
-        batch = [mine, *along[: MAX_BATCH - 1]]
-        self._waiting = [write for write in self._waiting if write not in batch]
-        try:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._database.run_batch, batch, limiter=self._writer)
-            self.commits += 1
-        finally:
-            for write in batch:
-                write.wake.set()
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        """Let the first write that waits for no company lead the next batch; the others wait on."""
-        now = trio.current_time()
-        following = next((write for write in self._waiting if write.deadline <= now), None)
-        self._leading = following is not None
-        if following is not None:
-            following.wake.set()
-
-
 class InlineRunner:
     """The same contract in the calling task: for tests under a simulated clock and for short tools."""
 
@@ -329,7 +269,12 @@ class InlineRunner:
         return self._database.run_read(fn)
 
     async def write(
-        self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True, patience: float = 0.0
+        self,
+        fn: Callable[[sqlalchemy.Connection], T],
+        *,
+        durable: bool = True,
+        patience: float = 0.0,
+        brief: bool = False,
     ) -> T:
         """See `Sql.write`."""
         await trio.lowlevel.checkpoint()
@@ -392,6 +337,11 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= patience:
                 raise
             time.sleep(WAL_PAUSE)
+
+
+def _is_busy(error: Exception) -> bool:
+    origin = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(origin, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _driver(connection: sqlalchemy.Connection) -> sqlite3.Connection:

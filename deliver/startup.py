@@ -26,6 +26,7 @@ from deliver.queue.orphans import orphaned_journals, orphans
 from deliver.relay.binding import bind, passed_by_systemd
 from deliver.relay.terms import places
 from deliver.reload import Reread
+from deliver.report.turn import LinesByTurn
 from deliver.settings import Settings
 from deliver.station import HELD
 from deliver.supervisor import Child, Supervisor
@@ -79,7 +80,7 @@ def _start(settings: Settings, digest: str | None, reread: Reread) -> int:
     _spare_the_collector()
     if shards == (0,):
         relay = partial(run_relay, settings, digest, reread, bound=sockets, metrics=metrics, systemd=systemd)
-        trio.run(relay)
+        trio.run(relay, instruments=[LinesByTurn()])
         return 0
     try:
         supervisor = Supervisor(
@@ -105,7 +106,7 @@ def _start_lmtp(settings: Settings, digest: str | None, reread: Reread) -> int:
     workers = worker_count(settings)
     _spare_the_collector()
     if workers == 1:
-        trio.run(run_lmtp, settings, digest, reread)
+        trio.run(run_lmtp, settings, digest, reread, instruments=[LinesByTurn()])
         return 0
     doorway = Doorway.open(settings, handover=digest is not None)
     try:

@@ -38,6 +38,7 @@ from deliver.relay.listener import listeners_on
 from deliver.report.exporter import serve_metrics
 from deliver.report.log import configure
 from deliver.report.metrics import Snapshot
+from deliver.report.turn import LinesByTurn
 from deliver.service import Relay
 from deliver.settings import Settings
 from deliver.station import Station, detach
@@ -55,7 +56,7 @@ _log = logging.getLogger("outrider.service")
 def run_worker(settings: Settings, digest: str | None, station: Station) -> None:
     """Work until the supervisor says stop. Raises ConfigurationError or StorageError."""
     detach()
-    trio.run(Worker(settings, digest, station).run)
+    trio.run(Worker(settings, digest, station).run, instruments=[LinesByTurn()])
 
 
 class Worker:

@@ -197,8 +197,16 @@ def database_url(database: str, password: str | None = None) -> URL:
 def matcher(actions: Sequence[Action]) -> Matcher:
     """For `events.outbox`: the names of the actions that are to be told of an event."""
     table = {name: tuple(one for one in told(actions) if name in one.events) for name in EVENTS}
+    always = {
+        name: tuple(one.name for one in several)
+        for name, several in table.items()
+        if all(_is_unconditional(one) for one in several)
+    }
 
     def wanted(event: Event) -> tuple[str, ...]:
+        known = always.get(event.name)
+        if known is not None:
+            return known
         return tuple(one.name for one in table.get(event.name, ()) if applies(one, event))
 
     return wanted
@@ -209,6 +217,10 @@ def applies(action: Action, event: Event) -> bool:
     if isinstance(action, EventAction) and not action.towards.holds(event.fields):
         return False
     return action.when is None or action.when.holds(_known(event))
+
+
+def _is_unconditional(action: Action) -> bool:
+    return action.when is None and (isinstance(action, FileAction) or action.towards == ANYWHERE)
 
 
 Known = tuple[Pending, Mapping[str, Scalar]]  # an event with its facts

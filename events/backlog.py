@@ -12,7 +12,7 @@ writer thread: a lost increment is mended by the next count.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import trio
@@ -20,7 +20,7 @@ from sqlalchemy import Connection, func, select
 
 from events import outbox
 from events.catalogue import Event
-from events.outbox import Matcher
+from events.outbox import Matcher, Wanted
 from events.port import SqlRunner
 
 REFRESH = 10.0  # seconds
@@ -46,16 +46,22 @@ class Backlog:
 
     def append(self, conn: Connection, message_id: str | None, events: Iterable[Event]) -> None:
         """See `outbox.append`."""
-        kept: list[tuple[Event, Sequence[str]]] = []
-        for event in events:
-            actions = self.wanted(event)
-            if not actions:
-                continue
-            if event.name.startswith(KEPT) or self.waiting + len(kept) < self.limit * 4 // 5:
-                kept.append((event, actions))
-            else:
-                self.dropped += 1
-        outbox.append_for(conn, message_id, kept)
+        self.append_each(conn, ((message_id, events),))
+
+    def append_each(self, conn: Connection, told: Iterable[tuple[str | None, Iterable[Event]]]) -> None:
+        """`append` for the events of several messages at once."""
+        kept: list[Wanted] = []
+        room = self.limit * 4 // 5 - self.waiting
+        for message_id, events in told:
+            for event in events:
+                actions = self.wanted(event)
+                if not actions:
+                    continue
+                if len(kept) < room or event.name.startswith(KEPT):
+                    kept.append((message_id, event, actions))
+                else:
+                    self.dropped += 1
+        outbox.append_for(conn, kept)
         self.waiting += len(kept)
 
     async def watch(self, runner: SqlRunner) -> None:

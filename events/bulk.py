@@ -26,6 +26,19 @@ def insert_rows(conn: Connection, table: Table, rows: Sequence[Row]) -> None:
         _run_each(conn, text, [arrange(row) for row in rows])
 
 
+def insert_values(
+    conn: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]
+) -> None:
+    """Insert rows that are the values of these columns, in the table's order."""
+    if rows:
+        text, arrange = _insert(table, columns, conn.dialect)
+        driver = sqlite_driver(conn)
+        if driver is None:
+            _run_each(conn, text, [arrange(dict(zip(columns, row, strict=True))) for row in rows])
+        else:
+            execute_each(driver, text, rows)
+
+
 def run(conn: Connection, statement: Insert, rows: Sequence[Row]) -> None:
     """Run an INSERT … SELECT, made once, for the parameters of each row. Raises what the database raises."""
     if rows:
@@ -34,12 +47,37 @@ def run(conn: Connection, statement: Insert, rows: Sequence[Row]) -> None:
 
 
 def _run_each(conn: Connection, text: str, rows: list[Any]) -> None:
-    driver = conn.connection.driver_connection if conn.in_transaction() else None
-    if not isinstance(driver, sqlite3.Connection):
+    driver = sqlite_driver(conn)
+    if driver is None:
         conn.exec_driver_sql(text, rows)
-        return
-    try:  # straight to the driver: for a few rows SQLAlchemy would cost more than SQLite
-        driver.executemany(text, rows)
+    else:
+        execute_each(driver, text, rows)
+
+
+def sqlite_driver(conn: Connection) -> sqlite3.Connection | None:
+    """The driver, None where SQLAlchemy has to see to it: another database, or no transaction begun yet.
+
+    For a few rows SQLAlchemy would cost more than SQLite.
+    """
+    if conn.dialect.name != "sqlite" or not conn.in_transaction():
+        return None
+    driver = conn.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
+
+
+def execute_each(driver: sqlite3.Connection, text: str, rows: Sequence[Sequence[Any]]) -> int:
+    """Run it for the values of each row; returns how many rows it changed. Raises what SQLAlchemy raises."""
+    try:
+        return driver.executemany(text, rows).rowcount
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(text, None, error, sqlite3.Error) from error
+
+
+def fetch(driver: sqlite3.Connection, text: str, values: Sequence[Any]) -> list[Any]:
+    """The rows of a query, as tuples. Raises what SQLAlchemy raises."""
+    try:
+        return driver.execute(text, values).fetchall()
     except sqlite3.Error as error:
         raise DBAPIError.instance(text, None, error, sqlite3.Error) from error
 

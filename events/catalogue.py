@@ -19,11 +19,10 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from events.fields import FIELDS, IMPLIED, MAX_FIELDS, MAX_INTEGER, MAX_JSON, Scalar, clean
+from events.fields import FIELDS, IMPLIED, MAX_FIELDS, MAX_INTEGER, MAX_JSON, MAX_NAME, Scalar, clean_all
 
 __all__ = ["EVENTS", "FIELDS", "Event", "EventType", "Scalar", "match", "nearest", "parameters_of"]
 
-MAX_NAME = 64  # characters of an event's name
 MAX_TIME = 253_402_300_799  # seconds since the epoch, the end of the year 9999
 
 
@@ -296,9 +295,9 @@ class Event:
     fields: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        bounded = list(self.fields.items())[:MAX_FIELDS]
-        object.__setattr__(self, "fields", {key[:MAX_NAME]: clean(key, value) for key, value in bounded})
-        object.__setattr__(self, "name", self.name[:MAX_NAME])
+        object.__setattr__(self, "fields", clean_all(self.fields))
+        if len(self.name) > MAX_NAME:
+            object.__setattr__(self, "name", self.name[:MAX_NAME])
         if not 0 <= self.at < MAX_TIME:  # also false for NaN, which JSON and SQL cannot hold
             object.__setattr__(self, "at", 0.0)
 
@@ -322,7 +321,7 @@ class Event:
 
     def encode(self) -> str:
         """JSON text; `decode` reads it."""
-        return _ENCODER.encode(_Stored(self.name, self.at, dict(self.fields))).decode()
+        return _ENCODER.encode(self).decode()
 
     @classmethod
     def decode(cls, text: str) -> Event:

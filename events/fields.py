@@ -18,6 +18,7 @@ Scalar = str | int | float | None
 MAX_TEXT: Final = 1000  # characters of a text field
 MAX_JSON: Final = 100_000  # characters of a field that holds JSON
 MAX_FIELDS: Final = 64  # fields of one event
+MAX_NAME: Final = 64  # characters of a name, an event's or a field's
 OMITTED: Final = '{"omitted":"too long"}'  # replaces JSON beyond MAX_JSON; cutting it would break it
 
 MAX_INTEGER: Final = 2**63 - 1  # what SQL's BIGINT holds
@@ -149,11 +150,26 @@ ALIASES: Final[Mapping[str, str]] = {
 }
 
 
+def clean_all(fields: Mapping[str, object]) -> dict[str, Scalar]:
+    """The fields of an event as they can be stored: so many, names bounded, values clean; never raises."""
+    if len(fields) <= MAX_FIELDS and fields.keys() <= FIELDS.keys():  # nearly always
+        return {
+            name: value if value is None or type(value) is str and _is_clean(value) else clean(name, value)
+            for name, value in fields.items()
+        }
+    bounded = list(fields.items())[:MAX_FIELDS]
+    return {name[:MAX_NAME]: clean(name, value) for name, value in bounded}
+
+
+def _is_clean(text: str) -> bool:
+    return len(text) <= MAX_TEXT and text.isascii() and "\0" not in text
+
+
 def clean(name: str, value: object) -> Scalar:
     """The value as it can be stored: text bounded, no NUL; integers within 64 bits; never raises."""
     if value is None:
         return None
-    if type(value) is str and len(value) <= MAX_TEXT and value.isascii() and "\0" not in value:
+    if type(value) is str and _is_clean(value):
         return value  # nearly every one
     if isinstance(value, bool):
         return int(value)

@@ -12,9 +12,11 @@ All functions are synchronous, take the caller's connection and neither begin no
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import count
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -25,6 +27,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Select,
     Table,
     Text,
     bindparam,
@@ -36,7 +39,7 @@ from sqlalchemy import (
     update,
 )
 
-from events.bulk import Row, insert_rows, run
+from events.bulk import Row, execute_each, fetch, insert_rows, run, sqlite_driver
 from events.catalogue import Event
 
 MAX_TRIES = 10  # refusals of one event by one action before it is dead
@@ -80,6 +83,12 @@ event_pending = Table(
     Index("event_pending_message", "action", "message_id", "seq"),
 )
 
+Append = Callable[[Connection, str | None, Iterable[Event]], None]
+AppendEach = Callable[[Connection, Iterable[tuple[str | None, Iterable[Event]]]], None]
+
+# An event of a message, with the names of the actions that want it.
+Wanted = tuple[str | None, Event, Sequence[str]]
+
 # Names of the actions that want this event.
 Matcher = Callable[[Event], Sequence[str]]
 NewId = Callable[[Event], str]
@@ -91,8 +100,24 @@ def for_default_table(event: Event) -> tuple[str, ...]:
 
 
 def event_id(event: Event) -> str:
-    """32 hexadecimal digits: milliseconds, then chance; ids of one time are neighbours in every index."""
-    return f"{int(event.at * 1000):012x}{os.urandom(10).hex()}"
+    """32 hexadecimal digits: milliseconds, then chance; ids of one time are neighbours in every index.
+
+    The 80 bits of chance are drawn once per process and counted up from there.
+    """
+    return f"{int(event.at * 1000):012x}{next(_numbers) & _LAST_NUMBER:020x}"
+
+
+_LAST_NUMBER: Final = (1 << 80) - 1
+_numbers = count()
+
+
+def _draw() -> None:
+    global _numbers
+    _numbers = count(int.from_bytes(os.urandom(10)))
+
+
+_draw()
+os.register_at_fork(after_in_child=_draw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +156,29 @@ class Dead:
 
 
 @dataclass(frozen=True, slots=True)
+class Appending:
+    """An `append` that can also take the events of several messages at once, by `each`."""
+
+    each: AppendEach
+
+    def __call__(self, conn: Connection, message_id: str | None, events: Iterable[Event]) -> None:
+        """See `append`."""
+        self.each(conn, ((message_id, events),))
+
+
+def appending(append: Append) -> Appending:
+    """Anything that appends, as an Appending."""
+    if isinstance(append, Appending):
+        return append
+
+    def each(conn: Connection, told: Iterable[tuple[str | None, Iterable[Event]]]) -> None:
+        for message_id, events in told:
+            append(conn, message_id, events)
+
+    return Appending(each)
+
+
+@dataclass(frozen=True, slots=True)
 class Outbox:
     """`append` with the matcher and the source of ids that the composition root chose."""
 
@@ -154,28 +202,48 @@ def append(
 
     Raises only what the database raises: an event outside the catalogue must not undo the settling of mail.
     """
-    append_for(conn, message_id, [(event, wanted(event)) for event in events], new_id=new_id)
+    found = [(message_id, event, wanted(event)) for event in events]
+    append_for(conn, [each for each in found if each[2]], new_id=new_id)
 
 
-def append_for(
-    conn: Connection,
-    message_id: str | None,
-    events: Iterable[tuple[Event, Sequence[str]]],
-    *,
-    new_id: NewId = event_id,
-) -> None:
-    """As `append`, for events with the names of the actions that want each of them."""
+def append_for(conn: Connection, events: Sequence[Wanted], *, new_id: NewId = event_id) -> None:
+    """As `append`, for events of any messages with the names of the actions that want each of them."""
+    if not events:
+        return
+    driver = sqlite_driver(conn)
+    if driver is not None:
+        _append_to_sqlite(driver, events, new_id)
+        return
     rows: list[Row] = []
     pends: list[Row] = []
-    for event, actions in events:
-        if actions:
-            number = new_id(event)
-            row = {"id": number, "message_id": message_id, "name": event.name, "at": event.at}
-            rows.append(row | {"body": event.encode()})
-            pends += [{"action": action, "of": number} for action in dict.fromkeys(actions)]
+    for message_id, event, actions in events:
+        number = new_id(event)
+        row = {"id": number, "message_id": message_id, "name": event.name, "at": event.at}
+        rows.append(row | {"body": event.encode()})
+        pends += [{"action": action, "of": number} for action in dict.fromkeys(actions)]
     insert_rows(conn, event_outbox, rows)
     run(conn, _PEND, pends)
 
+
+def _append_to_sqlite(driver: sqlite3.Connection, events: Sequence[Wanted], new_id: NewId) -> None:
+    """The one writer's rows get one number after the other, so that the last one tells them all."""
+    rows = [
+        (new_id(event), message_id, event.name, event.at, event.encode()) for message_id, event, _ in events
+    ]
+    execute_each(driver, _INSERT_EVENT, rows)
+    first = fetch(driver, "SELECT last_insert_rowid()", ())[0][0] - len(rows) + 1
+    pends = [
+        (action, seq, message_id)
+        for seq, (message_id, _, actions) in enumerate(events, first)
+        for action in dict.fromkeys(actions)
+    ]
+    execute_each(driver, _INSERT_PENDING, pends)
+
+
+_INSERT_EVENT: Final = "INSERT INTO event_outbox (id, message_id, name, at, body) VALUES (?, ?, ?, ?, ?)"
+_INSERT_PENDING: Final = (
+    "INSERT INTO event_pending (action, seq, message_id, dead, tries, not_before) VALUES (?, ?, ?, 0, 0, 0.0)"
+)
 
 # Finding the number by the id costs less than having it returned.
 _PEND: Final = insert(event_pending).from_select(
@@ -194,7 +262,16 @@ _PEND: Final = insert(event_pending).from_select(
 
 def pending(conn: Connection, action: str, limit: int, *, now: float) -> tuple[Pending, ...]:
     """The next events for an action, oldest first; those of a message wait behind one to be retried."""
+    rows = conn.execute(_NEXT, {"of": action, "now": now, "at_most": limit}).all()
+    return tuple(
+        Pending(seq, number, message_id, _decoded(name, at, body), tries)
+        for seq, number, message_id, name, at, body, tries in rows
+    )
+
+
+def _next() -> Select[Any]:
     earlier = event_pending.alias()
+    now = bindparam("now", type_=Float)
     held_back = (
         select(earlier.c.seq)
         .where(
@@ -206,22 +283,21 @@ def pending(conn: Connection, action: str, limit: int, *, now: float) -> tuple[P
         )
         .exists()
     )
-    query = (
+    return (
         select(event_outbox, event_pending.c.tries)
         .join(event_pending, event_pending.c.seq == event_outbox.c.seq)
         .where(
-            event_pending.c.action == action,
+            event_pending.c.action == bindparam("of", type_=Text),
             event_pending.c.dead == 0,
             event_pending.c.not_before <= now,
             ~held_back,
         )
         .order_by(event_outbox.c.seq)
-        .limit(limit)
+        .limit(bindparam("at_most", type_=Integer))
     )
-    return tuple(
-        Pending(row.seq, row.id, row.message_id, _decoded(row.name, row.at, row.body), row.tries)
-        for row in conn.execute(query)
-    )
+
+
+_NEXT: Final = _next()
 
 
 def claim(conn: Connection, action: str, limit: int, *, now: float, lease: float) -> tuple[Pending, ...]:

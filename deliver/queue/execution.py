@@ -259,7 +259,7 @@ class Execution:
                 last = began + SETTLE_PATIENCE
             with trio.CancelScope(shield=True, deadline=last):
                 try:
-                    return await self.shard.sql.write(work, patience=COMPANY)
+                    return await self.shard.sql.write(work, patience=COMPANY, brief=True)
                 except StorageError as error:
                     level = logging.ERROR if pause == RETRY_AFTER else logging.DEBUG
                     log.log(level, "%s: settling attempt %d: %s", claim.envelope.id, claim.number, error)

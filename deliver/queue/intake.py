@@ -126,6 +126,7 @@ class QueueSink:
                     append=self.intake.append,
                 ),
                 patience=COMPANY if in_company else 0.0,
+                brief=True,
             )
         except BaseException:
             await self.writer.abandon()

@@ -75,7 +75,12 @@ class LatchedSql:
             raise
 
     async def write(
-        self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True, patience: float = 0.0
+        self,
+        fn: Callable[[sqlalchemy.Connection], T],
+        *,
+        durable: bool = True,
+        patience: float = 0.0,
+        brief: bool = False,
     ) -> T:
         """See `Sql.write`."""
         fault = self._latch.fault
@@ -83,7 +88,7 @@ class LatchedSql:
             await trio.lowlevel.checkpoint()
             raise StorageError("writing to the queue", f"it stands still ({fault.happened})", fault.remedy)
         try:
-            return await self.inner.write(fn, durable=durable, patience=patience)
+            return await self.inner.write(fn, durable=durable, patience=patience, brief=brief)
         except StorageError as error:
             self._latch.note(error)
             raise

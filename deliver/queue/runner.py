@@ -327,7 +327,9 @@ class Runner:
                 due.first_due(conn),
             )
 
-        taken, held, moment, self._left_due = await self._shard.sql.write(take_permitted, durable=False)
+        taken, held, moment, self._left_due = await self._shard.sql.write(
+            take_permitted, durable=False, brief=True
+        )
         holds = iter(held)
         for wish, claims in zip(wishes, taken, strict=True):
             wish.begun = tuple(self._began(claim, next(holds), now) for claim in claims)

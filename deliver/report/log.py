@@ -2,6 +2,9 @@
 
 A line is a short sentence and facts as key=value. Facts never hold secrets or message content; what a peer
 said is quoted, cut and stripped of control characters, so that no line can be forged.
+
+Lines of the event loop are written once per turn of it, where `deliver.report.turn` sees to that; a warning,
+and what another thread has to say, is written at once, and what was said before it first.
 """
 
 from __future__ import annotations
@@ -10,71 +13,181 @@ import json
 import logging
 import re
 import sys
+from collections import deque
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, TextIO
+from threading import get_ident
+from time import time  # noqa: TID251 - a line tells when it was said, as `logging` has it
+from typing import Any, Final, TextIO
 
 MAX_VALUE = 500  # characters
+AT_ONCE = 4096  # characters written in one go: what several processes write to a pipe is not mixed up then
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")  # printable ASCII without space, quote, '=' and backslash
+_QUOTABLE = re.compile(r"[ !#-\[\]-~]*\Z")  # what needs no escape between quotes
+
+Facts = Mapping[str, object]
+# (seconds since the epoch, level, logger's name, sentence, facts, traceback): the line without its end
+Form = Callable[[float, int, str, str, Facts, str | None], str]
+
+_OUTRIDER: Final = logging.getLogger("outrider")
+_NO_FACTS: Final[Facts] = {}
 
 
 def say(logger: logging.Logger, level: int, sentence: str, **facts: object) -> None:
     """Log `sentence` with `facts`; those that are None or empty are left out."""
-    if logger.isEnabledFor(level):
-        # not by Logger.log, which would look for the place in the source
-        record = logging.LogRecord(logger.name, level, "", 0, sentence, None, None)
-        record.facts = {key: value for key, value in facts.items() if value is not None and value != ""}
-        logger.handle(record)
+    if not logger.isEnabledFor(level):
+        return
+    if (lines := _only_handler(logger)) is not None and lines.say(logger.name, level, sentence, facts):
+        return
+    # not by Logger.log, which would look for the place in the source
+    record = logging.LogRecord(logger.name, level, "", 0, sentence, None, None)
+    record.facts = {key: value for key, value in facts.items() if value is not None and value != ""}
+    logger.handle(record)
 
 
-class TextFormatter(logging.Formatter):
+def text_line(at: float, level: int, name: str, sentence: str, facts: Facts, traceback: str | None) -> str:
     """`2026-11-21T10:00:00.123Z INFO outrider.delivery: delivered to=a@example.org …`"""
+    line = f"{_stamp(at)} {logging.getLevelName(level)} {name}: {_printable(sentence)}"
+    for key, value in facts.items():
+        if value is None:
+            continue
+        text = value if type(value) is str else str(value)
+        if not text:
+            continue
+        text = text[:MAX_VALUE]
+        if _PLAIN.match(text):
+            line += f" {key}={text}"
+        elif _QUOTABLE.match(text):
+            line += f' {key}="{text}"'
+        else:
+            line += f" {key}={json.dumps(text)}"
+    return line if traceback is None else f"{line} traceback={json.dumps(traceback)}"
 
-    def format(self, record: logging.LogRecord) -> str:
+
+def json_line(at: float, level: int, name: str, sentence: str, facts: Facts, traceback: str | None) -> str:
+    """One JSON object, ASCII only: time, level, logger, message, and the facts under their names."""
+    line: dict[str, Any] = {
+        "time": _stamp(at),
+        "level": logging.getLevelName(level).lower(),
+        "logger": name,
+        "message": sentence,
+    }
+    for key, value in facts.items():
+        if value is None or not (text := str(value)):
+            continue
+        unique = f"{key}_" if key in line else key  # a fact must not hide what the line is about
+        line[unique] = value if isinstance(value, int | float | bool) else text[:MAX_VALUE]
+    if traceback is not None:
+        line["traceback"] = traceback
+    return json.dumps(line)
+
+
+class Lines(logging.Handler):
+    """Writes lines to a stream."""
+
+    def __init__(self, form: Form, stream: TextIO) -> None:
+        super().__init__()
+        self._form = form
+        self._stream = stream
+        self._waiting: deque[str] = deque()  # anybody may append; emptied under the lock
+        self._gathering: int | None = None  # the thread whose lines wait for `flush`
+
+    def gather(self, thread: int | None) -> None:
+        """From now on the lines of this thread wait until `flush` is called; None: those of nobody."""
+        self._gathering = thread
+        self.flush()
+
+    @property
+    def gathering(self) -> int | None:
+        """The thread whose lines wait."""
+        return self._gathering
+
+    def say(self, name: str, level: int, sentence: str, facts: Facts) -> bool:
+        """A line without the detour of a record. False: that failed, and nothing was said."""
+        try:
+            line = self._form(time(), level, name, sentence, facts, None)
+        except Exception:  # a fact that cannot be printed: `emit` complains as `logging` does
+            return False
+        self._put(line, level)
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
         """One line, whatever the values are."""
-        said = f"{_stamp(record)} {record.levelname} {record.name}: {_printable(record.getMessage())}"
-        facts: dict[str, object] = getattr(record, "facts", {})
-        pairs = [f"{key}={_quoted(value)}" for key, value in facts.items()]
-        if record.exc_info:
-            pairs.append(f"traceback={json.dumps(self.formatException(record.exc_info))}")
-        return " ".join((said, *pairs))
+        try:
+            traceback = _FORMATTER.formatException(record.exc_info) if record.exc_info else None
+            facts: Facts = getattr(record, "facts", _NO_FACTS)
+            line = self._form(
+                record.created, record.levelno, record.name, record.getMessage(), facts, traceback
+            )
+        except Exception:
+            self.handleError(record)
+        else:
+            self._put(line, record.levelno)
 
+    def flush(self) -> None:
+        """Write what waits."""
+        if not self._waiting:
+            return
+        self.acquire()
+        try:
+            while self._waiting:
+                self._write(self._taken())
+        finally:
+            self.release()
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, message, and the facts under their names."""
+    def _put(self, line: str, level: int) -> None:
+        self._waiting.append(f"{line}\n")
+        if level >= logging.WARNING or self._gathering != get_ident():
+            self.flush()
 
-    def format(self, record: logging.LogRecord) -> str:
-        """One line of JSON, ASCII only."""
-        line: dict[str, Any] = {
-            "time": _stamp(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        facts: dict[str, object] = getattr(record, "facts", {})
-        for key, value in facts.items():
-            name = f"{key}_" if key in line else key  # a fact must not hide what the line is about
-            line[name] = value if isinstance(value, int | float | bool) else str(value)[:MAX_VALUE]
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+    def _taken(self) -> str:
+        """Whole lines, as many as are written in one go."""
+        text = self._waiting.popleft()
+        while self._waiting and len(text) + len(self._waiting[0]) <= AT_ONCE:
+            text += self._waiting.popleft()
+        return text
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except Exception:  # mail goes on without a log
+            self.handleError(
+                logging.LogRecord("outrider", logging.ERROR, "", 0, text[:MAX_VALUE], None, None)
+            )
 
 
 def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     """Send everything of the `outrider` loggers to `stream` (standard error) in the given form."""
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    root = logging.getLogger("outrider")
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    root.propagate = False
+    before = current()
+    lines = Lines(json_line if form == "json" else text_line, stream or sys.stderr)
+    if before is not None:
+        lines.gather(before.gathering)
+        before.gather(None)
+    _OUTRIDER.handlers[:] = [lines]
+    _OUTRIDER.setLevel(level.upper())
+    _OUTRIDER.propagate = False
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells them
 
 
-def _stamp(record: logging.LogRecord) -> str:
-    second = int(record.created)
-    return f"{_second(second)}.{int((record.created - second) * 1000):03}Z"
+def current() -> Lines | None:
+    """Who writes the lines of the `outrider` loggers; None: nobody, or not `Lines` alone."""
+    handlers = _OUTRIDER.handlers
+    return handlers[0] if len(handlers) == 1 and isinstance(handlers[0], Lines) else None
+
+
+def _only_handler(logger: logging.Logger) -> Lines | None:
+    """Who alone would get the logger's records."""
+    if logger.handlers or not logger.propagate or _OUTRIDER.propagate:
+        return None
+    return current()
+
+
+def _stamp(at: float) -> str:
+    second = int(at)
+    return f"{_second(second)}.{int((at - second) * 1000):03}Z"
 
 
 @lru_cache(maxsize=2)
@@ -89,6 +202,4 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text[: 4 * MAX_VALUE])
 
 
-def _quoted(value: object) -> str:
-    text = str(value)[:MAX_VALUE]
-    return text if _PLAIN.match(text) else json.dumps(text)
+_FORMATTER: Final = logging.Formatter()

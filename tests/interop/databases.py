@@ -9,7 +9,7 @@ import sqlalchemy
 import trio
 from sqlalchemy import text
 
-from deliver.sqlrun import SqlRunner
+from deliver.groupcommit import SqlRunner
 from events import outbox
 from events.actions import Action, Veto, matcher, parse_action, ready_made
 from events.catalogue import Event

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deliver.sqlrun import SqlRunner
+from deliver.groupcommit import SqlRunner
 from events import outbox
 from tests.interop.databases import (
     check_hostile_text,

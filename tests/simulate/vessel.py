@@ -50,7 +50,12 @@ class _Sinking(InlineRunner):
         return await super().read(fn)
 
     async def write(
-        self, fn: Callable[[sqlalchemy.Connection], T], *, durable: bool = True, patience: float = 0.0
+        self,
+        fn: Callable[[sqlalchemy.Connection], T],
+        *,
+        durable: bool = True,
+        patience: float = 0.0,
+        brief: bool = False,
     ) -> T:
         self._check()
         return await super().write(fn, durable=durable)

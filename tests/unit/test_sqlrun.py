@@ -14,7 +14,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from deliver.errors import StorageError
-from deliver.sqlrun import MAX_BATCH, Database, InlineRunner, Sql, SqlRunner, Write
+from deliver.groupcommit import MAX_BATCH, SqlRunner
+from deliver.sqlrun import Database, InlineRunner, Sql, Write
 
 
 def create(conn: Connection) -> None:
@@ -347,43 +348,3 @@ def test_no_descriptor_leaks(tmp_path):
     for index in range(5):
         Database(tmp_path / f"{index}.db").close()
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-async def test_writes_with_patience_share_the_commit_of_one_without(runner):
-    before = runner.commits
-    async with trio.open_nursery() as nursery:
-        for x in range(5):
-            nursery.start_soon(lambda x=x: runner.write(put(x), patience=60))
-        await trio.testing.wait_all_tasks_blocked()
-        assert runner.commits == before
-        await runner.write(put(9))
-    assert runner.commits == before + 1
-    assert await runner.read(numbers) == [0, 1, 2, 3, 4, 9]
-
-
-async def test_patience_ends(runner):
-    with trio.fail_after(10):
-        await runner.write(put(1), patience=0.01)
-        async with trio.open_nursery() as nursery:
-            for x in range(2, 30):
-                nursery.start_soon(lambda x=x: runner.write(put(x), patience=x / 1000))
-    assert await runner.read(numbers) == list(range(1, 30))
-
-
-async def test_a_patient_write_that_is_cancelled_leaves_nobody_behind(runner):
-    async with trio.open_nursery() as nursery:
-        with trio.move_on_after(0.01):
-            await runner.write(put(1), patience=60)
-        nursery.start_soon(runner.write, put(2))
-        await runner.write(put(3), patience=0.01)
-    assert await runner.read(numbers) == [2, 3]
-
-
-async def test_a_write_that_needs_no_fsync_does_not_hurry_one_that_waits_for_company(runner):
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: runner.write(put(1), patience=60))
-        await trio.testing.wait_all_tasks_blocked()
-        await runner.write(put(2), durable=False)
-        assert await runner.read(numbers) == [2]
-        await runner.write(put(3))
-    assert await runner.read(numbers) == [1, 2, 3]

@@ -134,9 +134,9 @@ async def test_messages_that_arrive_side_by_side_share_commits_and_a_single_one_
         asked: list[float] = []
         write = shard.sql.write
 
-        async def noting(fn, *, durable=True, patience=0.0):
+        async def noting(fn, *, durable=True, patience=0.0, brief=False):
             asked.append(patience)
-            return await write(fn, durable=durable, patience=patience)
+            return await write(fn, durable=durable, patience=patience, brief=brief)
 
         object.__setattr__(shard, "sql", type("Noting", (), {"write": staticmethod(noting)}))
         for number in range(2):

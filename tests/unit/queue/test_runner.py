@@ -182,7 +182,7 @@ async def test_workers_that_end_together_claim_together(autojump_clock, house):
     claims: list[float] = []
     write = house.sql.write
 
-    async def counting(fn, *, durable=True, patience=0.0):
+    async def counting(fn, *, durable=True, patience=0.0, brief=False):
         if not durable and house.runner.running:
             claims.append(trio.current_time())
         return await write(fn, durable=durable, patience=patience)
@@ -416,7 +416,7 @@ async def test_a_settlement_that_the_database_refuses_is_tried_again(
 ):
     write, failures = house.sql.write, []
 
-    async def refusing(fn, *, durable=True, patience=0.0):
+    async def refusing(fn, *, durable=True, patience=0.0, brief=False):
         if durable and len(failures) < 3:
             failures.append(trio.current_time())
             raise StorageError("writing", "the disk is full", "free disk space")
@@ -436,7 +436,7 @@ async def test_a_settlement_that_stays_refused_keeps_its_proof_and_is_made_up_fo
     write = house.sql.write
     refusing = True
 
-    async def refuse(fn, *, durable=True, patience=0.0):
+    async def refuse(fn, *, durable=True, patience=0.0, brief=False):
         if durable and refusing:
             raise StorageError("writing", "the disk is full", "free disk space")
         return await write(fn, durable=durable)
@@ -471,7 +471,7 @@ async def test_a_settlement_goes_through_when_the_database_is_back_after_minutes
     """A tool held the database for long; what a server said meanwhile is not forgotten."""
     write, refusing = house.sql.write, True
 
-    async def refuse(fn, *, durable=True, patience=0.0):
+    async def refuse(fn, *, durable=True, patience=0.0, brief=False):
         if durable and refusing:
             raise StorageError("writing", "the database is locked", "wait")
         return await write(fn, durable=durable)
@@ -495,7 +495,7 @@ async def test_a_settlement_goes_through_when_the_database_is_back_after_minutes
 async def test_at_the_end_a_settlement_is_not_waited_for_until_its_lease_ends(
     autojump_clock, house, monkeypatch, cancelled
 ):
-    async def refuse(fn, *, durable=True, patience=0.0):
+    async def refuse(fn, *, durable=True, patience=0.0, brief=False):
         if durable:
             raise StorageError("writing", "the database is locked", "wait")
         return await write(fn, durable=durable)
@@ -516,7 +516,7 @@ async def test_a_database_that_cannot_be_claimed_from_is_waited_for(
 ):
     write, failures = house.sql.write, []
 
-    async def refusing(fn, *, durable=True, patience=0.0):
+    async def refusing(fn, *, durable=True, patience=0.0, brief=False):
         if len(failures) < 5:
             failures.append(1)
             raise StorageError("writing", "locked", "wait")

@@ -4,7 +4,12 @@ import io
 import json
 import logging
 
-from deliver.report.log import MAX_VALUE, configure, say
+import pytest
+import trio
+
+from deliver.message import Mailbox
+from deliver.report.log import AT_ONCE, MAX_VALUE, configure, say
+from deliver.report.turn import LinesByTurn
 
 
 def logged(form: str, **facts: object) -> str:
@@ -55,3 +60,111 @@ def test_a_traceback_stays_on_the_line() -> None:
 def test_a_fact_never_hides_what_the_line_is_about() -> None:
     read = json.loads(logged("json", message="m1"))
     assert (read["message"], read["message_"]) == ("deferred", "m1")
+
+
+def test_a_record_and_a_direct_line_read_alike() -> None:
+    """`say` takes a short cut only where nobody else listens."""
+    facts = {"to": Mailbox("a", "example.org"), "why": 'he said "no"\r\n', "port": 25, "none": None, "no": ""}
+    for form in ("text", "json"):
+        streams = io.StringIO(), io.StringIO()
+        for stream, others in zip(streams, ([], [logging.NullHandler()]), strict=True):
+            configure("info", form, stream)
+            logging.getLogger("outrider").handlers += others
+            say(logging.getLogger("outrider.delivery"), logging.INFO, "deferred", **facts)
+        direct, recorded = (stream.getvalue() for stream in streams)
+        assert direct[-60:] == recorded[-60:]
+        assert "no=" not in direct.replace("none=", "")
+        assert direct.count("\n") == recorded.count("\n") == 1
+
+
+def test_what_cannot_be_printed_stops_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise ValueError("not printable")
+
+    assert logged("text", broken=Broken()) == ""
+    assert "not printable" in capsys.readouterr().err
+
+
+def test_a_stream_that_is_gone_stops_nobody() -> None:
+    stream = io.StringIO()
+    configure("info", "text", stream)
+    stream.close()
+    say(logging.getLogger("outrider.delivery"), logging.INFO, "delivered")
+
+
+@pytest.mark.parametrize("level", ["info", "warning"])
+def test_a_quiet_level_is_kept_to(level: str) -> None:
+    stream = io.StringIO()
+    configure(level, "text", stream)
+    say(logging.getLogger("outrider.delivery"), logging.INFO, "delivered")
+    assert bool(stream.getvalue()) is (level == "info")
+
+
+class Written(io.StringIO):
+    """Remembers each write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.writes.append(text)
+        return super().write(text)
+
+
+def test_the_lines_of_a_turn_are_written_together() -> None:
+    stream = Written()
+    configure("info", "text", stream)
+    log = logging.getLogger("outrider.delivery")
+
+    async def main() -> None:
+        say(log, logging.INFO, "first")
+        log.info("second")
+        assert stream.writes == []
+        await trio.lowlevel.checkpoint()
+        assert [text.count("\n") for text in stream.writes] == [2]
+        say(log, logging.INFO, "third")
+        say(log, logging.WARNING, "at once")
+        assert [text.count("\n") for text in stream.writes] == [2, 2]
+        say(log, logging.INFO, "fourth")
+        await trio.to_thread.run_sync(lambda: say(log, logging.INFO, "from a thread"))
+        say(log, logging.INFO, "last")
+
+    trio.run(main, instruments=[LinesByTurn()])
+    told = [line.split("delivery: ")[1] for line in stream.getvalue().splitlines()]
+    assert told == ["first", "second", "third", "at once", "fourth", "from a thread", "last"]
+    say(log, logging.INFO, "after it")
+    assert stream.writes[-1].endswith("after it\n")
+
+
+def test_other_settings_lose_no_line() -> None:
+    before, after = Written(), Written()
+    configure("info", "text", before)
+    log = logging.getLogger("outrider.delivery")
+
+    async def main() -> None:
+        say(log, logging.INFO, "before")
+        configure("info", "json", after)
+        assert "before" in before.getvalue()
+        say(log, logging.INFO, "after")
+        assert after.writes == []
+
+    trio.run(main, instruments=[LinesByTurn()])
+    assert "after" in after.getvalue()
+
+
+def test_a_long_turn_is_written_in_whole_lines() -> None:
+    """So that what several processes write to one pipe is not mixed up."""
+    stream = Written()
+    configure("info", "text", stream)
+    log = logging.getLogger("outrider.delivery")
+
+    async def main() -> None:
+        for number in range(100):
+            say(log, logging.INFO, "delivered", number=number, padding="x" * 100)
+
+    trio.run(main, instruments=[LinesByTurn()])
+    assert 1 < len(stream.writes) < 100
+    assert all(text.endswith("\n") and len(text) <= AT_ONCE for text in stream.writes)
+    assert stream.getvalue().count("\n") == 100

@@ -1,0 +1,166 @@
+"""Group commit: who writes when, with whom, and on which thread.
+
+Writes run one batch at a time; those that arrive while a batch runs form the next one and share its fsync.
+
+- Statements of brief writes run on the loop's thread, only COMMIT in a worker's: a thread that executes
+  statements gives up the interpreter at each of them and fights for it with the loop, which costs more than
+  the statements do. Where they wait for the disk, or another process holds the file, batches run in a thread.
+- A durable write with patience waits for company, but never much longer than a COMMIT takes: where fsync is
+  quick, waiting costs more than it saves.
+- A write that has started cannot be cancelled: its caller gets the value, and the cancellation at its next
+  checkpoint. A write that still waits is withdrawn.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import sqlalchemy
+import trio
+
+from deliver.sqlrun import Database, Write
+
+T = TypeVar("T")
+
+MAX_BATCH: Final = 200  # writes that share one COMMIT
+READERS: Final = 4
+HERE: Final = 50  # writes that the loop's thread runs at a time
+WAITED: Final = 0.02  # seconds of waiting in a batch that make a disk slow
+SLOW_FOR: Final = 10.0  # seconds for which batches then run in a thread
+LEAST: Final = 0.01  # seconds of patience that are always granted
+COMPANY: Final = 5.0  # times the seconds that a COMMIT takes
+_WEIGHT: Final = 0.1  # of the last COMMIT in their mean
+
+
+class SqlRunner:
+    """Runs work on one SQLite file in worker threads; open it with `SqlRunner.open`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._writer = trio.CapacityLimiter(1)
+        self._readers = trio.CapacityLimiter(READERS)
+        self._waiting: list[Write[Any]] = []
+        self._leading = False
+        self._slow_until = -math.inf  # by trio's clock
+        self._cost = 0.0  # seconds that a COMMIT takes, about
+        self.commits = 0
+
+    @classmethod
+    async def open(cls, path: Path, prepare: Callable[[sqlalchemy.Connection], object]) -> SqlRunner:
+        """Open or create the file and run `prepare`, the migrations. Raises what they raise, StorageError."""
+        database = await trio.to_thread.run_sync(Database, path)
+        runner = cls(database)
+        try:
+            await runner.write(prepare)
+        except BaseException:
+            database.close()
+            raise
+        return runner
+
+    async def read(self, fn: Callable[[sqlalchemy.Connection], T]) -> T:
+        """See `Sql.read`."""
+        return await trio.to_thread.run_sync(self._database.run_read, fn, limiter=self._readers)
+
+    async def write(
+        self,
+        fn: Callable[[sqlalchemy.Connection], T],
+        *,
+        durable: bool = True,
+        patience: float = 0.0,
+        brief: bool = False,
+    ) -> T:
+        """See `Sql.write`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        mine = Write(fn, durable, brief=brief)
+        if patience:
+            mine.deadline = trio.current_time() + min(patience, max(LEAST, COMPANY * self._cost))
+        self._waiting.append(mine)
+        while mine in self._waiting:
+            alone = not self._leading and mine.deadline <= trio.current_time()
+            if alone or mine.wake.is_set():
+                await self._lead(mine)
+            else:
+                await self._wait_for_turn(mine)
+        return mine.result()
+
+    async def aclose(self) -> None:
+        """Wait for the running batch, then close."""
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._database.close, limiter=self._writer)
+
+    async def _wait_for_turn(self, mine: Write[Any]) -> None:
+        """Until the write is done, it is its turn to lead the next batch, or its patience is at an end."""
+        try:
+            if mine.deadline > trio.current_time():
+                with trio.move_on_at(mine.deadline):
+                    await mine.wake.wait()
+            else:
+                await mine.wake.wait()
+        except trio.Cancelled:
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+                if mine.wake.is_set():
+                    self._hand_over()  # it had been told to lead
+                raise
+        if mine not in self._waiting and not mine.wake.is_set():
+            with trio.CancelScope(shield=True):  # started: it cannot be taken back
+                await mine.wake.wait()
+
+    async def _lead(self, mine: Write[Any]) -> None:
+        """Run everything that waits, the caller's own write first, in one transaction.
+
+        Durable writes with patience left go along only if there is an fsync anyway.
+        """
+        self._leading = True
+        self._waiting.remove(mine)
+        now = trio.current_time()
+        durable = mine.durable or any(write.durable and write.deadline <= now for write in self._waiting)
+        along = [write for write in self._waiting if durable or not write.durable]
+        batch = [mine, *along[: MAX_BATCH - 1]]
+        self._waiting = [write for write in self._waiting if write not in batch]
+        try:
+            with trio.CancelScope(shield=True):
+                await self._run(batch)
+            self.commits += 1
+        finally:
+            for write in batch:
+                write.wake.set()
+            self._hand_over()
+
+    async def _run(self, batch: list[Write[Any]]) -> None:
+        """In one transaction; see the module's text for where."""
+        rest = self._commit if self._run_here(batch) else self._execute_and_commit
+        await trio.to_thread.run_sync(rest, batch, limiter=self._writer)
+
+    def _run_here(self, batch: list[Write[Any]]) -> bool:
+        """Run the statements at once, if they are few and nobody has to be waited for; whether they ran."""
+        if len(batch) > HERE or not all(write.brief for write in batch):
+            return False
+        if trio.current_time() < self._slow_until:
+            return False
+        began, worked = time.perf_counter(), time.thread_time()
+        ran = self._database.execute(batch, wait=False)
+        if time.perf_counter() - began - (time.thread_time() - worked) > WAITED:
+            self._slow_until = trio.current_time() + SLOW_FOR
+        return ran
+
+    def _execute_and_commit(self, batch: list[Write[Any]]) -> None:
+        self._database.execute(batch)
+        self._commit(batch)
+
+    def _commit(self, batch: list[Write[Any]]) -> None:
+        began = time.perf_counter()
+        self._database.commit(batch)
+        self._cost += _WEIGHT * (time.perf_counter() - began - self._cost)
+
+    def _hand_over(self) -> None:
+        """Let the first write that waits for no company lead the next batch; the others wait on."""
+        now = trio.current_time()
+        following = next((write for write in self._waiting if write.deadline <= now), None)
+        self._leading = following is not None
+        if following is not None:
+            following.wake.set()

@@ -1,0 +1,171 @@
+"""Who shares a COMMIT, how long one waits for company, and on which thread statements run."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
+
+from deliver import groupcommit
+from deliver.groupcommit import SqlRunner
+
+
+def create(conn: Connection) -> None:
+    conn.execute(text("CREATE TABLE t (x INTEGER PRIMARY KEY)"))
+
+
+def put(x: int):
+    return lambda conn: conn.execute(text("INSERT INTO t VALUES (:x)"), {"x": x})
+
+
+def numbers(conn: Connection) -> list[int]:
+    return list(conn.execute(text("SELECT x FROM t ORDER BY x")).scalars())
+
+
+def whose_thread(conn: Connection) -> int:
+    return threading.get_ident()
+
+
+@pytest.fixture
+async def runner(tmp_path: Path):
+    opened = await SqlRunner.open(tmp_path / "a.db", create)
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a COMMIT took long."""
+    monkeypatch.setattr(groupcommit, "LEAST", 60.0)
+
+
+async def test_writes_with_patience_share_the_commit_of_one_without(runner, patient):
+    before = runner.commits
+    async with trio.open_nursery() as nursery:
+        for x in range(5):
+            nursery.start_soon(lambda x=x: runner.write(put(x), patience=60))
+        await trio.testing.wait_all_tasks_blocked()
+        assert runner.commits == before
+        await runner.write(put(9))
+    assert runner.commits == before + 1
+    assert await runner.read(numbers) == [0, 1, 2, 3, 4, 9]
+
+
+async def test_patience_ends(runner):
+    with trio.fail_after(10):
+        await runner.write(put(1), patience=0.01)
+        async with trio.open_nursery() as nursery:
+            for x in range(2, 30):
+                nursery.start_soon(lambda x=x: runner.write(put(x), patience=x / 1000))
+    assert await runner.read(numbers) == list(range(1, 30))
+
+
+async def test_a_patient_write_that_is_cancelled_leaves_nobody_behind(runner, patient):
+    async with trio.open_nursery() as nursery:
+        with trio.move_on_after(0.01):
+            await runner.write(put(1), patience=60)
+        nursery.start_soon(runner.write, put(2))
+        await runner.write(put(3), patience=0.01)
+    assert await runner.read(numbers) == [2, 3]
+
+
+async def test_a_write_that_needs_no_fsync_does_not_hurry_one_that_waits_for_company(runner, patient):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: runner.write(put(1), patience=60))
+        await trio.testing.wait_all_tasks_blocked()
+        await runner.write(put(2), durable=False)
+        assert await runner.read(numbers) == [2]
+        await runner.write(put(3))
+    assert await runner.read(numbers) == [1, 2, 3]
+
+
+async def test_nobody_waits_much_longer_for_company_than_a_commit_takes(runner, monkeypatch):
+    with trio.fail_after(10):
+        await runner.write(put(1), patience=60)
+    monkeypatch.setattr(runner, "_cost", 12.0)
+    with trio.move_on_after(0.05) as scope:
+        await runner.write(put(2), patience=60)
+    assert scope.cancelled_caught
+    assert await runner.read(numbers) == [1]
+
+
+async def test_what_a_commit_takes_is_measured(runner):
+    for x in range(3):
+        await runner.write(put(x))
+    assert 0 < runner._cost < 5
+
+
+async def test_statements_of_brief_writes_run_on_the_loop_s_thread(runner):
+    assert await runner.write(whose_thread, brief=True) == threading.get_ident()
+    assert await runner.write(whose_thread) != threading.get_ident()
+
+
+async def test_with_one_that_is_not_brief_the_batch_runs_in_a_worker(runner, patient):
+    seen = []
+
+    async def look() -> None:
+        seen.append(await runner.write(whose_thread, patience=60, brief=True))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        await trio.testing.wait_all_tasks_blocked()
+        seen.append(await runner.write(whose_thread))
+    assert len(set(seen)) == 1
+    assert threading.get_ident() not in seen
+
+
+async def test_a_large_batch_runs_in_a_worker(runner, monkeypatch):
+    monkeypatch.setattr(groupcommit, "HERE", 0)
+    assert await runner.write(whose_thread, brief=True) != threading.get_ident()
+
+
+async def test_where_statements_wait_for_the_disk_batches_run_in_a_worker_for_a_while(
+    runner, monkeypatch, mock_clock
+):
+    monkeypatch.setattr(groupcommit, "WAITED", -1.0)  # whatever they waited is too long
+    assert await runner.write(whose_thread, brief=True) == threading.get_ident()
+    assert await runner.write(whose_thread, brief=True) != threading.get_ident()
+    mock_clock.jump(groupcommit.SLOW_FOR)
+    assert await runner.write(whose_thread, brief=True) == threading.get_ident()
+
+
+async def test_the_loop_does_not_wait_for_another_process_that_holds_the_file(runner, tmp_path):
+    other = sqlite3.connect(tmp_path / "a.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    threads = []
+
+    async def write() -> None:
+        threads.append(await runner.write(whose_thread, brief=True))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked()  # the loop is free while the write waits
+        assert not threads
+        other.execute("ROLLBACK")
+    other.close()
+    assert threads[0] != threading.get_ident()
+    assert await runner.write(whose_thread, brief=True) == threading.get_ident()
+
+
+async def test_a_brief_write_that_fails_does_not_fail_its_neighbours(runner, patient):
+    await runner.write(put(1))
+    raised = []
+
+    async def again() -> None:
+        try:
+            await runner.write(put(1), patience=60, brief=True)
+        except IntegrityError as error:
+            raised.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(again)
+        await trio.testing.wait_all_tasks_blocked()
+        await runner.write(put(2), brief=True)
+    assert len(raised) == 1
+    assert await runner.read(numbers) == [1, 2]
