@@ -34,7 +34,9 @@ from rich.table import Table
 
 from deliver.dnssec.anchors import TrustAnchors, parse
 from deliver.dnssec.keys import KeyCache
+from deliver.dnssec.response import Response, read_response
 from deliver.resolve.cache import CachingResolver
+from deliver.resolve.exchange import Request
 from deliver.resolve.mx import MxPlan
 from deliver.resolve.resolver import Resolver, drive
 from deliver.resolve.validating import ValidatingResolver
@@ -99,18 +101,16 @@ class Replay:
         self.delay = 0.0
         self.asked = 0
 
-    async def ask(self, request: dns.message.QueryMessage) -> tuple[dns.message.Message, str]:
+    async def ask(self, request: Request) -> tuple[Response, str]:
         """The response after `delay` seconds, and who gave it."""
         self.asked += 1
         await trio.sleep(self.delay)
-        question = request.question[0]
-        key = (question.name, question.rdtype)
+        key = (request.name, request.rdtype)
+        sent = request.wire(0)  # what asking costs
         if key not in self._recorded:
-            response = message(request, self._recursion.resolve(*key))
+            response = message(dns.message.from_wire(sent), self._recursion.resolve(*key))
             self._recorded[key] = response.to_wire(max_size=65535)
-        request.to_wire()  # what asking costs
-        octets = request.id.to_bytes(2) + self._recorded[key][2:]
-        return dns.message.from_wire(octets), "replay"
+        return read_response(self._recorded[key]), "replay"
 
 
 @dataclass(slots=True)

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from deliver.agent import Agent
 from deliver.candidates import would_loop
+from deliver.course import Host
 from deliver.encounter import Target
-from deliver.net.address import leads_to
+from deliver.net.address import EVERY_V4, EVERY_V6, leads_to
 from deliver.net.race import interleave
 from deliver.outcome import Place
-from deliver.relay.route import Login
 from deliver.report.trace import Finding, Stage
 from deliver.resolve.mx import HostPlan, MxTarget, NoHost
 from hints.port import AddressView
@@ -53,11 +53,34 @@ def elsewhere_first(targets: tuple[MxTarget, ...], last: Place | None) -> tuple[
     return tuple(sorted(targets, key=lambda target: (target.preference, target.host == failed)))
 
 
-async def targets_of(
-    agent: Agent, domain: str, host: HostPlan, port: int, tries: Tries, login: Login | None
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What was chosen for a host, the same for every first attempt while the hints say the same."""
+
+    host: HostPlan
+    addresses: tuple[str, ...]
+    views: tuple[AddressView, ...]
+    chosen: Chosen
+
+
+async def targets_at(agent: Agent, domain: str, found: Host, host: HostPlan, tries: Tries) -> Chosen:
+    """Where to connect for mail to `domain` at the host that was `found`."""
+    known = found.ways if found.ways is not None and found.ways.host is host else None
+    addresses = interleave(host.addresses) if known is None else known.addresses
+    views = await agent.hints.look(host.host, addresses, found.port)
+    first = tries.last is None and tries.number % PLAIN_EVERY != 0
+    if known is not None and first and views == known.views:
+        return known.chosen
+    chosen = _choose(agent, domain, host, found, tries, views)
+    if first and _stays(agent, found.port, views, chosen):
+        found.ways = Ways(host, addresses, views, chosen)
+    return chosen
+
+
+def _choose(
+    agent: Agent, domain: str, host: HostPlan, found: Host, tries: Tries, views: tuple[AddressView, ...]
 ) -> Chosen:
-    """Where to connect for mail to `domain`."""
-    views = await agent.hints.look(host.host, interleave(host.addresses), port)
+    port = found.port
     shunned = _shunned(views, agent.clock.now())
     targets: list[Target] = []
     refusals: list[NoHost] = []
@@ -67,12 +90,19 @@ async def targets_of(
             refusals.append(would_loop(domain, f"{place} is this host itself"))
             continue
         avoid = _avoid(view, tries.number)
-        targets.append(Target(host.host, view.address, port, host.secure, avoid, view.ehlo, login))
+        targets.append(Target(host.host, view.address, port, host.secure, avoid, view.ehlo, found.login))
     findings: tuple[Finding, ...] = ()
     if shunned and len(shunned) < len(host.addresses):
         text = f"{', '.join(sorted(shunned))} of {host.host} could not be reached lately: tried last"
         findings = (Finding(Stage.CONNECT, "hint-unreachable", text),)
     return Chosen(tuple(targets), tuple(refusals), findings)
+
+
+def _stays(agent: Agent, port: int, views: tuple[AddressView, ...], chosen: Chosen) -> bool:
+    """Whether neither time nor a new address of this machine changes the choice."""
+    if chosen.refusals or chosen.findings or any(view.failures for view in views):
+        return False
+    return not any(address in (EVERY_V4, EVERY_V6) and port == each for address, each in agent.own_sockets)
 
 
 def in_order(

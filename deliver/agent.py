@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from deliver.course import Courses
 from deliver.net.address import Place, is_local
 from deliver.net.clock import Clock
 from deliver.net.dial import Dialer
@@ -27,7 +28,8 @@ class Agent:
     `helo` is our name in EHLO. `own_names` and `own_sockets` are how we recognise ourselves among mail
     exchangers, with `is_local` (whether this machine has an address) where we listen on all addresses.
     `learner` says who writes hints: "relay" or "send". `gate` may refuse a connection, a session or a
-    certificate. `pool` has the open sessions that wait for another message.
+    certificate. `pool` has the open sessions that wait for another message. `courses`: what is decided once for
+    many messages, with what is above.
     """
 
     settings: Settings
@@ -44,3 +46,4 @@ class Agent:
     is_local: Callable[[str], bool] = is_local
     gate: EventGate = field(default_factory=OpenGate)
     pool: Pool = field(default_factory=NoPool)
+    courses: Courses = field(init=False, default_factory=Courses)

@@ -18,14 +18,13 @@ from dataclasses import replace
 
 import trio
 
-from deliver.addresses import Tries, elsewhere_first, targets_of
+from deliver.addresses import Tries, elsewhere_first, targets_at
 from deliver.agent import Agent
-from deliver.candidates import Candidate, find_candidates, refusal_finding, site_of
-from deliver.demands import demands_of
+from deliver.candidates import find_candidates, refusal_finding
+from deliver.course import Course, Host
 from deliver.errors import Blame, StorageError
 from deliver.fallback import applies
 from deliver.level import Level
-from deliver.login import raised_for
 from deliver.message import Content, Envelope, Recipient
 from deliver.net.wire import Journal
 from deliver.outcome import (
@@ -42,12 +41,11 @@ from deliver.outcome import (
 )
 from deliver.presentation import Presentation
 from deliver.reach import Reach
-from deliver.relay.route import Login, Reject, ViaMx, ViaSmarthost, choose, finding, login_of
+from deliver.relay.route import Reject, finding
 from deliver.report.testimony import Testimony
 from deliver.report.trace import Finding, Stage, Trace
 from deliver.resolve.mx import HostPlan, MxPlan, NoHost
 from deliver.session import Target, Unusable
-from deliver.settings import Tls
 from deliver.smtp.batch import Batch
 from deliver.smtp.plan import needs_8bitmime
 from deliver.smtp.reply import EnhancedCode
@@ -57,7 +55,6 @@ from deliver.tls.policy import (
     TlsPolicy,
     at_least,
     clear_text_allowed,
-    decide,
     floor_of,
     floor_unknown,
     in_clear_text,
@@ -85,11 +82,11 @@ class Attempt:
         self._envelope = envelope
         self._recipients = recipients
         self._presentation = Presentation(envelope, content)
-        self._login: Login | None = None
         self._without_8bit: Reach | None = None  # the first server that lacks 8BITMIME
         self._journal = journal
         self._tries = Tries(number, tried)
         self._domain = recipients[0].mailbox.domain
+        self._limit = 0  # of addresses that are tried
         self._open = {recipient.ordinal: recipient for recipient in recipients}
         self._settled: dict[int, Outcome] = {}
         self._latest: dict[int, Outcome] = {}
@@ -108,12 +105,14 @@ class Attempt:
 
     async def run(self) -> None:
         """Deliver as far as possible within `delivery.deadline`."""
-        deadline = self._agent.settings.towards(self._domain, None).delivery.deadline
-        with trio.move_on_after(deadline) as scope:
-            await self._deliver()
+        sender = self._envelope.reverse_path
+        course = self._agent.courses.of(self._agent.settings, self._domain, sender)
+        self._limit = course.max_hosts
+        with trio.move_on_after(course.deadline) as scope:
+            await self._deliver(course)
             self._over = True
         if scope.cancelled_caught:
-            self._gave_up = f"the attempt took longer than {deadline:g} s (delivery.deadline)"
+            self._gave_up = f"the attempt took longer than {course.deadline:g} s (delivery.deadline)"
 
     def result(self) -> AttemptResult:
         """One outcome per recipient, whatever has happened so far. Call it once."""
@@ -144,15 +143,15 @@ class Attempt:
         """A number that grows whenever something was found out."""
         return len(self.trace.findings) + len(self.trace.events)
 
-    async def _deliver(self) -> None:
-        route = choose(self._agent.settings.route, self._domain, self._envelope.reverse_path)
-        self._testimony.router = "smarthost" if isinstance(route, ViaSmarthost) else "mx"
-        self.trace.add(finding(route, self._domain))
-        self._login, self._by_settings = login_of(route), isinstance(route, ViaSmarthost)
+    async def _deliver(self, course: Course) -> None:
+        route = course.route
+        self._testimony.router = course.router
+        self.trace.add(course.finding)
+        self._by_settings = course.by_settings
         if isinstance(route, Reject):
             self._settle_all(Failed(route.why, Blame.POLICY, enhanced=EnhancedCode(5, 7, 1)))
             return
-        walked = await find_candidates(self._agent, self._domain, route)
+        walked = await course.candidates(self._agent)
         self.trace.extend(walked.findings)
         plan = walked.plan
         if isinstance(plan, NoHost):
@@ -162,59 +161,68 @@ class Attempt:
             )
             outcome = self._without_contact()
             self._latest = dict.fromkeys(self._open, outcome)
-            await self._fall_back(route)
+            await self._fall_back(course)
             for ordinal, recipient in tuple(self._open.items()):
                 self._settle(recipient, self._latest[ordinal])
             return
-        self._site = site_of(self._agent, self._domain, plan)
-        if isinstance(route, ViaMx) or route.mx is not None:  # else in the order of the route
+        self._site = course.site
+        if self._tries.last is not None and course.by_preference:
             plan = replace(plan, targets=elsewhere_first(plan.targets, self._tries.last))
-        await self._try_hosts(plan)
-        await self._in_7bit()
-        await self._fall_back(route)
+        await self._try_hosts(plan, [course.host(self._agent, target, plan) for target in plan.targets])
+        if self._open:
+            await self._in_7bit()
+            await self._fall_back(course)
 
-    async def _fall_back(self, route: ViaMx | ViaSmarthost) -> None:
+    async def _fall_back(self, course: Course) -> None:
         """The hosts of last resort, for those whom the route's own hosts did not serve."""
-        if route.fallback is None or self._gave_up or not self._open:
+        fallback = None if isinstance(course.route, Reject) else course.route.fallback
+        if fallback is None or self._gave_up or not self._open:
             return
         without = self._without_contact()
         for ordinal, recipient in tuple(self._open.items()):
             outcome = self._latest.setdefault(ordinal, without)
-            if not applies(route.fallback, self._tries.number, outcome):
+            if not applies(fallback, self._tries.number, outcome):
                 self._settle(recipient, outcome)
         if self._open:
-            if self._login is not None and not self._login.in_clear:
+            if course.login is not None and not course.login.in_clear:
                 self._owed = Floor.AUTHENTICATED
             self._floor, self._by_settings = self._owed, True
-            self._login, self._contacts, self._without_8bit = None, 0, None
-            self.trace.add(finding(route.fallback.to, self._domain))
-            walked = await find_candidates(self._agent, self._domain, route.fallback.to)
-            assert isinstance(walked.plan, MxPlan), "the hosts are given"
-            await self._try_hosts(walked.plan)
+            self._contacts, self._without_8bit = 0, None
+            self.trace.add(finding(fallback.to, self._domain))
+            walked = await find_candidates(self._agent, self._domain, fallback.to)
+            plan = walked.plan
+            assert isinstance(plan, MxPlan), "the hosts are given"
+            hosts = [Host(target, self._agent, self._domain, plan) for target in plan.targets]
+            await self._try_hosts(plan, hosts)
             await self._in_7bit()
 
-    async def _try_hosts(self, plan: MxPlan) -> None:
-        """Look all hosts up side by side, try them in their order."""
-        hosts = [Candidate(target, self._agent, self._domain, plan) for target in plan.targets]
-        if len(hosts) == 1:  # there is nothing to do beside it
+    async def _try_hosts(self, plan: MxPlan, hosts: Sequence[Host]) -> None:
+        """Look all hosts up side by side that are not known, try them in their order."""
+        unknown = [host for host in hosts if host.walked is None]
+        if len(hosts) == 1 and unknown:  # there is nothing to do beside it
             await hosts[0].look_up_at_once()
+            unknown = []
+        if not unknown:
             await self._try_in_order(plan, hosts)
             return
         async with trio.open_nursery() as lookups:
             limit = trio.CapacityLimiter(LOOKUPS)
-            for host in hosts:
+            for host in unknown:
                 lookups.start_soon(host.look_up, limit)
             await self._try_in_order(plan, hosts)
             lookups.cancel_scope.cancel()
 
-    async def _try_in_order(self, plan: MxPlan, hosts: Sequence[Candidate]) -> None:
-        for left, host in zip(reversed(range(len(hosts))), hosts, strict=True):
-            await host.ready.wait()
+    async def _try_in_order(self, plan: MxPlan, hosts: Sequence[Host]) -> None:
+        left = len(hosts)
+        for host in hosts:
+            left -= 1
+            if host.walked is None:
+                await host.ready.wait()
             untried = await self._try_host(plan, host)
             if not self._open or ((left or untried) and self._enough()):
                 break
 
-    async def _try_host(self, plan: MxPlan, found: Candidate) -> int:
+    async def _try_host(self, plan: MxPlan, found: Host) -> int:
         """Returns how many of its addresses are left."""
         target, port, destination = found.target, found.port, found.destination
         assert found.walked is not None
@@ -224,7 +232,7 @@ class Attempt:
             self._testimony.no_route(host)
             self._refuse(host, destination.tls.level, plan)
             return 0
-        policy = self._policy(destination.tls, plan, host)
+        policy = self._policy(plan, found, host)
         if isinstance(policy, Refuse):
             self.trace.add(policy.finding)
             self._testimony.refused(target.host, port, policy.finding)
@@ -232,9 +240,11 @@ class Attempt:
             self._note_for_all(why, target.host)
             return 0
         self.trace.extend(policy.findings)
-        chosen = await targets_of(self._agent, self._domain, host, port, self._tries, self._login)
-        self.trace.extend((*chosen.findings, *map(refusal_finding, chosen.refusals)))
-        self._refusals.extend(chosen.refusals)
+        chosen = await targets_at(self._agent, self._domain, found, host, self._tries)
+        self.trace.extend(chosen.findings)
+        if chosen.refusals:
+            self.trace.extend(map(refusal_finding, chosen.refusals))
+            self._refusals.extend(chosen.refusals)
         worth = chosen.targets[: self._limit - self._contacts]
         reach = Reach(self._agent, destination, policy, self._testimony, worth, self._note_for_all)
         while reach.waiting and self._open and not self._gave_up:
@@ -242,11 +252,13 @@ class Attempt:
         self._contacts += len(worth) - len(reach.waiting)
         return len(chosen.targets) - len(worth)
 
-    def _policy(self, tls: Tls, plan: MxPlan, host: HostPlan) -> TlsPolicy | Refuse:
-        """What the settings and DNS ask for, raised by a login and by what hosts before were held to."""
-        decided = decide(tls.level, plan, host, demands_of(tls))
-        policy = at_least(self._floor, raised_for(self._login, decided, plan, host), plan, host)
-        self._owed = max(self._owed, floor_of(policy))
+    def _policy(self, plan: MxPlan, found: Host, host: HostPlan) -> TlsPolicy | Refuse:
+        """What is asked of the host, raised to what hosts before were held to."""
+        policy, floor = found.policy(host)
+        if floor < self._floor:
+            policy = at_least(self._floor, policy, plan, host)
+            floor = floor_of(policy)
+        self._owed = max(self._owed, floor)
         return policy
 
     def _refuse(self, refusal: NoHost, level: Level, plan: MxPlan | None) -> None:
@@ -255,10 +267,6 @@ class Attempt:
         if not refusal.permanent:
             possible = plan is None or plan.secure or plan.implicit
             self._owed = max(self._owed, floor_unknown(level, tlsa_possible=possible))
-
-    @property
-    def _limit(self) -> int:
-        return self._agent.settings.towards(self._domain, None).delivery.max_hosts
 
     def _enough(self) -> bool:
         if self._gave_up:

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Generator
 from dataclasses import replace
 from hashlib import sha256
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 from msgspec import structs
@@ -18,12 +20,15 @@ from deliver.level import Level
 from deliver.net.address import within
 from deliver.relay.route import ViaMx, ViaSmarthost
 from deliver.report.trace import Finding, Stage, Verdict
+from deliver.resolve.answer import Answer, Query
+from deliver.resolve.cache import CachingResolver
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, without_ourselves
 from deliver.resolve.resolver import Resolver, drive
 from deliver.resolve.walk import Walked, find_host, find_mx
 from deliver.settings import Destination, Settings
 
 MAX_SITE = 255  # characters
+T = TypeVar("T")
 
 _log = logging.getLogger("outrider.delivery")
 
@@ -54,12 +59,25 @@ class Seeker(Protocol):
 
 async def find_candidates(agent: Seeker, domain: str, route: ViaMx | ViaSmarthost) -> Walked[MxPlan]:
     """The hosts for `domain` along `route`, ourselves and everything behind us removed (RFC 5321 5.1)."""
+    return (await find_candidates_while(agent, domain, route))[0]
+
+
+async def find_candidates_while(
+    agent: Seeker, domain: str, route: ViaMx | ViaSmarthost
+) -> tuple[Walked[MxPlan], float]:
+    """The same, and until when DNS says so, see `drive_while`."""
     if isinstance(route, ViaSmarthost) and route.mx is None:
         targets = tuple(MxTarget(host, 0, port or route.port) for host, port in route.hosts)
-        return Walked(MxPlan(domain, targets, secure=True, level=route.level, named=True), ())
+        return Walked(MxPlan(domain, targets, secure=True, level=route.level, named=True), ()), math.inf
     name = route.domain if isinstance(route, ViaMx) else route.mx
     assert name is not None
-    walked = await drive(find_mx(name, agent.rng), agent.resolver)
+    walked, until = await drive_while(find_mx(name, agent.rng), agent.resolver)
+    return _our_candidates(agent, domain, name, route, walked), until
+
+
+def _our_candidates(
+    agent: Seeker, domain: str, name: str, route: ViaMx | ViaSmarthost, walked: Walked[MxPlan]
+) -> Walked[MxPlan]:
     if isinstance(walked.plan, NoHost):
         return walked
     plan = without_ourselves(walked.plan, agent.own_names)
@@ -87,8 +105,34 @@ def site_of(agent: Seeker, domain: str, plan: MxPlan) -> str:
     return f"{text[: MAX_SITE - 65]}#{sha256(text.encode()).hexdigest()}"
 
 
+class _Dated:
+    """A resolver that notes until when its answers count."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self.until = math.inf
+
+    async def lookup(self, query: Query) -> Answer:
+        answer = await self._resolver.lookup(query)
+        expiry = self._resolver.expiry(query) if isinstance(self._resolver, CachingResolver) else 0.0
+        self.until = min(self.until, expiry)
+        return answer
+
+
+async def drive_while(
+    walk: Generator[tuple[Query, ...], tuple[Answer, ...], T], resolver: Resolver
+) -> tuple[T, float]:
+    """What the walk found, and until when the same would be found, by the resolver's clock.
+
+    `math.inf` where nothing was asked, 0 where an answer is not kept.
+    """
+    dated = _Dated(resolver)
+    result = await drive(walk, dated)
+    return result, dated.until
+
+
 class Candidate:
-    """One host and its lookup; `ready` is set when `walked` holds the result."""
+    """One host and its lookup; `ready` is set when `walked` holds the result, which counts `until` then."""
 
     def __init__(self, target: MxTarget, agent: Seeker, domain: str, plan: MxPlan) -> None:
         self.target = target
@@ -96,6 +140,7 @@ class Candidate:
         self.port = target.port or self.destination.delivery.port
         self.ready = trio.Event()
         self.walked: Walked[HostPlan] | None = None
+        self.until = 0.0  # see `drive_while`
         self._named, self._ignored = plan.named, self.destination.delivery.ignore_addresses
         self._resolver = agent.resolver
         self._walk = find_host(
@@ -114,7 +159,7 @@ class Candidate:
     async def look_up_at_once(self) -> None:
         """The same, for the only host. Never raises: it must not end a delivery to another host."""
         try:
-            walked = await drive(self._walk, self._resolver)
+            walked, self.until = await drive_while(self._walk, self._resolver)
             self.walked = walked if self._named else without_ignored(walked, self._ignored)
         except Exception:
             _log.exception("looking up %s failed: another host is tried, or mail waits", self.target.host)

@@ -25,6 +25,7 @@ from deliver.queue.upkeep import Upkeep
 from deliver.report.metrics import Meter, Snapshot, gauge, merged, metered
 from deliver.settings import Settings, overridden
 from events.backlog import Backlog
+from events.outbox import Appending
 from events.shipper import Shipper
 
 SILENCE_MARGIN = 60.0  # seconds
@@ -51,7 +52,8 @@ class ShardWork:
         meter: Meter | None = None,
     ) -> None:
         """`begin` makes attempts, see `deliver.queue.execution`; `share` is our part of the limits."""
-        self.append = backlog.append if meter is None else metered(backlog.append, meter)
+        each = backlog.append_each
+        self.append = Appending(each if meter is None else metered(each, meter))
         self.shard = shard
         self.backlog = backlog
         self.shipper = shipper

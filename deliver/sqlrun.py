@@ -22,7 +22,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -81,6 +81,28 @@ class Sql(Protocol):
     async def aclose(self) -> None:
         """Close every connection."""
         ...
+
+
+class Joint(Generic[T]):
+    """A write that can be carried out with others of its class, by fewer statements than one by one."""
+
+    __slots__ = ()
+
+    def __call__(self, conn: sqlalchemy.Connection) -> T:
+        """Alone: `fn` of `Sql.write`."""
+        raise NotImplementedError
+
+    @classmethod
+    def together(cls, conn: sqlalchemy.Connection, writes: Sequence[Any]) -> Sequence[T]:
+        """All of them, in a database with one writer; their values in order. It may be one only.
+
+        Raises OneByOne, and what any of them raises: then all are undone and carried out alone.
+        """
+        raise NotImplementedError
+
+
+class OneByOne(Exception):
+    """Joint writes that cannot be carried out together after all."""
 
 
 class Write(Generic[T]):
@@ -183,15 +205,14 @@ class Database:
     def _run_together(self, connection: sqlalchemy.Connection, batch: list[Write[Any]]) -> bool:
         """Without savepoints, as hardly any raises. False: one did, nothing was done, and others wait."""
         self._transaction = transaction = connection.begin()
-        for write in batch:
-            try:
-                write.value = write.fn(connection)
-            except Exception as error:
-                self._transaction = None
-                transaction.rollback()
-                if len(batch) > 1:
-                    return False
-                write.error = self._translated("writing to", error)
+        try:
+            _carry_out(connection, batch)
+        except Exception as error:
+            self._transaction = None
+            transaction.rollback()
+            if len(batch) > 1 or isinstance(error, OneByOne):
+                return False
+            batch[0].error = self._translated("writing to", error)
         return True
 
     def _choose_wait(self, connection: sqlalchemy.Connection, wait: bool) -> None:
@@ -337,6 +358,23 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= patience:
                 raise
             time.sleep(WAL_PAUSE)
+
+
+def _carry_out(connection: sqlalchemy.Connection, batch: Sequence[Write[Any]]) -> None:
+    """Joint writes first, so that a claim finds what is accepted with it; then the others in their order."""
+    joint: dict[type[Joint[Any]], list[Write[Any]]] = {}
+    single: list[Write[Any]] = []
+    for write in batch:
+        if isinstance(write.fn, Joint):
+            joint.setdefault(type(write.fn), []).append(write)
+        else:
+            single.append(write)
+    for kind, writes in joint.items():
+        values = kind.together(connection, [write.fn for write in writes])
+        for write, value in zip(writes, values, strict=True):
+            write.value = value
+    for write in single:
+        write.value = write.fn(connection)
 
 
 def _is_busy(error: Exception) -> bool:

@@ -61,7 +61,7 @@ def sqlite_driver(conn: Connection) -> sqlite3.Connection | None:
     """
     if conn.dialect.name != "sqlite" or not conn.in_transaction():
         return None
-    driver = conn.connection.driver_connection
+    driver = conn.connection.dbapi_connection
     assert isinstance(driver, sqlite3.Connection)
     return driver
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 Scalar = str | int | float | None
 
@@ -150,27 +150,26 @@ ALIASES: Final[Mapping[str, str]] = {
 }
 
 
-def clean_all(fields: Mapping[str, object]) -> dict[str, Scalar]:
+def clean_all(fields: Mapping[str, Any]) -> dict[str, Scalar]:
     """The fields of an event as they can be stored: so many, names bounded, values clean; never raises."""
-    if len(fields) <= MAX_FIELDS and fields.keys() <= FIELDS.keys():  # nearly always
-        return {
-            name: value if value is None or type(value) is str and _is_clean(value) else clean(name, value)
-            for name, value in fields.items()
-        }
-    bounded = list(fields.items())[:MAX_FIELDS]
-    return {name[:MAX_NAME]: clean(name, value) for name, value in bounded}
-
-
-def _is_clean(text: str) -> bool:
-    return len(text) <= MAX_TEXT and text.isascii() and "\0" not in text
+    if len(fields) > MAX_FIELDS or not fields.keys() <= FIELDS.keys():  # hardly ever
+        fields = {name[:MAX_NAME]: value for name, value in list(fields.items())[:MAX_FIELDS]}
+    safe: dict[str, Any] = dict(fields)
+    for name, value in fields.items():
+        kind = type(value)
+        if kind is str:  # written out: nearly every value needs no more than this
+            if len(value) <= MAX_TEXT and value.isascii() and "\0" not in value:
+                continue
+        elif value is None or (kind is int and -MAX_INTEGER <= value <= MAX_INTEGER):
+            continue
+        safe[name] = clean(name, value)
+    return safe
 
 
 def clean(name: str, value: object) -> Scalar:
     """The value as it can be stored: text bounded, no NUL; integers within 64 bits; never raises."""
     if value is None:
         return None
-    if type(value) is str and _is_clean(value):
-        return value  # nearly every one
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, int):

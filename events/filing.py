@@ -17,7 +17,7 @@ from events.actions import known_of
 from events.bulk import insert_rows
 from events.fields import Scalar
 from events.outbox import Pending
-from events.tables import MAX_KEY, MAX_NAME, MAX_WORD, copied, cut, lengths
+from events.tables import MAX_KEY, MAX_NAME, MAX_WORD, Copy, cut
 
 Row = dict[str, Any]
 
@@ -32,18 +32,18 @@ _WANTED: Final = {
 }
 
 
-_ATTEMPT = lengths(tables.attempts, "message_id", "host", "host_address", "phase", "blame", "enhanced_code")
-_DELIVERY = lengths(
+_ATTEMPT = Copy(tables.attempts, "message_id", "host", "host_address", "phase", "blame", "enhanced_code")
+_DELIVERY = Copy(
     tables.deliveries,
     *("message_id", "attempt", "sender_address", "local_part", "domain", "host", "host_address"),
     *("host_port", "tls_version", "tls_cipher", "smtp_code", "enhanced_code"),
 )
-_CONNECTION = lengths(
+_CONNECTION = Copy(
     tables.connections,
     *("seconds", "message_id", "domain", "host", "host_address", "host_port", "sending_ip_address"),
     *("tls_version", "tls_cipher", "tls_group"),
 )
-_TLS = lengths(tables.tls, "message_id", "domain", "host", "host_address")
+_TLS = Copy(tables.tls, "message_id", "domain", "host", "host_address")
 
 
 def file(conn: Connection, batch: Sequence[Pending]) -> None:
@@ -101,7 +101,7 @@ def _message(name: str, known: Mapping[str, Scalar]) -> Row:
 
 def _attempt(name: str, known: Mapping[str, Scalar]) -> Row:
     deferred = name == "msg:defer"
-    return copied(_ATTEMPT, known) | {
+    return _ATTEMPT.row(known) | {
         "attempt": known.get("attempt") or 0,
         "domain": cut(known.get("domain"), MAX_NAME) or "",
         "at": known["event_at"],
@@ -116,7 +116,7 @@ def _attempt(name: str, known: Mapping[str, Scalar]) -> Row:
 
 def _delivery(name: str, known: Mapping[str, Scalar]) -> Row:
     wanted, reached = _wanted(known), _reached(known)
-    row = copied(_DELIVERY, known)
+    row = _DELIVERY.row(known)
     delivered = name == "msg:delivery"
     return row | {
         "id": known["event_id"],
@@ -131,7 +131,7 @@ def _delivery(name: str, known: Mapping[str, Scalar]) -> Row:
 
 
 def _connection(known: Mapping[str, Scalar]) -> Row:
-    return copied(_CONNECTION, known) | {
+    return _CONNECTION.row(known) | {
         "id": known["event_id"],
         "at": known["event_at"],
         "dnssec": cut(known.get("lookup_dnssec_authenticated"), MAX_WORD),
@@ -148,7 +148,7 @@ def _resumed(known: Mapping[str, Scalar]) -> int | None:
 
 
 def _tls(name: str, known: Mapping[str, Scalar]) -> Row:
-    return copied(_TLS, known) | {
+    return _TLS.row(known) | {
         "id": known["event_id"],
         "at": known["event_at"],
         "name": name,

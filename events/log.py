@@ -27,11 +27,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 
 from events.actions import Known
-from events.bulk import insert_rows
+from events.bulk import insert_values
 from events.catalogue import FIELDS
 from events.fields import Kind, Scalar
 from events.outbox import Pending
-from events.tables import MYSQL, copied, lengths
+from events.tables import MYSQL, Copy
 
 metadata = MetaData()
 
@@ -68,7 +68,8 @@ event_log = Table(
 
 
 _ENCODER = msgspec.json.Encoder()
-_LENGTHS = lengths(event_log, *_COPIED)
+_COPY = Copy(event_log, *_COPIED)
+_COLUMNS = ("id", "at", "time", "name", *_COPIED, "fields")  # of a row, in their order
 _THERE = select(event_log.c.id).where(event_log.c.id.in_(bindparam("ids", expanding=True)))
 
 
@@ -76,15 +77,11 @@ def record(conn: Connection, batch: Sequence[Known]) -> tuple[Known, ...]:
     """Insert the events that are not there yet, in order, and return them. Commits nothing."""
     there = set(conn.execute(_THERE, {"ids": [one.id for one, _ in batch]}).scalars())
     fresh = tuple(each for each in batch if each[0].id not in there)
-    insert_rows(conn, event_log, [_row(*each) for each in fresh])
+    insert_values(conn, event_log, _COLUMNS, [_row(*each) for each in fresh])
     return fresh
 
 
-def _row(pending: Pending, known: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    row: dict[str, Scalar] = copied(_LENGTHS, known)
-    row["id"] = pending.id
-    row["at"] = pending.event.at
-    row["time"] = known["event_time"]
-    row["name"] = pending.event.name
-    row["fields"] = _ENCODER.encode(pending.event.fields).decode()
-    return row
+def _row(pending: Pending, known: Mapping[str, Scalar]) -> tuple[Scalar, ...]:
+    event = pending.event
+    fields = _ENCODER.encode(event.fields).decode()
+    return (pending.id, event.at, known["event_time"], event.name, *_COPY.values(known), fields)

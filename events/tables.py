@@ -40,17 +40,31 @@ MYSQL: Final[dict[str, Any]] = {
 }
 
 
-Lengths = tuple[tuple[str, int | None], ...]
+class Copy:
+    """Columns whose values are those of the fields of the same names.
 
+    Texts are cut to the column's length: PostgreSQL refuses longer ones, which peers may choose.
+    """
 
-def lengths(table: Table, *names: str) -> Lengths:
-    """The columns with the most characters that they take, None for any number."""
-    return tuple((name, getattr(table.c[name].type, "length", None)) for name in names)
+    __slots__ = ("_limits", "names")
 
+    def __init__(self, table: Table, *names: str) -> None:
+        self.names = names
+        lengths = (getattr(table.c[name].type, "length", None) for name in names)
+        self._limits = tuple((place, length) for place, length in enumerate(lengths) if length)
 
-def copied(columns: Lengths, known: Mapping[str, Scalar]) -> dict[str, Any]:
-    """The values of these names, cut to length: PostgreSQL refuses longer texts, which peers may choose."""
-    return {name: cut(known.get(name), length) if length else known.get(name) for name, length in columns}
+    def values(self, known: Mapping[str, Scalar]) -> list[Scalar]:
+        """The values, in the order of the names."""
+        found = [known.get(name) for name in self.names]
+        for place, length in self._limits:
+            value = found[place]
+            if isinstance(value, str) and len(value) > length:
+                found[place] = value[:length]
+        return found
+
+    def row(self, known: Mapping[str, Scalar]) -> dict[str, Any]:
+        """The values by name."""
+        return dict(zip(self.names, self.values(known), strict=True))
 
 
 def cut(value: Scalar, length: int) -> Scalar:

@@ -15,7 +15,6 @@ from deliver.smtp.action import (
     EndContent,
     Handshake,
     Question,
-    Send,
 )
 from deliver.smtp.reply import Reply
 from deliver.smtp.server import Limits, ServerMachine
@@ -53,9 +52,8 @@ class Driver:
 
     def run(self) -> None:
         while (action := self.machine.next_action()) is not None:
+            self.written += self.machine.take_output()
             match action:
-                case Send(data=data):
-                    self.written += data
                 case ContentChunk(data=data):
                     self.content += data
                 case AbandonContent():
@@ -69,6 +67,7 @@ class Driver:
                     self.exchanges_abandoned += 1
                 case _:
                     self.answer(action)
+        self.written += self.machine.take_output()
 
     def answer(self, question: Question) -> None:
         self.questions.append(question)

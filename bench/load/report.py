@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def machine() -> str:
         ),
         platform.machine(),
     )
-    return f"{os.cpu_count()} × {model}, Linux {platform.release()}, Python {platform.python_version()}"
+    python = f"{'the system' if sys.base_prefix == '/usr' else 'another'}'s Python {platform.python_version()}"
+    return f"{os.cpu_count()} × {model}, Linux {platform.release()}, {python}"
 
 
 def title() -> str:

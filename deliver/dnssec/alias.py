@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import dns.name
 import dns.rdatatype
-import dns.rrset
 from dns.rdtypes.ANY.CNAME import CNAME
 from dns.rdtypes.ANY.DNAME import DNAME
-from dns.rdtypes.ANY.RRSIG import RRSIG
 
 from deliver.dnssec.anchors import ancestors
-from deliver.dnssec.reading import Section
+from deliver.dnssec.names import known
+from deliver.dnssec.records import RecordSet, Signature
+from deliver.dnssec.response import Section
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.verdict import AliasKind
 
@@ -26,8 +26,8 @@ class AliasFound:
     """The alias of a name: the RRset to judge, its signatures, and where it leads."""
 
     kind: AliasKind
-    rrset: dns.rrset.RRset
-    signatures: tuple[RRSIG, ...]
+    rrset: RecordSet
+    signatures: tuple[Signature, ...]
     target: dns.name.Name
 
 
@@ -42,35 +42,34 @@ def alias_at(answer: Section, name: dns.name.Name) -> AliasFound | Refusal | Non
     return _by_dname(answer, name, dname, cname)
 
 
-def synthesised(name: dns.name.Name, found: AliasFound) -> dns.rrset.RRset:
+def synthesised(name: dns.name.Name, found: AliasFound) -> RecordSet:
     """The CNAME RRset that a DNAME yields for `name`."""
-    text = found.target.to_text()
-    return dns.rrset.from_text(name, found.rrset.ttl, found.rrset.rdclass, dns.rdatatype.CNAME, text)
+    return RecordSet(name, dns.rdatatype.CNAME, found.rrset.ttl, (found.target.to_digestable(),))
 
 
-def _by_cname(answer: Section, cname: dns.rrset.RRset) -> AliasFound | Refusal:
+def _by_cname(answer: Section, cname: RecordSet) -> AliasFound | Refusal:
     rdata = cname[0]
     if len(cname) != 1 or not isinstance(rdata, CNAME):
         return Refusal(Rule.UNUSABLE_REPLY, f"{cname.name} has {len(cname)} CNAME records")
-    return AliasFound(AliasKind.CNAME, cname, answer.over(cname), rdata.target)
+    return AliasFound(AliasKind.CNAME, cname, answer.over(cname), known(rdata.target.labels))
 
 
 def _by_dname(
-    answer: Section, name: dns.name.Name, dname: dns.rrset.RRset, cname: dns.rrset.RRset | None
+    answer: Section, name: dns.name.Name, dname: RecordSet, cname: RecordSet | None
 ) -> AliasFound | Refusal:
     rdata = dname[0]
     if len(dname) != 1 or not isinstance(rdata, DNAME):
         return Refusal(Rule.UNUSABLE_REPLY, f"{dname.name} has {len(dname)} DNAME records")
     try:
-        target = dns.name.Name((*name.labels[: len(name) - len(dname.name)], *rdata.target.labels))
+        target = known((*name.labels[: len(name) - len(dname.name)], *rdata.target.labels))
     except dns.name.NameTooLong:
         return Refusal(Rule.ALIAS_TOO_LONG, str(name))
-    if cname is not None and (len(cname) != 1 or cname[0].target != target):
+    if cname is not None and cname.canonical != (target.to_digestable(),):
         return Refusal(Rule.DNAME_SYNTHESIS, str(name))
     return AliasFound(AliasKind.DNAME, dname, answer.over(dname), target)
 
 
-def _dname_above(answer: Section, name: dns.name.Name) -> dns.rrset.RRset | None:
+def _dname_above(answer: Section, name: dns.name.Name) -> RecordSet | None:
     if name == dns.name.root:
         return None
     for above in ancestors(name.parent()):

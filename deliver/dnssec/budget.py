@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import dns.message
 import dns.rdatatype
 
+from deliver.dnssec.response import Response
 from deliver.dnssec.rule import Rule
 
 
@@ -98,13 +98,11 @@ def expected_seconds(messages: Iterable[object], limits: Limits | None = None) -
     limits = limits or Limits()
     signatures = hashed = 0
     for message in messages:
-        if not isinstance(message, dns.message.Message):
+        if not isinstance(message, Response):
             continue
-        for rrset in (*message.answer, *message.authority):
-            if rrset.rdtype == dns.rdatatype.RRSIG:
-                signatures += len(rrset)
-            elif rrset.rdtype == dns.rdatatype.NSEC3:
-                hashed += 1
+        for section in (message.answer, message.authority):
+            signatures += sum(map(len, section.signatures.values()))
+            hashed += sum(rdtype == dns.rdatatype.NSEC3 for _, rdtype in section.rrsets)
     return (
         min(signatures, limits.signatures) * _SECONDS_PER_SIGNATURE
         + min(2 * hashed, limits.hashes) * _SECONDS_PER_NSEC3

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 import dns.exception
 import dns.name
 import dns.rdatatype
-import dns.rrset
 
 from deliver.dnssec import proof
 from deliver.dnssec.algorithm import Policy
@@ -27,6 +26,7 @@ from deliver.dnssec.desk import Unproved, Work
 from deliver.dnssec.evidence import Part, Security, Step
 from deliver.dnssec.keys import InsecureZone, KeyCache, NoCut, SecureZone
 from deliver.dnssec.reading import Reading
+from deliver.dnssec.records import RecordSet, Signature, negative_ttl
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.signature import Verified
 from deliver.dnssec.validator import Authentic, Validator
@@ -173,15 +173,15 @@ class _Judgement:
         security = yield from self._judge(alias.rrset, alias.signatures, Part.ALIAS, name, reading)
         return self._judged(security, records=synthesised(name, alias))
 
-    def _found(self, rrset: dns.rrset.RRset, reading: Reading) -> Lookup:
+    def _found(self, rrset: RecordSet, reading: Reading) -> Lookup:
         signatures = reading.answer.over(rrset)
         security = yield from self._judge(rrset, signatures, Part.ANSWER, rrset.name, reading)
         return self._judged(security, records=rrset)
 
     def _judge(
         self,
-        rrset: dns.rrset.RRset,
-        signatures: tuple[dns.rdtypes.ANY.RRSIG.RRSIG, ...],
+        rrset: RecordSet,
+        signatures: tuple[Signature, ...],
         part: Part,
         name: dns.name.Name,
         reading: Reading,
@@ -211,9 +211,7 @@ class _Judgement:
         )
         return security
 
-    def _expansion(
-        self, found: Authentic, rrset: dns.rrset.RRset, part: Part, reading: Reading
-    ) -> Rule | None:
+    def _expansion(self, found: Authentic, rrset: RecordSet, part: Part, reading: Reading) -> Rule | None:
         """RFC 4035 5.3.4; a Rule: the expansion is proved by opt-out or too many iterations only."""
         encloser = found.verified.encloser
         if encloser is None:
@@ -232,7 +230,7 @@ class _Judgement:
         soa = reading.soa(name)
         if isinstance(found, InsecureZone):
             self._note_insecure(found, Part.DENIAL, name, self.question.rdtype)
-            self._live(min(soa.ttl, soa[0].minimum) if soa is not None else 0)
+            self._live(negative_ttl(soa) if soa is not None else 0)
             absence = Absence.NXDOMAIN if reading.nxdomain else Absence.NODATA
             return self._judged(Security.INSECURE, absence=absence)
         self.note(*found.zone.chain)
@@ -241,7 +239,7 @@ class _Judgement:
             verified = self.validator.verify(soa, reading.authority.over(soa), found.zone)
             if isinstance(verified, Refusal):
                 raise self.validator.unproved(Part.DENIAL, soa.name, soa.rdtype, verified)
-            self._live(min(verified.ttl, soa[0].minimum))  # RFC 2308 5
+            self._live(min(verified.ttl, negative_ttl(soa)))  # RFC 2308 5
         self.note(found.step)
         rule = found.denied.insecure
         if rule is not None:
@@ -265,7 +263,7 @@ class _Judgement:
         self,
         security: Security,
         *,
-        records: dns.rrset.RRset | None = None,
+        records: RecordSet | None = None,
         absence: Absence | None = None,
     ) -> Judged:
         weakest = (security, *(alias.security for alias in self.aliases))

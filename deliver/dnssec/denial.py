@@ -14,6 +14,7 @@ import dns.name
 import dns.rdatatype
 from dns.rdtypes.ANY.NSEC import NSEC
 
+from deliver.dnssec.names import known
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.verdict import Absence
 
@@ -99,7 +100,7 @@ def prove(
         return covering
     if covering.next.is_subdomain(name):
         return Denied(Absence.NODATA)  # an empty non-terminal (RFC 4592 2.2.2)
-    wildcard = dns.name.Name((b"*", *_encloser(name, covering).labels))
+    wildcard = known((b"*", *_encloser(name, covering).labels))
     for here in links:
         if here.owner == wildcard:
             return wildcard_matched(wildcard, rdtype, here.types)
@@ -179,4 +180,4 @@ def _encloser(name: dns.name.Name, covering: Link) -> dns.name.Name:
     """The closest encloser that follows from the record which covers the name."""
     before = name.fullcompare(covering.owner)[2]
     after = name.fullcompare(covering.next)[2]
-    return dns.name.Name(name.labels[len(name) - max(before, after) :])
+    return known(name.labels[len(name) - max(before, after) :])

@@ -11,8 +11,6 @@ from typing import TypeVar
 
 import dns.name
 import dns.rdatatype
-import dns.rrset
-from dns.rdtypes.ANY.RRSIG import RRSIG
 
 from deliver.dnssec import proof
 from deliver.dnssec.algorithm import Policy
@@ -21,6 +19,7 @@ from deliver.dnssec.budget import Budget, Exhausted, Limits
 from deliver.dnssec.evidence import Part, Security, Step
 from deliver.dnssec.keys import InsecureZone, KeyCache, SecureZone, ZoneState
 from deliver.dnssec.reading import Reading, read
+from deliver.dnssec.records import RecordSet, Signature
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.signature import Verified, verify_rrset
 from deliver.dnssec.verdict import Ask, Failure, Reply
@@ -76,7 +75,7 @@ class Desk:
     # Checks
 
     def verify(
-        self, rrset: dns.rrset.RRset, signatures: Sequence[RRSIG], zone: SecureZone
+        self, rrset: RecordSet, signatures: Sequence[Signature], zone: SecureZone
     ) -> Verified | Refusal:
         """Whether `zone` signed the RRset. Raises Exhausted."""
         own = [rrsig for rrsig in signatures if rrsig.signer == zone.name]
@@ -158,7 +157,7 @@ class Desk:
         step = Step(Part.ANCHOR, str(name), str(name), "DNSKEY", Security.INSECURE, refusal=refusal)
         return InsecureZone(name, refusal, self.now + left, (step,))
 
-    def signers(self, scope: dns.name.Name, signatures: Sequence[RRSIG]) -> list[dns.name.Name]:
+    def signers(self, scope: dns.name.Name, signatures: Sequence[Signature]) -> list[dns.name.Name]:
         """The zones that signatures name and that can hold `scope`, deepest first; none above its anchor."""
         anchor = self.anchors.closest(scope)
         top = anchor.name if anchor is not None else dns.name.root

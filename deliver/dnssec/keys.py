@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dns.name
-import dns.rrset
 from dns.rdtypes.ANY.DNSKEY import DNSKEY
 from dns.rdtypes.ANY.DS import DS
-from dns.rdtypes.ANY.RRSIG import RRSIG
 
 from deliver.dnssec.algorithm import Policy, matches
 from deliver.dnssec.anchors import Anchor
 from deliver.dnssec.budget import Budget
 from deliver.dnssec.evidence import Step
+from deliver.dnssec.records import RecordSet, Signature
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.signature import Verified, ZoneKey, verify_rrset, zone_key
 
@@ -117,8 +116,8 @@ def usable_anchor(anchor: Anchor, policy: Policy) -> bool:
 
 
 def vouched_keys(
-    dnskeys: dns.rrset.RRset,
-    signatures: Sequence[RRSIG],
+    dnskeys: RecordSet,
+    signatures: Sequence[Signature],
     *,
     ds: tuple[DS, ...],
     anchor_keys: tuple[DNSKEY, ...] = (),

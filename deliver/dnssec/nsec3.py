@@ -19,6 +19,7 @@ from dns.rdtypes.ANY.NSEC3 import NSEC3
 
 from deliver.dnssec.budget import Budget
 from deliver.dnssec.denial import Denied, Types, matched, wildcard_matched, wrong_side
+from deliver.dnssec.names import known
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.verdict import Absence
 
@@ -125,7 +126,7 @@ def prove(name: dns.name.Name, rdtype: dns.rdatatype.RdataType, links: HashedLin
     if gap is None:
         return Refusal(Rule.NSEC3_NEXT_CLOSER, str(name))
     insecure = Rule.OPT_OUT if gap.opt_out else None  # RFC 5155 9.2: an unsigned delegation may be there
-    wildcard = dns.name.Name((b"*", *encloser.labels))
+    wildcard = known((b"*", *encloser.labels))
     if rdtype == dns.rdatatype.DS and gap.opt_out:  # RFC 5155 8.6
         absence = Absence.NODATA if links.cover(wildcard) is None else Absence.NXDOMAIN
         return Denied(absence, delegation=True, insecure=Rule.OPT_OUT)
@@ -164,7 +165,7 @@ def _closest_encloser(name: dns.name.Name, links: HashedLinks) -> dns.name.Name 
 
 
 def _next_closer(name: dns.name.Name, encloser: dns.name.Name) -> dns.name.Name:
-    return dns.name.Name(name.labels[len(name) - len(encloser) - 1 :])
+    return known(name.labels[len(name) - len(encloser) - 1 :])
 
 
 def _owner_hash(owner: dns.name.Name, zone: dns.name.Name) -> bytes | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import dns.name
 import dns.rdatatype
-import dns.rrset
 from dns.rdtypes.ANY.NSEC import NSEC
 from dns.rdtypes.ANY.NSEC3 import NSEC3
 
@@ -15,6 +14,7 @@ from deliver.dnssec import denial, nsec3
 from deliver.dnssec.budget import Budget
 from deliver.dnssec.denial import Denied, Link
 from deliver.dnssec.evidence import Mark
+from deliver.dnssec.records import RecordSet
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.verdict import Absence
 
@@ -23,7 +23,7 @@ from deliver.dnssec.verdict import Absence
 class Valid:
     """NSEC and NSEC3 RRsets whose signatures verified; `ttl` (seconds) is that of the shortest-lived."""
 
-    rrsets: tuple[dns.rrset.RRset, ...]
+    rrsets: tuple[RecordSet, ...]
     marks: tuple[Mark, ...]
     ttl: int
 
@@ -32,7 +32,7 @@ def prove(
     name: dns.name.Name,
     rdtype: dns.rdatatype.RdataType,
     zone: dns.name.Name,
-    rrsets: Sequence[dns.rrset.RRset],
+    rrsets: Sequence[RecordSet],
     budget: Budget,
     nxdomain: bool,
 ) -> Denied | Refusal:
@@ -64,7 +64,7 @@ def prove_expansion(
     name: dns.name.Name,
     encloser: dns.name.Name,
     zone: dns.name.Name,
-    rrsets: Sequence[dns.rrset.RRset],
+    rrsets: Sequence[RecordSet],
     budget: Budget,
 ) -> Rule | Refusal | None:
     """Whether `*.encloser` had to answer for `name`; a Rule: insecure by that rule. Raises Exhausted."""
@@ -90,7 +90,7 @@ def _as_claimed(name: dns.name.Name, denied: Denied, nxdomain: bool) -> Denied |
     return denied
 
 
-def _links(zone: dns.name.Name, rrsets: Sequence[dns.rrset.RRset]) -> list[Link]:
+def _links(zone: dns.name.Name, rrsets: Sequence[RecordSet]) -> list[Link]:
     found = []
     for rrset in rrsets:
         if len(rrset) == 1 and isinstance(rdata := rrset[0], NSEC):
@@ -100,5 +100,5 @@ def _links(zone: dns.name.Name, rrsets: Sequence[dns.rrset.RRset]) -> list[Link]
     return found
 
 
-def _hashed(rrsets: Sequence[dns.rrset.RRset]) -> list[tuple[dns.name.Name, NSEC3]]:
+def _hashed(rrsets: Sequence[RecordSet]) -> list[tuple[dns.name.Name, NSEC3]]:
     return [(rrset.name, rdata) for rrset in rrsets for rdata in rrset if isinstance(rdata, NSEC3)]

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 import dns.dnssec
 import dns.name
 import dns.rdatatype
-import dns.rrset
 from dns.rdtypes.ANY.DNSKEY import DNSKEY
-from dns.rdtypes.ANY.RRSIG import RRSIG
 
 from deliver.dnssec.algorithm import Policy, key_fault, load, verify
 from deliver.dnssec.budget import Budget
 from deliver.dnssec.evidence import Mark
+from deliver.dnssec.names import known
+from deliver.dnssec.records import RecordSet, Signature
 from deliver.dnssec.rule import Refusal, Rule
 
+_IN = 1
 # A wildcard cannot stand for what defines a zone, a redirection or a denial (RFC 4592 4, 6672 3.3).
 _NEVER_EXPANDED = frozenset(
     {
@@ -94,8 +95,8 @@ def serial_before(a: int, b: int) -> bool:
 
 
 def verify_rrset(
-    rrset: dns.rrset.RRset,
-    signatures: Sequence[RRSIG],
+    rrset: RecordSet,
+    signatures: Sequence[Signature],
     zone: dns.name.Name,
     keys: Sequence[ZoneKey],
     *,
@@ -139,26 +140,14 @@ def verify_rrset(
     return furthest
 
 
-def signed_data(rrset: dns.rrset.RRset, rrsig: RRSIG) -> bytes:
+def signed_data(rrset: RecordSet, rrsig: Signature) -> bytes:
     """What a signature signs: its own fields and the canonical RRset (RFC 4034 3.1.8.1, 6.2, 6.3)."""
     owner = rrset.name
     if rrsig.labels < label_count(owner):
-        owner = dns.name.Name((b"*", *_last(owner, rrsig.labels).labels))
-    prefix = owner.to_digestable() + struct.pack("!HHI", rrset.rdtype, rrset.rdclass, rrsig.original_ttl)
-    parts = [
-        struct.pack(
-            "!HBBIIIH",
-            rrsig.type_covered,
-            rrsig.algorithm,
-            rrsig.labels,
-            rrsig.original_ttl,
-            rrsig.expiration,
-            rrsig.inception,
-            rrsig.key_tag,
-        ),
-        rrsig.signer.to_digestable(),
-    ]
-    for rdata in sorted({rdata.to_digestable() for rdata in rrset}):
+        owner = known((b"*", *_last(owner, rrsig.labels).labels))
+    prefix = owner.to_digestable() + struct.pack("!HHI", rrset.rdtype, _IN, rrsig.original_ttl)
+    parts = [rrsig.signed_fields()]
+    for rdata in sorted(rrset.canonical):
         parts += (prefix, struct.pack("!H", len(rdata)), rdata)
     return b"".join(parts)
 
@@ -169,9 +158,7 @@ def label_count(name: dns.name.Name) -> int:
     return count - 1 if name.is_wild() else count
 
 
-def _fault(
-    rrset: dns.rrset.RRset, rrsig: RRSIG, zone: dns.name.Name, now: int, policy: Policy
-) -> Rule | None:
+def _fault(rrset: RecordSet, rrsig: Signature, zone: dns.name.Name, now: int, policy: Policy) -> Rule | None:
     """The first rule of RFC 4035 5.3.1 that the signature breaks, keys left out."""
     if rrsig.signer != zone or not rrset.name.is_subdomain(zone):
         return Rule.SIGNER
@@ -191,12 +178,12 @@ def _fault(
     return None
 
 
-def _verified(rrset: dns.rrset.RRset, rrsig: RRSIG, now: int) -> Verified:
+def _verified(rrset: RecordSet, rrsig: Signature, now: int) -> Verified:
     left = (rrsig.expiration - now) & 0xFFFFFFFF
     mark = Mark(
         dns.rdatatype.to_text(rrset.rdtype),
         rrsig.key_tag,
-        int(rrsig.algorithm),
+        rrsig.algorithm,
         rrsig.inception,
         rrsig.expiration,
     )
@@ -205,12 +192,12 @@ def _verified(rrset: dns.rrset.RRset, rrsig: RRSIG, now: int) -> Verified:
 
 
 def _last(name: dns.name.Name, labels: int) -> dns.name.Name:
-    return dns.name.Name(name.labels[len(name) - 1 - labels :])
+    return known(name.labels[len(name) - 1 - labels :])
 
 
-def _further(before: Refusal, rule: Rule, rrset: dns.rrset.RRset) -> Refusal:
+def _further(before: Refusal, rule: Rule, rrset: RecordSet) -> Refusal:
     return Refusal(rule, _about(rrset)) if _PROGRESS[rule] > _PROGRESS[before.rule] else before
 
 
-def _about(rrset: dns.rrset.RRset) -> str:
+def _about(rrset: RecordSet) -> str:
     return f"{rrset.name} {dns.rdatatype.to_text(rrset.rdtype)}"

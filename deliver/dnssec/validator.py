@@ -13,9 +13,7 @@ from dataclasses import dataclass
 
 import dns.name
 import dns.rdatatype
-import dns.rrset
 from dns.rdtypes.ANY.DS import DS
-from dns.rdtypes.ANY.RRSIG import RRSIG
 
 from deliver.dnssec import proof
 from deliver.dnssec.algorithm import Policy
@@ -35,6 +33,7 @@ from deliver.dnssec.keys import (
     vouched_keys,
 )
 from deliver.dnssec.reading import Reading
+from deliver.dnssec.records import RecordSet, Signature
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.signature import Verified
 from deliver.dnssec.verdict import Ask
@@ -82,8 +81,8 @@ class Validator(Desk):
 
     def authenticate(
         self,
-        rrset: dns.rrset.RRset,
-        signatures: Sequence[RRSIG],
+        rrset: RecordSet,
+        signatures: Sequence[Signature],
         part: Part,
         scope: dns.name.Name | None = None,
     ) -> Work[Authentic | InsecureZone]:
@@ -394,5 +393,5 @@ def _no_ds(parent: SecureZone, zone: dns.name.Name, refusal: Refusal) -> Step:
     return Step(Part.NO_DS, str(parent.name), str(zone), "DS", Security.INSECURE, refusal=refusal)
 
 
-def _about(rrset: dns.rrset.RRset) -> str:
+def _about(rrset: RecordSet) -> str:
     return f"{rrset.name} {dns.rdatatype.to_text(rrset.rdtype)}"

@@ -6,12 +6,12 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from enum import StrEnum
 
-import dns.message
 import dns.name
 import dns.rdatatype
-import dns.rrset
 
 from deliver.dnssec.evidence import Security, Step
+from deliver.dnssec.records import RecordSet
+from deliver.dnssec.response import Response
 from deliver.dnssec.rule import Refusal
 
 
@@ -33,7 +33,7 @@ class Failure:
     why: str
 
 
-Reply = dns.message.Message | Failure
+Reply = Response | Failure
 
 
 class Absence(StrEnum):
@@ -72,7 +72,7 @@ class Judged:
 
     question: Ask
     security: Security
-    records: dns.rrset.RRset | None = None
+    records: RecordSet | None = None
     absence: Absence | None = None
     aliases: tuple[Alias, ...] = ()
     ttl: int = 0

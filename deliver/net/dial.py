@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 import trio
 
 from deliver.errors import Fault, PeerError
+from deliver.net.prompt import PromptStream
 
 # linux/tcp.h; Python's socket module has no names for them.
 TCP_FASTOPEN_CONNECT = 30
@@ -83,23 +84,26 @@ class TcpDialer:
 
 async def _opened(octets: bytes, address: str, port: int, source: str | None, timeout: float) -> Connection:
     target = f"[{address}]:{port}"
-    family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
-    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    _check_numeric(address)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
+        sock.setblocking(False)
         with trio.move_on_after(timeout) as scope:
             if source is not None:
-                await sock.bind((source, 0))
+                _check_numeric(source)
+                sock.bind((source, 0))
             if octets:
                 _wait_for_octets(sock)
-            await sock.connect((address, port))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await _connect(sock, (address, port))
+            stream = PromptStream.of_tcp(sock)
             if octets:
                 await _say_first(sock, octets)
         if scope.cancelled_caught:
             raise ConnectFailed(target, f"no answer within {timeout:g} s")
         local_address, local_port = sock.getsockname()[:2]
         in_syn = bool(octets) and _taken_with_syn(sock)
-        return Connection(trio.SocketStream(sock), local_address, local_port, in_syn)
+        return Connection(stream, local_address, local_port, in_syn)
     except OSError as error:
         sock.close()
         why = os.strerror(error.errno) if error.errno else str(error)
@@ -109,28 +113,51 @@ async def _opened(octets: bytes, address: str, port: int, source: str | None, ti
         raise
 
 
-def _wait_for_octets(sock: trio.socket.SocketType) -> None:
+def _check_numeric(address: str) -> None:
+    """Raises ValueError: a name would be looked up by the system's resolver, which blocks."""
+    if "%" in address or ":" in address:
+        ipaddress.IPv6Address(address)
+    else:
+        ipaddress.IPv4Address(address)
+
+
+async def _connect(sock: socket.socket, place: tuple[str, int]) -> None:
+    """Raises OSError."""
+    await trio.lowlevel.checkpoint_if_cancelled()
+    try:
+        sock.connect(place)
+    except BlockingIOError:
+        await trio.lowlevel.wait_writable(sock)
+        _raise_error_of(sock)
+
+
+def _raise_error_of(sock: socket.socket) -> None:
+    error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def _wait_for_octets(sock: socket.socket) -> None:
     """With a cookie of the host, `connect` returns at once and the first `send` makes the SYN."""
     if sys.platform == "linux":
         with suppress(OSError):  # not in this kernel, or switched off: an ordinary connection
             sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
 
 
-async def _say_first(sock: trio.socket.SocketType, octets: bytes) -> None:
+async def _say_first(sock: socket.socket, octets: bytes) -> None:
     """Until the handshake is over and everything was sent. Raises OSError if there is no connection."""
     try:
         rest = memoryview(octets)
         while rest:
-            rest = rest[await sock.send(rest) :]
+            with suppress(BlockingIOError):
+                rest = rest[sock.send(rest) :]
             await trio.lowlevel.wait_writable(sock)
-            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                raise OSError(error, os.strerror(error))
+            _raise_error_of(sock)
     except (ConnectionResetError, BrokenPipeError):
         pass  # connected, and gone again: whoever reads will hear of it
 
 
-def _taken_with_syn(sock: trio.socket.SocketType) -> bool:
+def _taken_with_syn(sock: socket.socket) -> bool:
     if sys.platform != "linux":
         return False
     return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[OPTIONS_AT] & SYN_DATA)

@@ -18,6 +18,7 @@ IN_A_ROW of them: no busy stream starves the others. One task may send while ano
 from __future__ import annotations
 
 import socket
+from operator import index
 
 import trio
 
@@ -104,7 +105,7 @@ class PromptStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """At least one octet, or b"" at the end. Raises trio.BrokenResourceError, ClosedResourceError."""
-        size = READ if max_bytes is None else max_bytes
+        size = READ if max_bytes is None else index(max_bytes)
         if size < 1:
             raise ValueError("max_bytes must be at least 1")
         self._check_open()

@@ -26,6 +26,7 @@ from deliver.net.chunks import LAST_WORDS, ChunkedUpload
 from deliver.net.ledger import EARLY, Ledger
 from deliver.net.maildata import MailData
 from deliver.net.pace import MIN_RATE, Pace
+from deliver.net.prompt import PromptStream
 from deliver.net.tlsstream import TlsStream
 from deliver.outcome import Delivered, Outcome, Phase
 from deliver.settings import Timeouts
@@ -191,7 +192,7 @@ class Wire:
                 self.machine.receive(octets)
                 return True
             stream = stream.transport
-        return isinstance(stream, trio.SocketStream) and not has_arrived(stream)
+        return isinstance(stream, PromptStream | trio.SocketStream) and not has_arrived(stream)
 
     async def overhear(self) -> None:
         """Wait, between transactions, until the server says something or hangs up; not `reusable` after that.

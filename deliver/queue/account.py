@@ -18,6 +18,8 @@ def expiries(
     claim: Claim, result: AttemptResult, settlements: tuple[Settlement, ...], now: float
 ) -> tuple[Event, ...]:
     """msg:fail:internal for each recipient whom the attempt deferred and the schedule gave up."""
+    if not any(isinstance(each.outcome, Failed) for each in settlements):
+        return ()
     deferred = {recipient.ordinal for recipient, outcome in result.outcomes if isinstance(outcome, Deferred)}
     return tuple(
         Event("msg:fail:internal", now, _fields(claim, each, each.outcome))

@@ -15,11 +15,11 @@ import json
 import logging
 import math
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Integer, bindparam, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from deliver.errors import UsageError
@@ -27,8 +27,9 @@ from deliver.message import Envelope, Recipient
 from deliver.outcome import Place
 from deliver.queue import choosing, codec, due, freeze, schedule
 from deliver.queue.choosing import CROWDED as CROWDED, Admission as Admission
+from deliver.queue.heads import heads
 from deliver.queue.hold import Append, Key, set_aside
-from deliver.queue.locking import free_destinations
+from deliver.queue.locking import ALONE, free_destinations
 from deliver.queue.misdated import IMPOSSIBLE, TOLERANCE
 from deliver.queue.rule import Rule
 from deliver.queue.schema import State, attempt, message, recipient
@@ -37,10 +38,13 @@ from events import outbox
 
 MAX_RECIPIENTS: Final = 100  # of one claim; every server takes as many (RFC 5321 4.5.3.1.8)
 MAX_HELD: Final = 500  # recipients that one call holds, about: others want to write too
+AT_ONCE: Final = 8  # domains whose next messages are fetched together; a site may close behind the first
 LATE: Final = (
     3600.0  # seconds after it was due: the relay was down, mail is waiting its turn, or the clock jumped
 )
 MAX_SENDER: Final = 320  # characters
+Served = tuple[str, str]  # a domain, and the sender whose turn it was
+
 _ABOUT_MAIL: Final = frozenset({"mail", "rcpt", "data", "body", "dot"})
 _VERP: Final = "+="  # behind these a local part is made for one recipient or purpose
 _UNREADABLE: Final = (ValueError, TypeError, AttributeError, KeyError, RecursionError, UsageError)
@@ -97,14 +101,16 @@ def claim(
     append: Append = outbox.append,
     node: str | None = None,
     line: due.Line | None = None,
+    rules: tuple[Rule, ...] | None = None,
 ) -> tuple[Claim, ...]:
     """Lease at most `limit` messages' due recipients for `lease` seconds, as far as `admission` allows.
 
     With `domains` only of these, in that order. What a freeze rule matches is held instead, and so is what
     cannot be read. `node` is who claims, where several share the database; domains that another is busy with
-    are passed over. `line`: see `due.due_domains`.
+    are passed over. `line`: see `due.due_domains`. `rules`: the active ones, if they have been read already.
     """
-    taking = _Taking(conn, now, lease, retry, admission, node, freeze.active(conn, now), append)
+    rules = freeze.active(conn, now) if rules is None else rules
+    taking = _Taking(conn, now, lease, retry, admission, node, rules, append)
     claims: list[Claim] = []
     passed: set[str] = set()  # domains that others are busy with
 
@@ -121,20 +127,10 @@ def claim(
             break
         free = free_destinations(conn, [domain for domain, _ in turn])
         passed.update(domain for domain, _ in turn if domain not in free)
-        for domain, last_sender in turn:
-            if domain in passed:
-                continue
-            if admission.opens_at(domain) > now:  # what the domains before it took
-                continue
-            if not admission.reserve(domain):
-                passed.add(domain)
-                continue
-            taken, sender = taking.next_of(domain, last_sender)
-            due.note_served(conn, domain, now, sender)
-            if taken is None:
-                passed.add(domain)
-            else:
-                claims.append(taken)
+        found, served = taking.one_of_each([each for each in turn if each[0] in free])
+        passed.update(domain for domain, first in found.items() if first is None)
+        claims += taking.lease_all(found.values())
+        due.note_all_served(conn, served, now)
     return tuple(claims)
 
 
@@ -152,12 +148,41 @@ class _Taking:
     append: Append
     held: int = 0
 
-    def next_of(self, domain: str, last_sender: str) -> tuple[Claim | None, str]:
+    def one_of_each(self, turn: list[tuple[str, str]]) -> tuple[dict[str, _Found | None], list[Served]]:
+        """For each domain that may go now its next message, None if nothing of it may; and who was served."""
+        found: dict[str, _Found | None] = {}
+        served: list[Served] = []
+        for start in range(0, len(turn), AT_ONCE):
+            some = turn[start : start + AT_ONCE]
+            first = self._heads([domain for domain, _ in some if self.admission.opens_at(domain) <= self.now])
+            for domain, last_sender in some:
+                if self.admission.opens_at(domain) > self.now:  # what the domains before it took
+                    continue
+                if not self.admission.reserve(domain):
+                    found[domain] = None
+                    continue
+                found[domain], sender = self._next_of(domain, last_sender, first.get(domain))
+                served.append((domain, sender))
+        return found, served
+
+    def _heads(self, domains: list[str]) -> dict[str, Any]:
+        try:
+            return heads(self.conn, domains, self.now)
+        except (DBAPIError, sqlite3.Error) as error:
+            if not _is_unreadable(error):
+                raise
+            return {}  # they are looked at one by one
+
+    def _next_of(self, domain: str, last_sender: str, head: Any) -> tuple[_Found | None, str]:
         """The next message of the domain, None if nothing may go now; and whose turn it was last."""
         frozen = freeze.rule_of_domain(self.rules, domain)
         if frozen is not None:
             self._hold(frozen, freeze.due_of(self.conn, domain, self.now))
             return None, last_sender
+        found = self._of_head(domain, head)
+        if found is not None:
+            self.admission.took(domain, found.sender)
+            return found, found.sender
         sender = last_sender
         while self.held < MAX_HELD:
             choice = choosing.next_message(self.conn, domain, sender, self.now, self.admission)
@@ -170,7 +195,7 @@ class _Taking:
                     break
                 mail = _MESSAGE.first(self.conn, of=choice.message_id)
                 rule = freeze.rule_of_sender(self.rules, codec.sender_of(mail))
-                found = _read(mail, due_now)
+                found = _read(domain, mail, due_now)
             except _UNREADABLE as error:
                 self._set_aside(choice.message_id, domain, error)
                 continue
@@ -181,10 +206,22 @@ class _Taking:
                 continue
             if rule is None:
                 self.admission.took(domain, found.sender)
-                return self._lease(mail, found, domain), sender
+                return found, sender
             if not self._hold(rule, [Key(mail.id, row.ordinal) for row in due_now]):
                 break  # others are busy with it
         return None, sender
+
+    def _of_head(self, domain: str, head: Any) -> _Found | None:
+        """The message at the head of the line; None where that has to be looked at more closely."""
+        if head is None or head.others:
+            return None
+        try:
+            if freeze.rule_of_sender(self.rules, codec.sender_of(head)) is not None:
+                return None
+            found = _read(domain, head, [head])
+        except _UNREADABLE:
+            return None
+        return found if self.admission.sender_opens_at(domain, found.sender) <= self.now else None
 
     def _hold(self, rule: Rule, keys: list[Key]) -> int:
         held = freeze.hold_by(self.conn, rule, keys, self.now, self.append, wait=False)
@@ -197,60 +234,85 @@ class _Taking:
         log.error("%s: held for %s: %s", message_id, domain, why)
         self.held += max(1, set_aside(self.conn, message_id, domain, why, self.now, self.append))
 
-    def _lease(self, mail: Any, found: _Readable, domain: str) -> Claim:
-        until = self.now + self.lease
-        envelope, before = self._rightly_dated(found.envelope), math.inf
-        if self.now - found.due > LATE:
-            begun = _LAST_BEGUN.scalar(self.conn, of=mail.id, domain=domain, now=self.now)
-            before = -math.inf if begun is None else begun
-        attempt_id = _BEGIN_ATTEMPT.insert(
+    def lease_all(self, found: Iterable[_Found | None]) -> list[Claim]:
+        """Put on record that an attempt begins for each of these."""
+        chosen = [each for each in found if each is not None]
+        numbers = self._begin_attempts(chosen)
+        _LEASE.change_each(
             self.conn,
-            message_id=mail.id,
-            domain=domain,
-            number=found.number,
-            started_at=self.now,
-            lease_until=until,
-            node=self.node,
+            [
+                {
+                    "of": each.envelope.id,
+                    "ordinal_": recipient.ordinal,
+                    "attempt": attempt_id,
+                    "number": each.number,
+                    "next": schedule.pessimistic(self.now, each.number, self.retry),
+                }
+                for attempt_id, each in zip(numbers, chosen, strict=True)
+                for recipient in each.recipients
+            ],
         )
-        for each in found.recipients:
-            _LEASE.change(
-                self.conn,
-                of=mail.id,
-                ordinal_=each.ordinal,
-                attempt=attempt_id,
-                number=found.number,
-                next=schedule.pessimistic(self.now, found.number, self.retry),
+        return [self._claim(attempt_id, each) for attempt_id, each in zip(numbers, chosen, strict=True)]
+
+    def _begin_attempts(self, chosen: list[_Found]) -> Sequence[int]:
+        """Returns their ids. With one writer they can be told before the rows are made, all at once."""
+        rows: list[dict[str, object]] = [
+            {
+                "message_id": each.envelope.id,
+                "domain": each.domain,
+                "number": each.number,
+                "started_at": self.now,
+                "lease_until": self.now + self.lease,
+                "node": self.node,
+            }
+            for each in chosen
+        ]
+        if len(rows) < 2 or self.conn.dialect.name != ALONE:
+            return [_BEGIN_ATTEMPT.insert(self.conn, **row) for row in rows]
+        first = 1 + (_LAST_ATTEMPT.scalar(self.conn) or 0)
+        _BEGIN_NUMBERED.change_each(
+            self.conn, [{**row, "id": number} for number, row in enumerate(rows, first)]
+        )
+        return range(first, first + len(rows))
+
+    def _claim(self, attempt_id: int, found: _Found) -> Claim:
+        before = math.inf
+        if self.now - found.due > LATE:
+            begun = _LAST_BEGUN.scalar(
+                self.conn, of=found.envelope.id, domain=found.domain, now=self.now, but=attempt_id
             )
+            before = -math.inf if begun is None else begun
         return Claim(
             attempt_id,
             found.number,
-            envelope,
+            self._rightly_dated(found.envelope, attempt_id),
             found.recipients,
-            domain,
-            until,
-            mail.spool_name,
+            found.domain,
+            self.now + self.lease,
+            found.spool_name,
             waited=found.waited,
             tried=found.tried,
             sender=found.sender,
             before=before,
-            content=None if mail.content is None else bytes(mail.content),
+            content=found.content,
         )
 
-    def _rightly_dated(self, envelope: Envelope) -> Envelope:
+    def _rightly_dated(self, envelope: Envelope, attempt_id: int) -> Envelope:
         """If the clock was wrong when the message was received: as of its first attempt since it is right.
 
         While the clock is impossible nothing has any age.
         """
         if IMPOSSIBLE <= envelope.received_at <= self.now + TOLERANCE:
             return envelope
-        first = _FIRST_BEGUN.scalar(self.conn, of=envelope.id, after=IMPOSSIBLE, now=self.now)
+        first = _FIRST_BEGUN.scalar(self.conn, of=envelope.id, after=IMPOSSIBLE, now=self.now, but=attempt_id)
         return replace(envelope, received_at=self.now if first is None else float(first))
 
 
 @dataclass(frozen=True, slots=True)
-class _Readable:
-    """What is in the rows of a message and its due recipients."""
+class _Found:
+    """What is in the rows of a message and its due recipients of the domain."""
 
+    domain: str
     envelope: Envelope
     recipients: tuple[Recipient, ...]
     number: int
@@ -258,19 +320,24 @@ class _Readable:
     tried: Place | None
     sender: str
     due: float
+    spool_name: str | None
+    content: bytes | None
 
 
-def _read(mail: Any, due_now: list[Any]) -> _Readable:
+def _read(domain: str, mail: Any, due_now: list[Any]) -> _Found:
     """Raises one of _UNREADABLE."""
-    recipients = tuple(codec.recipient_of(row) for row in due_now)
-    return _Readable(
+    recipients = tuple([codec.recipient_of(row) for row in due_now])
+    return _Found(
+        domain,
         codec.envelope_of(mail, recipients),
         recipients,
-        1 + max(row.attempts for row in due_now),
-        tuple(float(row.waited) for row in due_now),
+        1 + max([row.attempts for row in due_now]),
+        tuple([float(row.waited) for row in due_now]),
         _place(due_now[0].last_outcome),
         due_now[0].sender,
-        min(row.next_attempt for row in due_now),
+        min([row.next_attempt for row in due_now]),
+        mail.spool_name,
+        None if mail.content is None else bytes(mail.content),
     )
 
 
@@ -307,7 +374,17 @@ _MESSAGE: Final = Statement(select(message).where(message.c.id == bindparam("of"
 _BEGIN_ATTEMPT: Final = Statement(
     insert(attempt), ("message_id", "domain", "number", "started_at", "lease_until", "node")
 )
-_BEGUN: Final = (attempt.c.message_id == bindparam("of"), attempt.c.started_at <= bindparam("now"))
+_BEGIN_NUMBERED: Final = Statement(
+    insert(attempt), ("id", "message_id", "domain", "number", "started_at", "lease_until", "node")
+)
+_LAST_ATTEMPT: Final = Statement(
+    text("SELECT seq FROM sqlite_sequence WHERE name = 'attempt'").columns(seq=Integer)
+)
+_BEGUN: Final = (
+    attempt.c.message_id == bindparam("of"),
+    attempt.c.started_at <= bindparam("now"),
+    attempt.c.id != bindparam("but"),
+)
 _LAST_BEGUN: Final = Statement(
     select(func.max(attempt.c.started_at)).where(*_BEGUN, attempt.c.domain == bindparam("domain"))
 )

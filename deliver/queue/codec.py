@@ -6,6 +6,7 @@ What is written here is read by later versions: keys are only added. Texts that 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, Final
 
@@ -124,10 +125,25 @@ def _encode(plain: object) -> str:
         return _ESCAPING.encode(plain)
 
 
-def outcomes_json(outcomes: tuple[tuple[int, Outcome], ...]) -> str:
+def outcomes_json(outcomes: Iterable[tuple[int, Outcome]]) -> str:
     """The outcomes of an attempt by ordinal."""
-    plain = [[ordinal, outcome_dict(outcome)] for ordinal, outcome in outcomes]
-    return _encode(plain)
+    return joined(outcomes_as_json(outcomes))
+
+
+def outcomes_as_json(outcomes: Iterable[tuple[int, Outcome]]) -> list[tuple[int, str]]:
+    """`outcome_json` of each; recipients of one transaction mostly share one."""
+    said: list[tuple[int, str]] = []
+    before, text = None, ""
+    for ordinal, outcome in outcomes:
+        if outcome is not before:
+            before, text = outcome, outcome_json(outcome)
+        said.append((ordinal, text))
+    return said
+
+
+def joined(said: Iterable[tuple[int, str]]) -> str:
+    """`outcomes_json` of what `outcomes_as_json` gave."""
+    return f"[{','.join(f'[{ordinal},{text}]' for ordinal, text in said)}]"
 
 
 def result_word(outcomes: tuple[tuple[int, Outcome], ...]) -> str:

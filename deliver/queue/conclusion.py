@@ -32,6 +32,10 @@ def conclude(
     recipients: tuple[Recipient, ...], result: AttemptResult, journalled: Mapping[int, Delivered]
 ) -> AttemptResult:
     """One outcome for each of `recipients`, in their order; `journalled` is by ordinal."""
+    if tuple(to for to, _ in result.outcomes) == recipients and all(
+        isinstance(outcome, Delivered) for _, outcome in result.outcomes
+    ):
+        return result  # as nearly always
     found = {recipient.ordinal: outcome for recipient, outcome in result.outcomes}
     missing = Deferred(NOT_REPORTED, Blame.LOCAL, enhanced=SYSTEM)
     outcomes: list[tuple[Recipient, Outcome]] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -90,6 +90,14 @@ def note_due(conn: Connection, domain: str, due: float) -> None:
     )
 
 
+def note_due_each(conn: Connection, dues: Mapping[str, float]) -> None:
+    """`note_due` for each domain and its earliest."""
+    rows: list[dict[str, object]] = [
+        {"domain": domain, "due": dues[domain], "served_at": 0.0} for domain in sorted(dues)
+    ]
+    (_NOTE_DUE if conn.dialect.name == "sqlite" else _note_due_postgresql()).change_each(conn, rows)
+
+
 def note_due_again(conn: Connection, domain: str) -> None:
     """Set the bound of the domain to the earliest next attempt of its queued recipients, exactly."""
     lock_destination(conn, domain)
@@ -146,12 +154,12 @@ def due_among(
     return found
 
 
-def note_served(conn: Connection, domain: str, now: float, sender: str) -> None:
-    """The domain had its turn; it goes to the end of the line, with its bound set exactly.
+def note_all_served(conn: Connection, served: Iterable[tuple[str, str]], now: float) -> None:
+    """These domains had their turn, with these senders; they go to the end of the line, bounds set exactly.
 
-    The claim that calls this has locked the destination, see `deliver.queue.locking`.
+    The claim that calls this has locked the destinations, see `deliver.queue.locking`.
     """
-    _SERVED.change(conn, of=domain, at=now, by=sender)
+    _SERVED.change_each(conn, [{"of": domain, "by": sender, "at": now} for domain, sender in served])
 
 
 def forget_idle(conn: Connection, before: float) -> int:

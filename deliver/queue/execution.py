@@ -24,10 +24,11 @@ from deliver.errors import StorageError
 from deliver.message import Content, Recipient
 from deliver.net.clock import Clock
 from deliver.outcome import AttemptResult, Delivered
-from deliver.queue import codec, conclusion, schedule, store
+from deliver.queue import codec, conclusion, schedule
 from deliver.queue.account import expiries, report
 from deliver.queue.claiming import Claim
 from deliver.queue.content import InlineContent, remove
+from deliver.queue.joint import Settle
 from deliver.queue.journal import Proof
 from deliver.queue.schedule import Plan, Settlement
 from deliver.queue.shard import Shard
@@ -121,7 +122,7 @@ class Execution:
         """Attempt within `scope`, then tell `over`, who sees to `settle`. Raises no Exception."""
         journalled: dict[int, Delivered] = {}
         attempt: Attempt | None = None
-        result = conclusion.interrupted(claim.recipients, started=False)
+        result: AttemptResult | None = None
         scope.deadline = trio.current_time() + self.deadline
         try:
             with scope:
@@ -144,6 +145,8 @@ class Execution:
             self.silent.end(claim)
             if attempt is not None:
                 result = self._result_of(attempt, claim)
+            elif result is None:
+                result = conclusion.interrupted(claim.recipients, started=False)
             result = conclusion.conclude(claim.recipients, result, journalled)
             over(Ended(result, self._settlements(claim, result)))
 
@@ -232,10 +235,9 @@ class Execution:
     ) -> Settled | None:
         """None: the database refused it for too long."""
         now = self.clock.now()
-        work = partial(
-            store.settle,
-            claim=claim,
-            settlements=settlements,
+        work = Settle(
+            claim,
+            settlements,
             events=(*result.trace.events, *expiries(claim, result, settlements, now)),
             now=now,
             trace=codec.trace_json(result.trace),

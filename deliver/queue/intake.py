@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import trio
 
 from deliver.errors import StorageError
 from deliver.message import Envelope
-from deliver.queue import store
 from deliver.queue.content import StoredContent, Writer
+from deliver.queue.joint import Accept
 from deliver.queue.shard import Shard, free_octets
 from deliver.queue.store import Append
 from deliver.relay.intake import Origin
@@ -117,14 +116,7 @@ class QueueSink:
             content = await self._finish()
             events = (accept_event(envelope, self.origin),)
             await self.intake.shard.sql.write(
-                partial(
-                    store.accept,
-                    envelope=envelope,
-                    content=content,
-                    events=events,
-                    now=envelope.received_at,
-                    append=self.intake.append,
-                ),
+                Accept(envelope, content, events, envelope.received_at, self.intake.append),
                 patience=COMPANY if in_company else 0.0,
                 brief=True,
             )

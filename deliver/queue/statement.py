@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select
@@ -61,15 +62,12 @@ class Statement:
             return conn.execute(self._clause, values).rowcount
         return (self._made or self._make()).run(driver, values).rowcount
 
-    def change_each(self, conn: Connection, rows: list[dict[str, object]]) -> None:
-        """Run it for the values of each row."""
+    def change_each(self, conn: Connection, rows: list[dict[str, object]]) -> int:
+        """Run it for the values of each row; returns how many rows it changed altogether."""
         driver = _sqlite(conn)
         if driver is None:
-            conn.execute(self._clause, rows)
-            return
-        made = self._made or self._make()
-        for values in rows:
-            made.run(driver, values)
+            return conn.execute(self._clause, rows).rowcount if rows else 0
+        return (self._made or self._make()).run_each(driver, rows)
 
     def insert(self, conn: Connection, **values: object) -> int:
         """Run an INSERT of one row; returns the number that it got."""
@@ -90,34 +88,48 @@ class Statement:
 class _Made:
     """The text for SQLite and the order of its values; constants of the statement are among them."""
 
-    __slots__ = ("_constants", "_names", "_text", "row")
+    __slots__ = ("_arrange", "_constants", "_text", "row")
 
     def __init__(self, clause: Any, columns: list[str] | None) -> None:
         compiled = clause.compile(dialect=_DIALECT, column_keys=columns)
         assert not getattr(compiled, "insert_prefetch", ()), "give defaults of columns explicitly"
         self._text = str(compiled)
-        self._names = tuple(compiled.positiontup or ())
+        names = tuple(compiled.positiontup or ())
         known = compiled.construct_params(escape_names=False, _check=False)
         inputs = {each.key for each in compiled.binds.values() if each.required}
-        self._constants = {name: known.get(name) for name in self._names if name not in inputs}
+        self._constants = {name: known.get(name) for name in names if name not in inputs}
+        self._arrange = _arrangement(names)
         self.row: Callable[..., Any] = tuple
         if isinstance(clause, Select):
             self.row = namedtuple("Row", clause.selected_columns.keys(), rename=True)  # type: ignore[misc]  # known at run time only
 
-    def run(self, driver: sqlite3.Connection, values: Mapping[str, Any]) -> sqlite3.Cursor:
-        constants = self._constants
+    def run(self, driver: sqlite3.Connection, values: dict[str, Any]) -> sqlite3.Cursor:
+        values |= self._constants
         try:
-            return driver.execute(
-                self._text, [constants[name] if name in constants else values[name] for name in self._names]
-            )
+            return driver.execute(self._text, self._arrange(values))
         except sqlite3.Error as error:
             raise DBAPIError.instance(self._text, None, error, sqlite3.Error) from error
+
+    def run_each(self, driver: sqlite3.Connection, rows: Iterable[dict[str, Any]]) -> int:
+        """How many rows were changed altogether."""
+        constants, arrange = self._constants, self._arrange
+        try:
+            return driver.executemany(self._text, [arrange(row | constants) for row in rows]).rowcount
+        except sqlite3.Error as error:
+            raise DBAPIError.instance(self._text, None, error, sqlite3.Error) from error
+
+
+def _arrangement(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """The values of these names, in their order."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda values: [values[name] for name in names]
 
 
 def _sqlite(conn: Connection) -> sqlite3.Connection | None:
     """The driver's connection, None where SQLAlchemy has to see to it: another database, or to begin."""
     if conn.dialect.name != "sqlite" or not conn.in_transaction():
         return None
-    driver = conn.connection.driver_connection
+    driver = conn.connection.dbapi_connection
     assert isinstance(driver, sqlite3.Connection)
     return driver

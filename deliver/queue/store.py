@@ -32,7 +32,7 @@ from deliver.queue.schedule import Settlement
 from deliver.queue.schema import OPEN_STATES, State, attempt, message, recipient
 from deliver.queue.statement import Statement
 from events import outbox
-from events.catalogue import Event
+from events.catalogue import Event, Scalar
 
 Append = Callable[[Connection, str | None, Iterable[Event]], None]
 
@@ -60,49 +60,60 @@ def accept(
     """Take a message into the queue; every recipient is due at once. Raises ValueError without recipients,
     StorageError without its content.
     """
-    if not envelope.recipients:
-        raise ValueError(f"message {envelope.id} has no recipients")
+    demand_recipients(envelope)
     if isinstance(content, ChunkedContent):
         chunks.demand(conn, envelope.id, content.size)
-    _ACCEPT_MESSAGE.change(
-        conn,
-        id=envelope.id,
-        sender_local_part=envelope.sender.local_part if envelope.sender else None,
-        sender_domain=envelope.sender.domain if envelope.sender else None,
-        size=envelope.size,
-        eight_bit=envelope.eight_bit,
-        received_at=envelope.received_at,
-        smtputf8=envelope.smtputf8,
-        ret=envelope.ret,
-        envid=envelope.envid,
-        authenticated=envelope.authenticated,
-        content=content.data if isinstance(content, InlineContent) else None,
-        spool_name=content.name if isinstance(content, SpoolContent) else None,
-    )
-    turn = sender_key(envelope)
-    _ACCEPT_RECIPIENT.change_each(
-        conn,
-        [
-            {
-                "message_id": envelope.id,
-                "ordinal": each.ordinal,
-                "local_part": each.mailbox.local_part,
-                "domain": each.mailbox.domain,
-                "sender": turn,
-                "notify": None if each.notify is None else notify_text(each.notify),
-                "original_type": each.original.kind if each.original else None,
-                "original_address": each.original.address if each.original else None,
-                "state": State.QUEUED.value,
-                "next_attempt": now,
-                "attempts": 0,
-                "in_doubt": 0,
-            }
-            for each in envelope.recipients
-        ],
-    )
-    for domain in sorted({each.mailbox.domain for each in envelope.recipients}):
-        due.note_due(conn, domain, now)
+    ACCEPT_MESSAGE.change(conn, **message_row(envelope, content))
+    ACCEPT_RECIPIENT.change_each(conn, recipient_rows(envelope, now))
+    due.note_due_each(conn, dict.fromkeys((each.mailbox.domain for each in envelope.recipients), now))
     append(conn, envelope.id, events)
+
+
+def demand_recipients(envelope: Envelope) -> None:
+    """Raises ValueError where there are none: nobody would ever settle the message."""
+    if not envelope.recipients:
+        raise ValueError(f"message {envelope.id} has no recipients")
+
+
+def message_row(envelope: Envelope, content: StoredContent) -> dict[str, object]:
+    """The columns of an accepted message."""
+    sender = envelope.sender
+    return {
+        "id": envelope.id,
+        "sender_local_part": sender.local_part if sender else None,
+        "sender_domain": sender.domain if sender else None,
+        "size": envelope.size,
+        "eight_bit": envelope.eight_bit,
+        "received_at": envelope.received_at,
+        "smtputf8": envelope.smtputf8,
+        "ret": envelope.ret,
+        "envid": envelope.envid,
+        "authenticated": envelope.authenticated,
+        "content": content.data if isinstance(content, InlineContent) else None,
+        "spool_name": content.name if isinstance(content, SpoolContent) else None,
+    }
+
+
+def recipient_rows(envelope: Envelope, now: float) -> list[dict[str, object]]:
+    """The columns of its recipients, all of them due."""
+    turn = sender_key(envelope)
+    return [
+        {
+            "message_id": envelope.id,
+            "ordinal": each.ordinal,
+            "local_part": each.mailbox.local_part,
+            "domain": each.mailbox.domain,
+            "sender": turn,
+            "notify": None if each.notify is None else notify_text(each.notify),
+            "original_type": each.original.kind if each.original else None,
+            "original_address": each.original.address if each.original else None,
+            "state": State.QUEUED.value,
+            "next_attempt": now,
+            "attempts": 0,
+            "in_doubt": 0,
+        }
+        for each in envelope.recipients
+    ]
 
 
 def content_of(conn: Connection, message_id: MessageId) -> bytes | None:
@@ -181,14 +192,18 @@ def complete_all(
     for row in over:
         _COMPLETE.change(conn, of=row.id, now=now)
     for row in over:
-        sender = codec.sender_of(row)
-        fields = {
-            "message_id": row.id,
-            "sender_address": str(sender) if sender else "",
-            "message_size": row.size,
-        }
-        append(conn, row.id, [Event("msg:complete", now, fields)])
+        append(conn, row.id, [completion(row.id, codec.sender_of(row), row.size, now)])
     return {row.id: (row.spool_name,) if row.spool_name else () for row in over}
+
+
+def completion(message_id: str, sender: Mailbox | None, size: int, now: float) -> Event:
+    """The msg:complete of a message."""
+    fields: dict[str, Scalar] = {
+        "message_id": message_id,
+        "sender_address": str(sender) if sender else "",
+        "message_size": size,
+    }
+    return Event("msg:complete", now, fields)
 
 
 def forget(conn: Connection, *, before: float, limit: int = 500) -> int:
@@ -225,15 +240,20 @@ def _record_delivery(
     conn: Connection, claim: Claim, settlement: Settlement, outcome: Delivered, now: float
 ) -> bool:
     """A fact, whoever has the lease."""
-    changed = _DELIVERED.change(
-        conn,
-        of=claim.envelope.id,
-        number=settlement.recipient.ordinal,
-        said=codec.outcome_json(outcome),
-        now=now,
-        tell=owed(outcome, settlement.recipient, claim.envelope.sender),
-    )
-    return changed == 1
+    tell = owed(outcome, settlement.recipient, claim.envelope.sender)
+    values = delivered_row(claim, settlement, codec.outcome_json(outcome), now)
+    return DELIVERED.change(conn, **values | {"tell": tell}) == 1
+
+
+def delivered_row(claim: Claim, settlement: Settlement, said: str, now: float) -> dict[str, object]:
+    """The values of DELIVERED for one whose sender is owed nothing; `said` is the outcome as JSON."""
+    return {
+        "of": claim.envelope.id,
+        "number": settlement.recipient.ordinal,
+        "said": said,
+        "now": now,
+        "tell": None,
+    }
 
 
 def _may_owe(settlement: Settlement, sender: Mailbox | None) -> bool:
@@ -266,7 +286,7 @@ def _new_state(settlement: Settlement, sender: Mailbox | None, now: float) -> di
 def _end_attempt(
     conn: Connection, attempt_id: int, outcomes: tuple[tuple[int, Outcome], ...], now: float, trace: str
 ) -> None:
-    _END_ATTEMPT.change(
+    END_ATTEMPT.change(
         conn,
         of=attempt_id,
         now=now,
@@ -278,11 +298,11 @@ def _end_attempt(
 
 _OPEN: Final = or_(*(recipient.c.state == state.value for state in OPEN_STATES))
 _OF_MESSAGE: Final = message.c.id == bindparam("of")
-_ACCEPT_MESSAGE: Final = Statement(
+ACCEPT_MESSAGE: Final = Statement(
     insert(message),
     tuple(each.name for each in message.c if each.name not in ("completed_at", "report_due")),
 )
-_ACCEPT_RECIPIENT: Final = Statement(
+ACCEPT_RECIPIENT: Final = Statement(
     insert(recipient),
     (
         *("message_id", "ordinal", "local_part", "domain", "sender", "notify", "original_type"),
@@ -309,7 +329,7 @@ _COMPLETE: Final = Statement(
     .where(_OF_MESSAGE)
     .values(completed_at=bindparam("now"), content=None, spool_name=None, report_due=None)
 )
-_DELIVERED: Final = Statement(
+DELIVERED: Final = Statement(
     update(recipient)
     .where(recipient.c.message_id == bindparam("of"), recipient.c.ordinal == bindparam("number"), _OPEN)
     .values(
@@ -320,7 +340,7 @@ _DELIVERED: Final = Statement(
         owed=bindparam("tell"),
     )
 )
-_END_ATTEMPT: Final = Statement(
+END_ATTEMPT: Final = Statement(
     update(attempt)
     .where(attempt.c.id == bindparam("of"))
     .values(

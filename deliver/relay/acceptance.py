@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from deliver.errors import MessageError, OutriderError
@@ -13,7 +13,7 @@ from deliver.relay.intake import Origin, Sink
 from deliver.relay.received import HopCounter, received_header
 from deliver.relay.security import Client
 from deliver.relay.submission import Completion
-from deliver.smtp.action import BeginContent, EndContent, Send
+from deliver.smtp.action import BeginContent, EndContent
 from deliver.smtp.reply import Reply
 from deliver.smtp.server import ServerMachine
 
@@ -56,39 +56,34 @@ def facts_of(incoming: Incoming, question: EndContent) -> ContentFacts:
 
 def envelope_of(incoming: Incoming, question: EndContent, without: Iterable[Mailbox] = ()) -> Envelope:
     """The envelope of a message whose content has ended, for all recipients but some."""
+    origin, mail = incoming.origin, question.mail
     excluded = frozenset(without)
     rcpts = [rcpt for rcpt in question.rcpts if rcpt.mailbox not in excluded]
     added = incoming.completion.added if incoming.completion is not None else 0
     return Envelope(
-        incoming.origin.message_id,
-        question.sender,
-        tuple(Recipient(n, rcpt.mailbox, rcpt.notify, rcpt.original) for n, rcpt in enumerate(rcpts)),
+        origin.message_id,
+        mail.sender,
+        tuple([Recipient(n, rcpt.mailbox, rcpt.notify, rcpt.original) for n, rcpt in enumerate(rcpts)]),
         incoming.header_size + question.size + added,
         question.eight_bit,
-        incoming.origin.received_at,
-        smtputf8=question.mail.smtputf8,
-        ret=question.mail.ret,
-        envid=question.mail.envid,
-        authenticated=incoming.origin.authenticated or None,
+        origin.received_at,
+        smtputf8=mail.smtputf8,
+        ret=mail.ret,
+        envid=mail.envid,
+        authenticated=origin.authenticated or None,
     )
 
 
 def accept(
     machine: ServerMachine, question: EndContent, envelope: Envelope, refused: Mapping[Mailbox, Reply]
-) -> Iterator[bytes]:
-    """The replies to a message that is ours, but for the recipients that were refused."""
+) -> None:
+    """Say that the message is ours, but for the recipients that were refused."""
     final = Reply(250, (f"2.0.0 Ok: queued as {envelope.id}",))
-    replies = 1
     if question.individually:
         taken = Reply(250, ("2.1.5 Recipient ok",))
         machine.accept_some({box: refused.get(box, taken) for box in question.recipients}, final)
-        replies += 1 + len(question.rcpts)
     else:
         machine.accept(final)
-    for _ in range(replies):
-        action = machine.next_action()
-        assert isinstance(action, Send)
-        yield action.data
 
 
 def header_of(origin: Origin, question: BeginContent, client: Client, hostname: str) -> bytes:
@@ -100,7 +95,7 @@ def header_of(origin: Origin, question: BeginContent, client: Client, hostname: 
         hostname=hostname,
         protocol=origin.protocol,
         message_id=origin.message_id,
-        recipients=question.recipients,
+        recipients=tuple([rcpt.mailbox for rcpt in question.rcpts]),
         now=origin.received_at,
         tls=(secured.version, secured.cipher) if secured else None,
     )

@@ -33,7 +33,9 @@ class ContentFacts:
 
 def recipient_refusal(question: ConsiderRecipient, terms: Terms) -> Reply | None:
     """The reply to RCPT for a recipient who cannot have this message, whoever sends it, else None."""
-    return _unroutable(question, terms) or _declared_too_large(question, terms)
+    if terms.rejecting and (unroutable := _unroutable(question, terms)):
+        return unroutable
+    return _declared_too_large(question, terms) if terms.recipient_limits else None
 
 
 def content_refusals(

@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import trio
 
+from deliver.net.prompt import PromptStream
+
 READ_SIZE = 64 * 1024  # octets
 LINGERING_READS = 64  # pieces read and thrown away before we close for good
 CLOSING = 2.0  # seconds for a last reply to be read
@@ -31,9 +33,8 @@ class ClientStream:
         self.reading = False
         self._patience = patience
         self._tell = tell
-        self._unsent = bytearray()
         self._due = math.inf
-        self._waiting = trio.Event()
+        self._waiting: trio.Event | None = None  # of the clock, for a wait that has an end
         self._scope = trio.CancelScope()
 
     async def keep_time(self) -> None:
@@ -42,6 +43,7 @@ class ClientStream:
             if self._due == math.inf:
                 self._waiting = trio.Event()
                 await self._waiting.wait()
+                self._waiting = None
             await trio.sleep_until(self._due)  # by then it may be another one
             if trio.current_time() >= self._due:
                 self._due = math.inf
@@ -73,16 +75,20 @@ class ClientStream:
         self.reading, self._due = False, math.inf
         return data
 
-    def send(self, data: bytes) -> None:
-        """To leave with the next `flush`."""
-        self._unsent += data
+    def write_now(self, data: bytes) -> bytes:
+        """What does not leave at once, usually nothing. Raises ConnectionLost."""
+        if not isinstance(self.stream, PromptStream):
+            return data
+        try:
+            return data[self.stream.send_now(data) :]
+        except trio.BrokenResourceError:
+            raise ConnectionLost("the connection was lost") from None
 
-    async def flush(self) -> None:
-        """Write what was sent. Raises ConnectionLost; the block ends when the client does not take it."""
-        if not self._unsent:
+    async def write(self, data: bytes) -> None:
+        """Raises ConnectionLost; the block ends when the client does not take it."""
+        data = self.write_now(data)
+        if not data:
             return
-        data = bytes(self._unsent)
-        self._unsent.clear()
         self._wait(trio.current_time() + self._patience)
         try:
             await self.stream.send_all(data)
@@ -106,4 +112,5 @@ class ClientStream:
 
     def _wait(self, until: float) -> None:
         self._due = until
-        self._waiting.set()
+        if self._waiting is not None:
+            self._waiting.set()

@@ -9,13 +9,14 @@ cancellation: what was not foreseen is logged.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import trio
 
 from deliver.errors import OutriderError, PeerError
-from deliver.message import Envelope, MessageId
+from deliver.message import Envelope, Mailbox, MessageId
 from deliver.net.clock import Clock
 from deliver.relay.acceptance import (
     Incoming as Incoming,
@@ -41,6 +42,7 @@ from deliver.report.log import say
 from deliver.smtp.action import (
     AbandonContent,
     AbandonExchange,
+    Action,
     AuthExchange,
     BeginContent,
     Close,
@@ -49,8 +51,6 @@ from deliver.smtp.action import (
     ContentChunk,
     EndContent,
     Handshake,
-    Question,
-    Send,
     StartTls,
 )
 from deliver.smtp.reply import Reply
@@ -95,8 +95,9 @@ class Connection:
         self._judged: tuple[Client, Reply | None] | None = None
         self._incoming: Incoming | None = None
         self._stopping = False
+        self._progressing = True  # since we last waited for the client
         self._progress_at = 0.0
-        self._content_since = 0.0
+        self._content_since: float | None = None
         self._accepted = 0
 
     @property
@@ -118,7 +119,7 @@ class Connection:
 
     async def _serve(self) -> None:
         why = "the relay is stopping"
-        self._progress_at = began = trio.current_time()
+        began = trio.current_time()
         try:
             if self._terms.tls_on_connect:
                 await self._secure()
@@ -161,30 +162,24 @@ class Connection:
         while True:
             action = self._machine.next_action()
             if action is None:
-                await self._line.flush()
+                await self._write()
                 await self._read()
                 continue
-            self._progress_at = trio.current_time()
-            match action:
-                case Send(data=data):
-                    self._line.send(data)
-                case ContentChunk(data=data):
-                    await self._keep(data)
-                case AbandonContent(why=why):
-                    await self._abandon(why)
-                case Handshake():
-                    await self._line.flush()
-                    await self._secure()
-                case AbandonExchange():
-                    self._give_up_login()
-                case Close(why=why):
-                    await self._line.flush()
-                    await self._line.linger(why, secured=self._who.secured is not None)
-                    return why
-                case _:
-                    await self._answer(action)
+            self._progressing = True
+            if isinstance(action, Close):
+                await self._write()
+                await self._line.linger(action.why, secured=self._who.secured is not None)
+                return action.why
+            await self._performers[type(action)](self, action)
 
     # The stream
+
+    async def _write(self) -> None:
+        """What the machine has to say. Raises ConnectionLost."""
+        output = self._machine.take_output()
+        if output:
+            self._progressing = True
+            await self._line.write(output)
 
     async def _read(self) -> None:
         if self._stopping and not self._machine.in_content:
@@ -194,9 +189,18 @@ class Connection:
 
     def _patience(self) -> float:
         """Until when the client may keep us waiting: a command must be complete, content must flow."""
+        now = trio.current_time()
+        if self._progressing:
+            self._progress_at, self._progressing = now, False
         if not self._machine.in_content:
             return self._progress_at + self._terms.idle_timeout
-        return min(trio.current_time() + self._terms.idle_timeout, self._content_since + CONTENT_DEADLINE)
+        if self._content_since is None:
+            self._content_since = now
+        return min(now + self._terms.idle_timeout, self._content_since + CONTENT_DEADLINE)
+
+    async def _handshake(self, handshake: Handshake) -> None:
+        await self._write()
+        await self._secure()
 
     async def _secure(self) -> None:
         """TLS from here on; what was said before counts no more."""
@@ -211,26 +215,11 @@ class Connection:
 
     # Questions
 
-    async def _answer(self, question: Question) -> None:
-        match question:
-            case StartTls():
-                self._machine.accept()
-            case AuthExchange():
-                await self._log_in(question)
-            case ConsiderSender(size=size):
-                if self._limits.message(self._client):
-                    await self._consider_space(size or 0)
-                else:
-                    self._slow_down("messages")
-            case ConsiderRecipient():
-                self._consider_recipient(question)
-            case BeginContent():
-                await self._begin(question)
-            case EndContent():
-                await self._commit(question)
+    async def _start_tls(self, question: StartTls) -> None:
+        self._machine.accept()
 
     async def _log_in(self, question: AuthExchange) -> None:
-        await self._line.flush()  # what follows may take its time
+        await self._write()  # what follows may take its time
         if question.first:
             self._exchange = self._security.begin(question.mechanism, self._who)
         assert self._exchange is not None, "no exchange has begun"
@@ -246,16 +235,25 @@ class Connection:
                 self._machine.refuse(reply)
         self._exchange = None
 
+    async def _abandon_login(self, action: AbandonExchange) -> None:
+        self._give_up_login()
+
     def _give_up_login(self) -> None:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.abandon()
 
-    def _consider_recipient(self, question: ConsiderRecipient) -> None:
+    async def _consider_sender(self, question: ConsiderSender) -> None:
+        if self._limits.message(self._who.address):
+            await self._consider_space(question.mail.size or 0)
+        else:
+            self._slow_down("messages")
+
+    async def _consider_recipient(self, question: ConsiderRecipient) -> None:
         refused = self._denied() or recipient_refusal(question, self._terms)
         if refused is not None:
             self._machine.refuse(refused)
-        elif self._limits.recipient(self._client):
+        elif self._limits.recipient(self._who.address):
             self._machine.accept()
         else:
             self._slow_down("recipients")
@@ -299,7 +297,7 @@ class Connection:
     async def _begin(self, question: BeginContent) -> None:
         origin = Origin(
             self._new_id(),
-            self._client,
+            self._who.address,
             self._machine.helo,
             self._protocol(utf8=question.mail.smtputf8),
             self._clock.now(),
@@ -307,9 +305,10 @@ class Connection:
             self._who.proxy,
         )
         header = header_of(origin, question, self._who, self._terms.hostname)
-        name = f"{origin.message_id}@{self._terms.hostname}"
-        completion = Completion(origin.received_at, name) if self._terms.submission else None
-        fields = HeaderFields(self._terms.header_names) if self._terms.header_names else None
+        terms, completion = self._terms, None
+        if terms.submission:
+            completion = Completion(origin.received_at, f"{origin.message_id}@{terms.hostname}")
+        fields = HeaderFields(terms.header_names) if terms.header_names else None
         try:
             sink = await self._intake.begin(origin)
             self._incoming = Incoming(origin, sink, len(header), HopCounter(), completion, fields)
@@ -318,11 +317,11 @@ class Connection:
             await self._abandon(str(error))
             self._machine.refuse(apology(error))
             return
-        self._content_since = trio.current_time()
+        self._content_since = None  # until we wait for it
         self._machine.accept()
 
-    async def _keep(self, data: bytes) -> None:
-        incoming = self._incoming
+    async def _keep(self, chunk: ContentChunk) -> None:
+        incoming, data = self._incoming, chunk.data
         if incoming is None:
             return
         incoming.hops.feed(data)
@@ -342,10 +341,10 @@ class Connection:
         The shield keeps a shutdown from cutting between the commit and the 250, which would make the client
         send a second copy. After an unknown end of the commit nothing is abandoned: it may have succeeded.
         """
-        await self._line.flush()  # a client that is gone by now keeps its mail
+        await self._write()  # a client that is gone by now keeps its mail
         incoming = self._incoming
         assert incoming is not None, "the content was abandoned"
-        over = content_refusals(question.recipients, facts_of(incoming, question), self._terms)
+        over = self._refusals(incoming, question)
         if over and (not question.individually or len(over) == len(question.rcpts)):
             refused = next(iter(over.values()))
             await self._abandon(f"not for a recipient: {refused.lines[0]}")
@@ -369,21 +368,31 @@ class Connection:
                 return
             committed = True
         if committed:  # in time or not: what was begun by the deadline is not taken back
-            await self._tell_accepted(envelope, accept(self._machine, question, envelope, over))
+            accept(self._machine, question, envelope, over)
+            await self._tell_accepted(envelope)
         else:
             self._refused(incoming, "the queue did not answer in time; the message may be in it")
             self._machine.refuse(Reply(451, ("4.3.0 The queue is too slow, try again later",)))
 
-    async def _tell_accepted(self, envelope: Envelope, replies: Iterable[bytes]) -> None:
+    def _refusals(self, incoming: Incoming, question: EndContent) -> Mapping[Mailbox, Reply]:
+        if not self._terms.recipient_limits:
+            return {}
+        return content_refusals(question.recipients, facts_of(incoming, question), self._terms)
+
+    async def _tell_accepted(self, envelope: Envelope) -> None:
         """It is ours and the client is told so, whatever ends meanwhile."""
         self._accepted += 1
         say_accepted(self._who, self._machine.helo, envelope)
-        for reply in replies:
-            self._line.send(reply)
+        rest = self._line.write_now(self._machine.take_output())
+        if not rest:
+            return
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING) as shield:
-            await self._line.flush()
+            await self._line.write(rest)
         if shield.cancelled_caught:  # an unknown part was sent: the replies are out of step
             raise ConnectionLost(UNREAD)
+
+    async def _abandon_content(self, action: AbandonContent) -> None:
+        await self._abandon(action.why)
 
     async def _abandon(self, why: str) -> None:
         incoming, self._incoming = self._incoming, None
@@ -398,3 +407,19 @@ class Connection:
     def _tell_detail(self, what: str) -> None:
         if self._terms.protocol_detail:  # somebody wants to know of unusual ends
             say_detail(self._who, self._machine.helo, what)
+
+    async def _end_content(self, question: EndContent) -> None:
+        await self._commit(question)  # whatever that is for this kind of client
+
+    _performers: Mapping[type[Action], Callable[[Connection, Any], Awaitable[None]]] = {
+        ContentChunk: _keep,
+        AbandonContent: _abandon_content,
+        Handshake: _handshake,
+        AbandonExchange: _abandon_login,
+        StartTls: _start_tls,
+        AuthExchange: _log_in,
+        ConsiderSender: _consider_sender,
+        ConsiderRecipient: _consider_recipient,
+        BeginContent: _begin,
+        EndContent: _end_content,
+    }

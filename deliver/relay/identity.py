@@ -8,8 +8,10 @@ from random import Random
 from deliver.message import MessageId
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no i l o u; in order of ASCII, in one case only
+_PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)  # of 10 bits each
 _RANDOM_BITS = 40
-_LENGTH = 18  # characters of 5 bits: 50 bits of milliseconds, 40 random bits
+_DRAWN = 64  # ids for which random bits are drawn at once: each draw is a call of the system
+_SHIFTS = tuple(range(80, -1, -10))  # 18 characters of 5 bits: 50 bits of milliseconds, 40 random bits
 
 
 class MessageIds:
@@ -20,13 +22,16 @@ class MessageIds:
         self._now = now
         self._rng = rng
         self._last = 0
+        self._random: list[int] = []
 
     def __call__(self) -> MessageId:
         """The next id, 18 characters; a clock that was set back does not disturb the order."""
-        value = (int(self._now() * 1000) << _RANDOM_BITS) | self._rng.getrandbits(_RANDOM_BITS)
-        self._last = max(value, self._last + 1)
-        return MessageId(_base32(self._last))
+        if not self._random:
+            self._draw()
+        value = (int(self._now() * 1000) << _RANDOM_BITS) | self._random.pop()
+        self._last = value = value if value > self._last else self._last + 1
+        return MessageId("".join([_PAIRS[(value >> shift) & 1023] for shift in _SHIFTS]))
 
-
-def _base32(value: int) -> str:
-    return "".join(_ALPHABET[(value >> (5 * place)) & 31] for place in reversed(range(_LENGTH)))
+    def _draw(self) -> None:
+        bits, mask = self._rng.getrandbits(_DRAWN * _RANDOM_BITS), (1 << _RANDOM_BITS) - 1
+        self._random = [(bits >> (number * _RANDOM_BITS)) & mask for number in range(_DRAWN)]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import trio
 
 from deliver.net.arrived import has_arrived
+from deliver.net.prompt import PromptStream
 from deliver.relay.access import client_address
 from deliver.relay.proxyprotocol import HeaderReader, Own, Proxied, ProxyFault
 from deliver.relay.security import Client
@@ -58,4 +59,4 @@ def _client(header: Proxied | Own, balancer: Client) -> Client:
 
 def has_spoken(stream: trio.abc.Stream) -> bool:
     """Whether octets have come already: a mail server waits for the greeting (RFC 5321 3.1)."""
-    return isinstance(stream, trio.SocketStream) and has_arrived(stream)
+    return isinstance(stream, trio.SocketStream | PromptStream) and has_arrived(stream)

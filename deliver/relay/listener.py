@@ -17,6 +17,7 @@ import trio
 from deliver.message import MessageId
 from deliver.net.clock import Clock
 from deliver.net.patience import PatientListener
+from deliver.net.prompt import PromptStream
 from deliver.relay.access import client_address, may_relay
 from deliver.relay.binding import Bound
 from deliver.relay.clientstream import CLOSING
@@ -227,7 +228,7 @@ class Listener:
         except OSError:  # gone before we looked
             await trio.aclose_forcefully(stream)
             return
-        await self.handle(stream, client, port=port, local=local, place=place)
+        await self.handle(PromptStream.instead_of(stream), client, port=port, local=local, place=place)
 
     async def _turn_away(self, stream: trio.abc.Stream, client: str, text: str) -> None:
         say(log, logging.WARNING, "connection turned away", client=client, why=text)

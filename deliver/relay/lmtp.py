@@ -28,6 +28,7 @@ from deliver.direct import Direct, Limit, Result
 from deliver.errors import OutriderError
 from deliver.message import Envelope, MessageId
 from deliver.net.clock import Clock
+from deliver.net.prompt import PromptStream
 from deliver.outcome import Deferred, Delivered, Outcome
 from deliver.relay.acceptance import apology, envelope_of, facts_of
 from deliver.relay.admission import content_refusals
@@ -185,7 +186,7 @@ class LmtpConnection(Connection):
 
     async def _commit(self, question: EndContent) -> None:
         """Deliver, then say what became of each recipient."""
-        await self._line.flush()  # a client that is gone by now keeps its mail
+        await self._write()  # a client that is gone by now keeps its mail
         incoming, self._incoming = self._incoming, None
         assert incoming is not None, "the content was abandoned"
         assert isinstance(incoming.sink, LmtpSink)
@@ -281,6 +282,6 @@ class LmtpListener(Listener):
 
     async def _accepted(self, stream: trio.SocketStream, place: str = DEFAULT) -> None:
         if stream.socket.family == socket.AF_UNIX:
-            await self.handle(stream, LOCAL, place=place)
+            await self.handle(PromptStream.instead_of(stream), LOCAL, place=place)
         else:
             await super()._accepted(stream, place)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import lru_cache
 
 from deliver.message import Mailbox, MessageId, literal_address
 
@@ -17,6 +18,7 @@ UNKNOWN = "unknown"
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9_])?\Z")
 _WORD = re.compile(r"[^A-Za-z0-9._-]")
 _RECEIVED = re.compile(rb"received[ \t]*:", re.IGNORECASE)
+_RECEIVED_LINES = re.compile(rb"\r\nreceived[ \t]*:")  # of a header section in lower case
 _LONG_LINE = 64  # octets that are enough to tell whether it is a Received field
 
 
@@ -37,19 +39,29 @@ def received_header(
     version and cipher. The recipient is named only if there is just one: the others are nobody's business
     (RFC 5321 7.2); and only in ASCII, so that the header suits every server.
     """
-    clauses = [
-        f"Received: from {_safe_helo(helo)} ({_literal(client)})",
-        f"by {hostname} (Outrider) with {protocol} id {message_id}",
-    ]
-    if tls is not None:
-        clauses[-1] += f" ({_WORD.sub('-', tls[0])} {_WORD.sub('-', tls[1])})"
+    before, after = _session_clauses(helo, client, hostname, protocol, tls)
+    named = ""
     if len(recipients) == 1 and not recipients[0].internationalised:
-        clauses.append(f"for <{recipients[0]}>")
-    clauses[-1] += ";"
-    clauses.append(format_datetime(datetime.fromtimestamp(int(now), UTC)))
-    return "\r\n ".join(clauses).encode("ascii") + b"\r\n"
+        named = f"\r\n for <{recipients[0]}>"
+    return f"{before}{message_id}{after}{named};\r\n {_date(int(now))}\r\n".encode("ascii")
 
 
+@lru_cache(maxsize=256)  # they are the same for all messages of a connection
+def _session_clauses(
+    helo: str, client: str, hostname: str, protocol: str, tls: tuple[str, str] | None
+) -> tuple[str, str]:
+    """What stands before the id, and between it and the recipient."""
+    client_clause = f"from {_safe_helo(helo)} ({_literal(client)})"
+    secured = f" ({_WORD.sub('-', tls[0])} {_WORD.sub('-', tls[1])})" if tls is not None else ""
+    return f"Received: {client_clause}\r\n by {hostname} (Outrider) with {protocol} id ", secured
+
+
+@lru_cache(maxsize=2)  # most messages come in the same second as the one before
+def _date(second: int) -> str:
+    return format_datetime(datetime.fromtimestamp(second, UTC))
+
+
+@lru_cache(maxsize=32)
 def protocol_name(*, lmtp: bool, extended: bool, utf8: bool, secured: bool, authenticated: bool) -> str:
     """What follows `with` (RFC 3848, RFC 6531 4.3): ESMTPSA, UTF8SMTPS, LMTPA …"""
     if not extended:
@@ -70,6 +82,10 @@ class HopCounter:
     def feed(self, data: bytes) -> None:
         """Take the next octets of the content, its lines ended by CRLF."""
         if not self._in_header:
+            return
+        if not self._rest and (end := (lines_before := b"\r\n" + data).find(b"\r\n\r\n")) >= 0:
+            self._in_header = False  # as nearly always: the rest of the header section at once
+            self.hops += len(_RECEIVED_LINES.findall(lines_before[:end].lower()))
             return
         *lines, rest = (self._rest + data).split(b"\r\n")
         for line in lines:

@@ -102,7 +102,7 @@ def choose(routes: Iterable[RouteSettings], domain: str, sender: str | None = No
     ConfigurationError.
     """
     for candidate in routes:
-        of = _sender_pattern(candidate, sender)
+        of = _sender_pattern(candidate, sender) if candidate.senders else None
         if candidate.senders and of is None:
             continue
         matched = _domain_pattern(candidate, domain)
@@ -124,7 +124,10 @@ def senders_elsewhere(routes: Iterable[RouteSettings], domain: str) -> tuple[str
 
 
 def _domain_pattern(route: RouteSettings, domain: str) -> str | None:
-    return next((pattern for pattern in route.domains if matches(pattern, domain)), None)
+    for pattern in route.domains:
+        if matches(pattern, domain):
+            return pattern
+    return None
 
 
 def _sender_pattern(route: RouteSettings, sender: str | None) -> str | None:
@@ -134,6 +137,7 @@ def _sender_pattern(route: RouteSettings, sender: str | None) -> str | None:
     return next((each for each in route.senders if fnmatchcase(sender.lower(), each.lower())), None)
 
 
+@lru_cache(maxsize=CACHED)
 def _route(chosen: RouteSettings, domain: str, matched: str) -> Route:
     if chosen.via == "reject":
         return Reject(chosen.reason, matched)

@@ -32,7 +32,8 @@ class Terms:
     """See `deliver.settings.Relay`. Times in seconds, `message_size` in octets (0: no limit).
 
     `certificate_names`: patterns of names in clients' certificates that may relay. `proxies`: who begins with
-    a PROXY header. `header_names`: fields that `recipient_limits` look at, in lower case.
+    a PROXY header. `header_names`: fields that `recipient_limits` look at, in lower case. `rejecting`: one of
+    the routes may reject.
     """
 
     hostname: str
@@ -54,6 +55,7 @@ class Terms:
     recipient_limits: tuple[RecipientLimit, ...] = ()
     header_names: frozenset[str] = frozenset()
     protocol_detail: bool = False
+    rejecting: bool = True
 
     @property
     def limits(self) -> Limits:
@@ -125,6 +127,7 @@ def _all_terms(
                     for each in limit.refuse_headers
                 ),
                 protocol_detail=protocol_detail,
+                rejecting=any(route.via == "reject" for route in routes),
             ),
         )
 

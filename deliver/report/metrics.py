@@ -11,6 +11,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 from typing import Final, Literal
 
@@ -27,8 +28,8 @@ from sqlalchemy import Connection
 from deliver.outcome import AttemptResult
 from deliver.queue.execution import Attempt
 from events.catalogue import Event, Scalar
+from events.outbox import AppendEach
 
-Append = Callable[[Connection, str | None, Iterable[Event]], None]
 Snapshot = dict[str, dict[str, float]]  # metric: labels as JSON: value
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -88,24 +89,27 @@ class Meter:
 
     def count(self, metric: str, amount: float = 1.0, **labels: str) -> None:
         """Add to a counter of FAMILIES."""
-        key = _key(labels)
         with self._lock:
-            samples = self._counts.setdefault(metric, {})
-            samples[key] = samples.get(key, 0.0) + amount
+            self._add(metric, _key(labels), amount)
+
+    def _add(self, metric: str, key: str, amount: float = 1.0) -> None:
+        samples = self._counts.setdefault(metric, {})
+        samples[key] = samples.get(key, 0.0) + amount
 
     def observe(self, metric: str, seconds: float) -> None:
         """Add to a histogram."""
         place = bisect_left(SECONDS, seconds)
         limit = "+Inf" if place == len(SECONDS) else str(SECONDS[place])
-        self.count(metric, le=limit)
-        self.count(metric, seconds, part=SUM)
+        with self._lock:
+            self._add(metric, _key({"le": limit}))
+            self._add(metric, _key({"part": SUM}), seconds)
 
     def tell(self, events: Iterable[Event]) -> None:
         """Count what the events of the catalogue say."""
-        for event in events:
-            counted = _COUNTED.get(event.name)
-            if counted is not None:
-                counted(self, event.fields)
+        samples = [each for event in events if event.name in _COUNTED for each in _samples(event)]
+        with self._lock:
+            for metric, key in samples:
+                self._add(metric, key)
 
     def snapshot(self) -> Snapshot:
         """All counts, and the gauges as they are now."""
@@ -139,13 +143,14 @@ class Timed:
         return self.attempt.progress()
 
 
-def metered(append: Append, meter: Meter) -> Append:
-    """An `events.outbox.append` that counts what passes."""
+def metered(append_each: AppendEach, meter: Meter) -> AppendEach:
+    """The same, and what passes is counted."""
 
-    def counting(conn: Connection, message_id: str | None, events: Iterable[Event]) -> None:
-        known = tuple(events)
-        append(conn, message_id, known)
-        meter.tell(known)
+    def counting(conn: Connection, told: Iterable[tuple[str | None, Iterable[Event]]]) -> None:
+        known = [(message_id, tuple(events)) for message_id, events in told]
+        append_each(conn, known)
+        for _, events in known:
+            meter.tell(events)
 
     return counting
 
@@ -218,59 +223,47 @@ def _histogram(name: str, family: Family, samples: dict[str, float]) -> Metric:
 
 
 def _key(labels: Mapping[str, str]) -> str:
-    return json.dumps(sorted(labels.items()), separators=(",", ":"))
+    return _key_of(tuple(labels.items())) if labels else "[]"
+
+
+@lru_cache(maxsize=1024)
+def _key_of(labels: tuple[tuple[str, str], ...]) -> str:
+    return json.dumps(sorted(labels), separators=(",", ":"))
 
 
 # What events say
 
-Fields = Mapping[str, Scalar]
+Sample = tuple[str, str]  # a metric and its labels, as `_key` has them
 
 
-def _accepted(meter: Meter, fields: Fields) -> None:
-    meter.count("outrider_messages_accepted")
+def _samples(event: Event) -> tuple[Sample, ...]:
+    """What an event adds one to."""
+    always = _COUNTED[event.name]
+    if event.name == "msg:delivery":
+        return (*always, _security(event.fields.get("tls_version"), event.fields.get("tls_verified_by")))
+    if event.name == "msg:rcpt:defer" and event.fields.get("in_doubt"):
+        return (*always, ("outrider_in_doubt", _key({})))
+    return always
 
 
-def _delivered(meter: Meter, fields: Fields) -> None:
-    meter.count("outrider_deliveries", result="delivered")
-    security = "clear" if not fields.get("tls_version") else str(fields.get("tls_verified_by") or "none")
-    meter.count("outrider_deliveries_by_security", security=security)
+def _security(version: Scalar, verified_by: Scalar) -> Sample:
+    security = "clear" if not version else str(verified_by or "none")
+    return ("outrider_deliveries_by_security", _key({"security": security}))
 
 
-def _deferred(meter: Meter, fields: Fields) -> None:
-    meter.count("outrider_deliveries", result="deferred")
-    if fields.get("in_doubt"):
-        meter.count("outrider_in_doubt")
+def _result(word: str) -> tuple[Sample, ...]:
+    return (("outrider_deliveries", _key({"result": word})),)
 
 
-def _failed(meter: Meter, fields: Fields) -> None:
-    meter.count("outrider_deliveries", result="failed")
-
-
-def _bounced(meter: Meter, fields: Fields) -> None:
-    meter.count("outrider_bounces")
-
-
-def _refused(meter: Meter, fields: Fields) -> None:
-    meter.count("outrider_servers_refused")
-
-
-def _fell_back(meter: Meter, fields: Fields) -> None:
-    meter.count("outrider_tls_fallbacks")
-
-
-def _tls_failed(meter: Meter, fields: Fields) -> None:
-    meter.count("outrider_tls_failures")
-
-
-_COUNTED: Final[Mapping[str, Callable[[Meter, Fields], None]]] = {
-    "msg:accept": _accepted,
-    "msg:delivery": _delivered,
-    "msg:rcpt:defer": _deferred,
-    "msg:fail:delivery": _failed,
-    "msg:fail:internal": _failed,
-    "msg:bounce": _bounced,
-    "tls:fail:connect": _tls_failed,
-    "tls:fail:verify": _refused,
-    "dane:fail": _refused,
-    "tls:fallback": _fell_back,
+_COUNTED: Final[Mapping[str, tuple[Sample, ...]]] = {
+    "msg:accept": (("outrider_messages_accepted", _key({})),),
+    "msg:delivery": _result("delivered"),
+    "msg:rcpt:defer": _result("deferred"),
+    "msg:fail:delivery": _result("failed"),
+    "msg:fail:internal": _result("failed"),
+    "msg:bounce": (("outrider_bounces", _key({})),),
+    "tls:fail:connect": (("outrider_tls_failures", _key({})),),
+    "tls:fail:verify": (("outrider_servers_refused", _key({})),),
+    "dane:fail": (("outrider_servers_refused", _key({})),),
+    "tls:fallback": (("outrider_tls_fallbacks", _key({})),),
 }

@@ -42,8 +42,8 @@ class CachingResolver:
         evidence: bool = False,
         least: float = 0.0,
     ) -> None:
+        self.now = now
         self._upstream = upstream
-        self._now = now
         self._entries = entries
         self._max_ttl = max_ttl
         self._evidence = evidence
@@ -56,7 +56,7 @@ class CachingResolver:
         kept = self._kept.get(query)
         if kept is not None:
             expiry, answer = kept
-            if self._now() < expiry:
+            if self.now() < expiry:
                 self._kept.move_to_end(query)
                 return answer
             del self._kept[query]
@@ -65,6 +65,11 @@ class CachingResolver:
             if flight.answer is not None:
                 return flight.answer
         return await self._fly(query)
+
+    def expiry(self, query: Query) -> float:
+        """Until when the same answer is given again, by `now`; 0 where that is not known."""
+        kept = self._kept.get(query)
+        return 0.0 if kept is None else kept[0]
 
     async def _fly(self, query: Query) -> Answer:
         flight = self._flights[query] = _Flight()
@@ -82,6 +87,6 @@ class CachingResolver:
         if seconds <= 0:
             return
         kept = answer if self._evidence else replace(answer, evidence=())
-        self._kept[query] = (self._now() + seconds, kept)
+        self._kept[query] = (self.now() + seconds, kept)
         while len(self._kept) > self._entries:
             self._kept.popitem(last=False)

@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import dns.flags
-import dns.message
 import dns.name
 import dns.rcode
 import dns.rdatatype
 
 from deliver.dnssec.evidence import Security
+from deliver.dnssec.response import Response
 from deliver.dnssec.verdict import Ask, Judged
-from deliver.resolve.transport import EDNS_PAYLOAD, NoReply, Recursor, ResolverAddress
+from deliver.resolve.exchange import Request
+from deliver.resolve.transport import NoReply, Recursor, ResolverAddress
 from deliver.resolve.validating import ValidatingResolver
 
 ABSENT = dns.name.from_text("outrider-doctor.invalid.")  # RFC 6761 6.4: never exists
@@ -86,7 +87,7 @@ async def examine(
     )
     for name in bogus:
         refused = await _plain(recursor, dns.name.from_text(f"{name}."), dns.rdatatype.A)
-        if vouches and not isinstance(refused, NoReply) and refused.rcode() == dns.rcode.NOERROR:
+        if vouches and not isinstance(refused, NoReply) and refused.rcode == dns.rcode.NOERROR:
             vouches = False
             notes.append(f"it answers for {name}, which is bogus: its AD bit is worth nothing")
     return Examination(str(address), State.VALIDATING if vouches else State.PASSING, tuple(notes))
@@ -94,11 +95,9 @@ async def examine(
 
 async def _plain(
     recursor: Recursor, name: dns.name.Name, rdtype: dns.rdatatype.RdataType
-) -> dns.message.Message | NoReply:
+) -> Response | NoReply:
     """As an ordinary client asks: with AD, without CD."""
-    request = dns.message.make_query(name, rdtype, want_dnssec=True, payload=EDNS_PAYLOAD)
-    request.flags |= dns.flags.AD
-    response, _ = await recursor.ask(request)
+    response, _ = await recursor.ask(Request(name, rdtype, dns.flags.RD | dns.flags.AD, dnssec=True))
     return response
 
 

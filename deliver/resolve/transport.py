@@ -1,4 +1,4 @@
-"""Questions to recursive resolvers over UDP with TCP fallback (dnspython on trio), read as `Answer`s.
+"""Questions to recursive resolvers over UDP with TCP fallback, and their responses read as `Answer`s.
 
 In `trust-ad` mode the AD bit of the resolver says what is secure (RFC 6840 5.8; the query sets AD and DO),
 so the path to it must be beyond forgery: loopback, or by explicit consent (`dns.trust_remote_ad`). In `off`
@@ -9,28 +9,22 @@ Unreachable; neither is ever an absence. Resolvers are tried in turn, `attempts`
 from __future__ import annotations
 
 import ipaddress
-import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import dns.asyncbackend
-import dns.asyncquery
 import dns.edns
 import dns.exception
 import dns.flags
-import dns.message
 import dns.name
 import dns.rcode
-import dns.rdata
 import dns.rdatatype
 import dns.resolver
 import trio
-from dns.rdtypes.ANY.CNAME import CNAME
-from dns.rdtypes.ANY.MX import MX
-from dns.rdtypes.ANY.TLSA import TLSA
-from dns.rdtypes.ANY.TXT import TXT
-from dns.rdtypes.IN.A import A
-from dns.rdtypes.IN.AAAA import AAAA
 
+from deliver.dnssec.anchors import ancestors
+from deliver.dnssec.names import named
+from deliver.dnssec.records import RecordSet, negative_ttl
+from deliver.dnssec.response import MalformedResponse, Response, Section, name_in
 from deliver.errors import ConfigurationError
 from deliver.resolve.answer import (
     AddressRecord,
@@ -47,12 +41,14 @@ from deliver.resolve.answer import (
     TlsaRecord,
     Unreachable,
 )
+from deliver.resolve.exchange import Request, over_tcp, over_udp
 from deliver.settings import Dns
 
-EDNS_PAYLOAD = 1232  # octets; avoids fragments (DNS flag day 2020)
 MAX_RECORDS = 200  # of one answer; more are a hostile zone
 MAX_QUERIES_AT_A_TIME = 200  # each holds a socket
 MAX_WHY = 500  # characters of an explanation; resolvers control some of them
+MAX_ALIASES = 16  # of one answer
+MAX_TTL = 0x7FFFFFFF  # seconds, where nothing says less
 
 # RFC 8914: DNSSEC Bogus … NSEC Missing. 1, 2 and 5 (unsupported, indeterminate) stay Unreachable.
 _BOGUS_EXTENDED_ERRORS = range(6, 13)
@@ -133,17 +129,17 @@ class Recursor:
         self._addresses = addresses
         self._limiter = trio.CapacityLimiter(MAX_QUERIES_AT_A_TIME)
 
-    async def ask(self, request: dns.message.QueryMessage) -> tuple[dns.message.Message | NoReply, str]:
+    async def ask(self, request: Request) -> tuple[Response | NoReply, str]:
         """The response and who gave it. A failure (SERVFAIL, REFUSED …) counts when nobody has better."""
-        worst: tuple[dns.message.Message | NoReply, str] = (NoReply("no resolver is configured"), "nobody")
+        worst: tuple[Response | NoReply, str] = (NoReply("no resolver is configured"), "nobody")
         async with self._limiter:
             for _ in range(self._attempts):
                 for server in self._addresses:
                     response = await self.ask_one(request, server)
                     said = f"resolver {server}"
                     if isinstance(response, NoReply):
-                        worst = worst if isinstance(worst[0], dns.message.Message) else (response, said)
-                    elif response.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+                        worst = worst if isinstance(worst[0], Response) else (response, said)
+                    elif response.rcode in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
                         return response, said
                     elif is_bogus(response):
                         return response, said  # another resolver would not make it any truer
@@ -151,29 +147,19 @@ class Recursor:
                         worst = (response, said)
         return worst
 
-    async def ask_one(
-        self, request: dns.message.QueryMessage, server: ResolverAddress
-    ) -> dns.message.Message | NoReply:
+    async def ask_one(self, request: Request, server: ResolverAddress) -> Response | NoReply:
         """One question to one resolver: UDP, then TCP if the answer was cut."""
         said = f"resolver {server}"
         try:
-            response, _ = await dns.asyncquery.udp_with_fallback(
-                request,
-                server.address,
-                timeout=self._timeout,
-                port=server.port,
-                ignore_unexpected=True,
-                ignore_errors=True,
-                backend=dns.asyncbackend.get_backend("trio"),
-            )
-        except dns.exception.Timeout:
+            response = await over_udp(request, server.address, server.port, self._timeout)
+            if response.flags & dns.flags.TC:
+                response = await over_tcp(request, server.address, server.port, self._timeout)
+        except trio.TooSlowError:
             return NoReply(f"{said} did not answer within {self._timeout:g} s")
         except (OSError, EOFError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             return NoReply(f"{said} cannot be reached: {error}")
-        except dns.exception.DNSException as error:
+        except MalformedResponse as error:
             return NoReply(f"{said} gave a malformed answer: {error}")
-        except (ValueError, IndexError, struct.error) as error:  # dnspython on hostile wire data
-            return NoReply(f"{said} gave an unreadable answer: {error}")
         return response
 
 
@@ -187,23 +173,17 @@ class AdResolver:
     async def lookup(self, query: Query) -> Answer:
         """Ask, and read the response."""
         try:
-            name = dns.name.from_text(query.name + ".")
+            name = named(f"{query.name}.")
         except dns.exception.DNSException as error:
             return not_a_name(query, error)
-        request = dns.message.make_query(
-            name,
-            query.type,
-            want_dnssec=self._trusts_ad,
-            payload=EDNS_PAYLOAD,
-        )
-        if self._trusts_ad:
-            request.flags |= dns.flags.AD
-        response, said = await self._recursor.ask(request)
+        flags = dns.flags.RD | dns.flags.AD if self._trusts_ad else dns.flags.RD
+        rdtype = dns.rdatatype.RdataType[query.type]
+        response, said = await self._recursor.ask(Request(name, rdtype, flags, dnssec=self._trusts_ad))
         if isinstance(response, NoReply):
             return Unreachable(response.why)
         try:
             return read_response(query, response, trust_ad=self._trusts_ad, said=said)
-        except (dns.exception.DNSException, ValueError) as error:
+        except ValueError as error:
             return Unreachable(f"{said} gave an unusable answer: {error}")
 
 
@@ -212,70 +192,110 @@ def not_a_name(query: Query, error: dns.exception.DNSException) -> Unreachable:
     return Unreachable(f"{query.name[:MAX_WHY]} is no domain name: {error}")
 
 
-def read_response(query: Query, response: dns.message.Message, *, trust_ad: bool, said: str) -> Answer:
-    """What a parsed response means. Raises DNSException or ValueError for one that makes no sense."""
-    rcode = response.rcode()
-    if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+def read_response(query: Query, response: Response, *, trust_ad: bool, said: str) -> Answer:
+    """What a response means. Raises ValueError for one that makes no sense."""
+    if response.rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
         why = failure_in_words(response, said)
         return Bogus(why) if is_bogus(response) else Unreachable(why)
-    if not isinstance(response, dns.message.QueryMessage):
+    if len(response.questions) != 1 or not response.flags & dns.flags.QR:
         return Unreachable(f"{said} answered with something other than a query response")
     secure = trust_ad and bool(response.flags & dns.flags.AD)
-    chain = response.resolve_chaining()
-    aliases = tuple(
-        name_of(rdata.target)
-        for cname in chain.cnames
-        for rdata in cname
-        if rdata.rdtype == dns.rdatatype.CNAME
-    )
-    ttl = chain.minimum_ttl
-    if rcode == dns.rcode.NXDOMAIN:
-        return NxDomain(secure, ttl, aliases)
-    if chain.answer is None:
+    rdtype = dns.rdatatype.RdataType[query.type]
+    names, ttl = _follow(response.answer, response.questions[0][0], rdtype)
+    aliases = tuple(name_of(name) for name in names[1:])
+    found = response.answer.get(names[-1], rdtype)
+    if found is None:
+        ttl = min(ttl, _negative_ttl(response.authority, names[-1]))
+        if response.rcode == dns.rcode.NXDOMAIN:
+            return NxDomain(secure, ttl, aliases)
         return NoData(secure, ttl, aliases)
-    if len(chain.answer) > MAX_RECORDS:
-        return Unreachable(f"{said} gave {len(chain.answer)} records, more than {MAX_RECORDS}")
-    records = tuple(record_of(rdata) for rdata in chain.answer)
-    return Found(records, secure, ttl, aliases)
+    if response.rcode == dns.rcode.NXDOMAIN:
+        raise ValueError("it answers, and says that the name does not exist")
+    if len(found) > MAX_RECORDS:
+        return Unreachable(f"{said} gave {len(found)} records, more than {MAX_RECORDS}")
+    return Found(records_of(found), secure, min(ttl, found.ttl), aliases)
 
 
-def is_bogus(response: dns.message.Message) -> bool:
+def _follow(
+    answer: Section, name: dns.name.Name, rdtype: dns.rdatatype.RdataType
+) -> tuple[list[dns.name.Name], int]:
+    """The names that CNAMEs lead through, `name` first, and the lowest TTL of those. Raises ValueError."""
+    names, ttl = [name], MAX_TTL
+    while answer.get(names[-1], rdtype) is None:
+        alias = answer.get(names[-1], dns.rdatatype.CNAME)
+        if alias is None:
+            break
+        if len(names) > MAX_ALIASES:
+            raise ValueError(f"more than {MAX_ALIASES} aliases")
+        names.append(name_in(alias.canonical[0]))
+        ttl = min(ttl, alias.ttl)
+    return names, ttl
+
+
+def _negative_ttl(authority: Section, name: dns.name.Name) -> int:
+    """How long an absence holds (RFC 2308 5); the longest where no SOA record says."""
+    for above in ancestors(name):
+        soa = authority.get(above, dns.rdatatype.SOA)
+        if soa is not None:
+            return negative_ttl(soa)
+    return MAX_TTL
+
+
+def is_bogus(response: Response) -> bool:
     """Whether the resolver says that validation failed (RFC 8914)."""
-    return any(int(error.code) in _BOGUS_EXTENDED_ERRORS for error in _extended_errors(response))
+    return any(int(error.code) in _BOGUS_EXTENDED_ERRORS for error in response.errors)
 
 
-def failure_in_words(response: dns.message.Message, said: str) -> str:
+def failure_in_words(response: Response, said: str) -> str:
     """The response code and the extended errors of a failure."""
     words = "; ".join(
         (dns.edns.EDECode(error.code).name if error.code in list(dns.edns.EDECode) else str(error.code))
         + (f": {error.text}" if error.text else "")
-        for error in _extended_errors(response)
+        for error in response.errors
     )
-    what = f"{said} answered {dns.rcode.to_text(response.rcode())}"
+    what = f"{said} answered {dns.rcode.to_text(dns.rcode.Rcode.make(response.rcode))}"
     return f"{what} ({words})"[:MAX_WHY] if words else what
-
-
-def _extended_errors(response: dns.message.Message) -> list[dns.edns.EDEOption]:
-    return [option for option in response.options if isinstance(option, dns.edns.EDEOption)]
 
 
 def name_of(name: dns.name.Name) -> str:
     """Lower case, without the final dot; the root is empty."""
-    return name.to_text(omit_final_dot=True).lower() if name != dns.name.root else ""
+    return str(name)[:-1].lower()
 
 
-def record_of(rdata: dns.rdata.Rdata) -> Record:
-    """Our form of a record. Raises ValueError for a type that no delivery asks for."""
-    match rdata:
-        case MX():
-            return MxRecord(int(rdata.preference), name_of(rdata.exchange))
-        case A() | AAAA():
-            return AddressRecord(str(ipaddress.ip_address(rdata.address)))
-        case CNAME():
-            return AliasRecord(name_of(rdata.target))
-        case TLSA():
-            return TlsaRecord(int(rdata.usage), int(rdata.selector), int(rdata.mtype), bytes(rdata.cert))
-        case TXT():
-            return TextRecord(b"".join(rdata.strings))
+def records_of(rrset: RecordSet) -> tuple[Record, ...]:
+    """Our form of its records. Raises ValueError for malformed and unasked ones."""
+    return tuple(record_of(rrset.rdtype, octets) for octets in rrset.canonical)
+
+
+def record_of(rdtype: dns.rdatatype.RdataType, octets: bytes) -> Record:
+    """Our form of a record by its canonical RDATA. Raises ValueError."""
+    match rdtype:
+        case dns.rdatatype.MX if len(octets) > 2:
+            return MxRecord(int.from_bytes(octets[:2], "big"), name_of(name_in(octets, 2)))
+        case dns.rdatatype.A:
+            return AddressRecord(str(ipaddress.IPv4Address(octets)))
+        case dns.rdatatype.AAAA:
+            return AddressRecord(str(ipaddress.IPv6Address(octets)))
+        case dns.rdatatype.CNAME:
+            return AliasRecord(name_of(name_in(octets)))
+        case dns.rdatatype.TLSA if len(octets) >= 3:
+            return TlsaRecord(octets[0], octets[1], octets[2], octets[3:])
+        case dns.rdatatype.TXT:
+            return TextRecord(b"".join(_strings(octets)))
         case _:
-            raise ValueError(f"a {dns.rdatatype.to_text(rdata.rdtype)} record where none was asked for")
+            raise ValueError(
+                f"a {dns.rdatatype.to_text(rdtype)} record that cannot be read or was not asked for"
+            )
+
+
+def _strings(octets: bytes) -> Iterator[bytes]:
+    """The character strings of a TXT record (RFC 1035 3.3.14), at least one. Raises ValueError."""
+    start = 0
+    while True:
+        end = start + 1 + octets[start] if start < len(octets) else 0
+        if not 0 < end <= len(octets):
+            raise ValueError("a TXT record that is cut")
+        yield octets[start + 1 : end]
+        if end == len(octets):
+            return
+        start = end

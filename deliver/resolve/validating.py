@@ -16,8 +16,6 @@ from collections.abc import Callable
 
 import dns.exception
 import dns.flags
-import dns.message
-import dns.name
 import dns.rcode
 import dns.rdatatype
 import trio
@@ -28,10 +26,11 @@ from deliver.dnssec.budget import expected_seconds
 from deliver.dnssec.chain import judge
 from deliver.dnssec.evidence import Security, findings
 from deliver.dnssec.keys import KeyCache
+from deliver.dnssec.names import named
 from deliver.dnssec.verdict import Absence, Ask, Failure, Judged, Lookup, Reply
 from deliver.resolve.answer import Answer, Bogus, Found, NoData, NxDomain, Query, Unreachable
+from deliver.resolve.exchange import Request
 from deliver.resolve.transport import (
-    EDNS_PAYLOAD,
     MAX_RECORDS,
     MAX_WHY,
     NoReply,
@@ -39,7 +38,7 @@ from deliver.resolve.transport import (
     failure_in_words,
     name_of,
     not_a_name,
-    record_of,
+    records_of,
 )
 
 OFF_LOOP = 0.005  # seconds of expected work from which on it leaves the event loop
@@ -85,8 +84,7 @@ class ValidatingResolver:
 
     async def judge(self, query: Query) -> Judged:
         """The verdict with its whole evidence."""
-        name = dns.name.from_text(f"{query.name}.")
-        return await self.judge_ask(Ask(name, dns.rdatatype.from_text(query.type)))
+        return await self.judge_ask(Ask(named(f"{query.name}."), dns.rdatatype.RdataType[query.type]))
 
     async def judge_ask(self, question: Ask) -> Judged:
         """The same for a question of any type."""
@@ -132,14 +130,11 @@ class ValidatingResolver:
         return flight.reply
 
     async def _ask(self, question: Ask) -> Reply:
-        request = dns.message.make_query(
-            question.name, question.rdtype, want_dnssec=True, payload=EDNS_PAYLOAD
-        )
-        request.flags |= dns.flags.CD
+        request = Request(question.name, question.rdtype, dns.flags.RD | dns.flags.CD, dnssec=True)
         response, said = await self._recursor.ask(request)
         if isinstance(response, NoReply):
             return Failure(response.why)
-        if response.rcode() not in _ANSWERS:
+        if response.rcode not in _ANSWERS:
             return Failure(failure_in_words(response, said))
         return response
 
@@ -168,7 +163,7 @@ def as_answer(judged: Judged) -> Answer:
     if len(judged.records) > MAX_RECORDS:
         return Unreachable(f"{judged.question}: more than {MAX_RECORDS} records", evidence)
     try:
-        records = tuple(record_of(rdata) for rdata in judged.records)
-    except (dns.exception.DNSException, ValueError) as error:
+        records = records_of(judged.records)
+    except ValueError as error:
         return Unreachable(f"{judged.question}: {error}"[:MAX_WHY], evidence)
     return Found(records, secure, judged.ttl, aliases, evidence)

@@ -1,8 +1,9 @@
-"""What the server machine asks of its driver: octets to write, questions to answer, content to keep."""
+"""What the server machine asks of its driver: questions to answer, content to keep."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, get_args
 
 from deliver.dsn import Notify, OriginalRecipient, Ret
 from deliver.message import Mailbox
@@ -30,13 +31,6 @@ class RcptRequest:
     mailbox: Mailbox
     notify: frozenset[Notify] | None = None
     original: OriginalRecipient | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Write these octets."""
-
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,4 +148,5 @@ class Close:
 
 
 Question = StartTls | AuthExchange | ConsiderSender | ConsiderRecipient | BeginContent | EndContent
-Action = Send | Question | Handshake | AbandonExchange | ContentChunk | AbandonContent | Close
+QUESTIONS: Final = frozenset(get_args(Question))  # their types
+Action = Question | Handshake | AbandonExchange | ContentChunk | AbandonContent | Close

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from deliver.smtp.inspection import MAX_LINE, Defect
 from deliver.smtp.reply import Reply
@@ -19,10 +20,16 @@ DEFECTIVE: Mapping[Defect, Reply] = {
 TLS_FIRST = Reply(530, ("5.7.0 Send STARTTLS first",))
 AUTH_FIRST = Reply(530, ("5.7.0 Log in with AUTH first",))
 NOT_IMPLEMENTED = Reply(502, ("5.5.1 Command not implemented",))
+# What most sessions hear, as octets.
+SENDER_OK: Final = b"250 2.1.0 Sender ok\r\n"
+RECIPIENT_OK: Final = b"250 2.1.5 Recipient ok\r\n"
+BEGIN_CONTENT: Final = b"354 End data with <CR><LF>.<CR><LF>\r\n"
 
 
 def encode(reply: Reply) -> bytes:
     """The octets of a reply; what is not printable ASCII is escaped, long texts are cut (RFC 5321 4.2)."""
+    if len(reply.lines) == 1:
+        return b"%d %s\r\n" % (reply.code, _printable(reply.lines[0]))
     lines = [_printable(line) for line in reply.lines] or [b""]
     last = len(lines) - 1
     return b"".join(

@@ -26,6 +26,8 @@ class Defect(Enum):
     TOO_LARGE = "too many octets"
     ENDLESS = "far too many octets"
 
+    __hash__ = object.__hash__  # members are single objects; Enum would hash their names, again and again
+
 
 class Inspection:
     """Looks for defects, piece by piece; a CRLF is never cut in two between pieces.
@@ -51,7 +53,7 @@ class Inspection:
     @property
     def endless(self) -> bool:
         """Whether the client is to be cut off instead of read to the end."""
-        return Defect.ENDLESS in self._defects
+        return bool(self._defects) and Defect.ENDLESS in self._defects
 
     @property
     def line_open(self) -> bool:
@@ -69,7 +71,7 @@ class Inspection:
             self._defects.add(Defect.BARE)
         if b"\0" in piece:
             self._defects.add(Defect.NUL)
-        self._measure(piece.split(b"\r\n"))
+        self._measure(piece)
         if self._limit and self.size > self._limit:
             self._defects.add(Defect.TOO_LARGE)
             if self.too_far(self.size):
@@ -79,8 +81,13 @@ class Inspection:
         """Whether content of `size` octets is not even worth being read and thrown away."""
         return bool(self._limit) and size > 2 * self._limit + SURPLUS
 
-    def _measure(self, lines: list[bytes]) -> None:
-        first = self._line + len(lines[0])
-        if max(first, *map(len, lines[1:]), 0) > MAX_LINE:
-            self._defects.add(Defect.LONG_LINE)
-        self._line = first if len(lines) == 1 else len(lines[-1])
+    def _measure(self, piece: bytes) -> None:
+        """Look for a line that is too long, in steps of as many whole lines as one such line could hold."""
+        at = -self._line  # where a line begins; may be before the piece
+        while len(piece) - at > MAX_LINE and Defect.LONG_LINE not in self._defects:
+            end = piece.rfind(b"\r\n", max(at, 0), at + MAX_LINE + len(b"\r\n"))
+            if end < 0:
+                self._defects.add(Defect.LONG_LINE)
+            at = end + len(b"\r\n")
+        last = piece.rfind(b"\r\n")
+        self._line = self._line + len(piece) if last < 0 else len(piece) - last - len(b"\r\n")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from deliver.dsn import MAX_ENVID, Ret, from_xtext, parse_notify, parse_orcpt
 from deliver.errors import UsageError
-from deliver.message import Mailbox, literal_address
+from deliver.message import MAX_LOCAL_PART, Mailbox, domain_name, literal_address
 from deliver.smtp.action import MailRequest, RcptRequest
 from deliver.smtp.offer import Hello, Offer
 from deliver.smtp.reply import Reply
@@ -52,6 +53,8 @@ _FOREIGN = frozenset(
     {"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI", "LHLO", "PROXY"}
 )
 
+_VERBS: Mapping[bytes, Verb] = {verb.value.encode(): verb for verb in Verb}
+
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 # A quoted string may hold '>' and spaces; the two kinds of element share no octet, so matching is linear.
 _PATH = re.compile(r' *<((?:[^"<>\\ ]|"(?:[^"\\]|\\.)*")*)>(?: +(\S.*))?\Z')
@@ -62,7 +65,17 @@ _MECHANISM = re.compile(r"([A-Za-z0-9_-]{1,20})(?: +([A-Za-z0-9+/=]+))?\Z")
 _HOST_NAME = re.compile(
     r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?\Z"
 )
+# What most clients send; everything else takes the longer way, with the same result for these.
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_PLAIN_PATH = rf" *<({_ATOM}(?:\.{_ATOM})*)@([A-Za-z0-9._-]+)>"
+_PLAIN_MAIL = re.compile(
+    rf"(?i:FROM:){_PLAIN_PATH}(?: +(?i:SIZE)=([0-9]{{1,20}}))?( +(?i:BODY=(?:7BIT|8BITMIME)))?\Z", re.ASCII
+)
+_PLAIN_RCPT = re.compile(rf"(?i:TO:){_PLAIN_PATH}\Z", re.ASCII)
 _DIGITS = re.compile(r"\d{1,20}\Z", re.ASCII)
+
+
+_CONTROL_CHARACTERS = Reply(501, ("5.5.2 Control characters are not allowed in commands",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +102,28 @@ class Chunk:
 def parse_line(line: bytes) -> Request | Foreign | Reply:
     """Read one line, given without its CRLF."""
     word, _, argument = line.partition(b" ")
+    verb = _VERBS.get(word.upper())
+    if verb is not None:
+        return _request(verb, argument)
     name = word.upper().decode("latin-1")
     if name in _FOREIGN:
         return Foreign()
     if _CONTROL.search(line):
-        return Reply(501, ("5.5.2 Control characters are not allowed in commands",))
+        return _CONTROL_CHARACTERS
     if name in _NOT_OFFERED:
         return Reply(502, ("5.5.1 Command not implemented",))
-    if name not in Verb.__members__:
-        return Reply(500, ("5.5.2 Command not recognised",))
-    return _request(Verb[name], argument)
+    return Reply(500, ("5.5.2 Command not recognised",))
 
 
 def _request(verb: Verb, octets: bytes) -> Request | Reply:
-    try:
-        argument = octets.decode("utf-8").strip(" ")
-    except UnicodeDecodeError:
-        return Reply(501, ("5.5.2 Only ASCII is allowed in commands, and UTF-8 in addresses",))
+    argument = octets.decode("utf-8", "replace").strip(" ")
+    if not argument.isascii() or not argument.isprintable():
+        if _CONTROL.search(octets):
+            return _CONTROL_CHARACTERS
+        try:
+            octets.decode("utf-8")
+        except UnicodeDecodeError:
+            return Reply(501, ("5.5.2 Only ASCII is allowed in commands, and UTF-8 in addresses",))
     if not argument.isascii() and verb not in (Verb.MAIL, Verb.RCPT):
         return Reply(501, ("5.5.2 Only ASCII is allowed in commands",))
     if argument and verb in _WITHOUT_ARGUMENT:
@@ -128,6 +146,19 @@ def hello_refusal(name: str, demanded: Hello) -> Reply | None:
 
 def parse_mail(argument: str, offer: Offer, *, extended: bool, max_size: int) -> MailRequest | Reply:
     """Read what follows MAIL (RFC 5321 4.1.1.2). `extended`: EHLO was used; `max_size` 0 is no limit."""
+    if plain := _PLAIN_MAIL.match(argument):
+        local_part, domain, octets, body = plain.groups()
+        size = None if octets is None else int(octets)
+        allowed = extended or (size is None and body is None)
+        if allowed and not (max_size and size and size > max_size):
+            mailbox = _plain_mailbox(local_part, domain)
+            if mailbox is not None:
+                return MailRequest(mailbox, size)
+    return parse_any_mail(argument, offer, extended=extended, max_size=max_size)
+
+
+def parse_any_mail(argument: str, offer: Offer, *, extended: bool, max_size: int) -> MailRequest | Reply:
+    """The same, whatever it is."""
     found = _path_after(argument, "FROM:")
     if isinstance(found, Reply):
         return found
@@ -188,6 +219,17 @@ def parse_rcpt(
 
     `utf8`: MAIL had SMTPUTF8.
     """
+    if plain := _PLAIN_RCPT.match(argument):
+        mailbox = _plain_mailbox(plain[1], plain[2])
+        if mailbox is not None:
+            return RcptRequest(mailbox)
+    return parse_any_rcpt(argument, offer, extended=extended, utf8=utf8, hostname=hostname)
+
+
+def parse_any_rcpt(
+    argument: str, offer: Offer, *, extended: bool, utf8: bool, hostname: str
+) -> RcptRequest | Reply:
+    """The same, whatever it is."""
     found = _path_after(argument, "TO:")
     if isinstance(found, Reply):
         return found
@@ -272,6 +314,16 @@ def _parameters(text: str) -> dict[str, str] | Reply:
             return Reply(501, (f"5.5.4 Parameter {keyword} is given twice",))
         parameters[keyword] = found[2] or ""
     return parameters
+
+
+def _plain_mailbox(local_part: str, domain: str) -> Mailbox | None:
+    """The address of a dot-atom in ASCII and a name; None: there is more to be said of it."""
+    if len(local_part) > MAX_LOCAL_PART:
+        return None
+    try:
+        return Mailbox(local_part, domain_name(domain))
+    except UsageError:
+        return None
 
 
 def _mailbox(path: str, refusal: Reply, *, utf8: bool, offer: Offer) -> Mailbox | Reply:

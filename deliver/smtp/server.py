@@ -1,10 +1,10 @@
 """The SMTP server without I/O: octets in, actions out (RFC 5321 and what `deliver.smtp.offer` lists).
 
 The caller feeds what it read with `receive` and performs what `next_action` gives, until that is None: then
-everything so far has been dealt with and more octets are needed. A question (StartTls, AuthExchange,
-Consider…, BeginContent, EndContent) is answered, usually with `accept` or `refuse`, before anything else is
-asked of the machine, so pipelined commands are answered in order. `serverstates` says which command is
-possible when.
+everything so far has been dealt with, `take_output` is to be written and more octets are needed. A question
+(StartTls, AuthExchange, Consider…, BeginContent, EndContent) is answered, usually with `accept` or `refuse`,
+before anything else is asked of the machine, so pipelined commands are answered in order. `serverstates`
+says which command is possible when.
 
 The halves below: `serverline` makes lines of octets, `serverlogin` knows STARTTLS and AUTH.
 """
@@ -27,7 +27,16 @@ from deliver.smtp.action import (
     RcptRequest,
     StartTls,
 )
-from deliver.smtp.answer import AUTH_FIRST, DEFECTIVE, NOT_IMPLEMENTED, TLS_FIRST, encode as encode
+from deliver.smtp.answer import (
+    AUTH_FIRST,
+    BEGIN_CONTENT,
+    DEFECTIVE,
+    NOT_IMPLEMENTED,
+    RECIPIENT_OK,
+    SENDER_OK,
+    TLS_FIRST,
+    encode as encode,
+)
 from deliver.smtp.inspection import Defect, Inspection
 from deliver.smtp.offer import Limits as Limits, Offer
 from deliver.smtp.reply import Reply
@@ -84,11 +93,11 @@ class ServerMachine(SecuringMachine):
             case ConsiderSender(mail=mail):
                 self._mail = mail
                 self.state = TRANSITIONS[self.state, Verb.MAIL]
-                self._send(reply or Reply(250, ("2.1.0 Sender ok",)))
+                self._say(SENDER_OK if reply is None else encode(reply))
             case ConsiderRecipient(rcpt=rcpt):
                 self._rcpts[rcpt.mailbox] = rcpt
                 self.state = TRANSITIONS[self.state, Verb.RCPT]
-                self._send(reply or Reply(250, ("2.1.5 Recipient ok",)))
+                self._say(RECIPIENT_OK if reply is None else encode(reply))
             case BeginContent():
                 self._begin_content()
             case EndContent():
@@ -148,7 +157,7 @@ class ServerMachine(SecuringMachine):
             return False
         if self._skipping:
             gone = min(self._skipping, len(self._buffer))
-            del self._buffer[:gone]
+            self._buffer = self._buffer[gone:]
             self._skipping -= gone
             return True
         return self._read_content() if self.state is State.CONTENT else self._read_line()
@@ -165,8 +174,7 @@ class ServerMachine(SecuringMachine):
         incoming = self._incoming
         assert incoming is not None
         was_refused = self._refused(incoming) is not None
-        piece, rest = incoming.feed(bytes(self._buffer))
-        self._buffer[:] = rest
+        piece, self._buffer = incoming.feed(self._buffer)
         refusal = self._refused(incoming)
         if refusal is not None and not was_refused:
             self._actions.append(AbandonContent(str(refusal)))
@@ -206,7 +214,8 @@ class ServerMachine(SecuringMachine):
         self._respond(reply, count=False)
 
     def _refused(self, incoming: IncomingContent | IncomingChunks) -> Reply | None:
-        return DEFECTIVE[incoming.defect] if incoming.defect else self._content_refusal
+        defect = incoming.defect
+        return self._content_refusal if defect is None else DEFECTIVE[defect]
 
     def _refuse_message(self, reply: Reply, *, count: bool) -> None:
         """Answer the end of the content with no."""
@@ -324,7 +333,7 @@ class ServerMachine(SecuringMachine):
         if self._chunk is None:
             self.state = TRANSITIONS[self.state, Verb.DATA]
             self._incoming = IncomingContent(self._limits.message_size)
-            self._send(Reply(354, ("End data with <CR><LF>.<CR><LF>",)))
+            self._say(BEGIN_CONTENT)
             return
         chunk, self._chunk = self._chunk, None
         self._incoming = IncomingChunks(self._limits.message_size)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from typing import cast
 
-from deliver.smtp.action import AbandonContent, Action, Close, Question, Send
+from deliver.smtp.action import QUESTIONS, AbandonContent, Action, Close, Question
 from deliver.smtp.answer import encode
 from deliver.smtp.offer import Limits
 from deliver.smtp.reply import Reply
@@ -27,9 +28,10 @@ class LineMachine(ABC):
     def __init__(self, limits: Limits, hostname: str) -> None:
         self._limits = limits
         self._hostname = hostname
-        self._buffer = bytearray()
+        self._buffer = b""
         self._line_length = 0  # octets of the unfinished line that were thrown away
-        self._actions: deque[Action] = deque()
+        self._output = bytearray()
+        self._actions: deque[Action | bytes] = deque()  # octets among them: replies to what follows on them
         self._question: Question | None = None
         self._errors = 0
         self._idle_commands = 0
@@ -44,19 +46,30 @@ class LineMachine(ABC):
         if not data:
             self._close("the client closed the connection without QUIT")
             return
-        self._buffer += data
+        self._buffer = self._buffer + data if self._buffer else data
 
     def next_action(self) -> Action | None:
         """What to do now, or None: then more octets are needed. Not while a question waits for its answer."""
         assert self._question is None, "the last question was not answered"
-        while not self._actions and self._progress():
-            pass
-        if not self._actions:
-            return None
-        action = self._actions.popleft()
-        if isinstance(action, Question):
-            self._question = action
-        return action
+        while True:
+            while self._actions:
+                action = self._actions.popleft()
+                if isinstance(action, bytes):
+                    self._output += action
+                    continue
+                if type(action) in QUESTIONS:
+                    self._question = cast("Question", action)
+                return action
+            if not self._progress():
+                return None
+
+    def take_output(self) -> bytes:
+        """The replies so far; to be written before anything is waited for, a handshake, or the end."""
+        if not self._output:
+            return b""
+        output = bytes(self._output)
+        self._output.clear()
+        return output
 
     def close(self, reply: Reply, why: str) -> None:
         """Say `reply` (a 421) and close; content that was begun is abandoned (RFC 5321 3.8)."""
@@ -68,7 +81,7 @@ class LineMachine(ABC):
     def turn_away(self, reply: Reply, why: str) -> None:
         """Say `reply` instead of the greeting, and close."""
         assert self.state is State.FRESH, "the greeting was sent"
-        self._actions.clear()
+        self._output.clear()
         self.close(reply, why)
 
     # What the upper half decides
@@ -99,10 +112,9 @@ class LineMachine(ABC):
                 return True
             if len(self._buffer) > self._longest_line:  # already refused; only its end is still of interest
                 self._line_length += len(self._buffer) - 1
-                del self._buffer[:-1]
+                self._buffer = self._buffer[-1:]
             return False
-        line = bytes(self._buffer[: end + 1])
-        del self._buffer[: end + 1]
+        line, self._buffer = self._buffer[: end + 1], self._buffer[end + 1 :]
         length, self._line_length = self._line_length + len(line), 0
         if length > MAX_DISCARD:
             self.close(Reply(421, ("4.7.0 Line too long, closing connection",)), "endless command line")
@@ -137,4 +149,11 @@ class LineMachine(ABC):
             self._send(reply)
 
     def _send(self, reply: Reply) -> None:
-        self._actions.append(Send(encode(reply)))
+        self._say(encode(reply))
+
+    def _say(self, octets: bytes) -> None:
+        """An encoded reply, behind what is to be done before it."""
+        if self._actions:
+            self._actions.append(octets)
+        else:
+            self._output += octets

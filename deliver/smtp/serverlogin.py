@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 
-from deliver.smtp.action import AbandonExchange, AuthExchange, Send, StartTls
+from deliver.smtp.action import AbandonExchange, AuthExchange, StartTls
 from deliver.smtp.offer import Limits, Offer
 from deliver.smtp.reply import Reply
 from deliver.smtp.request import Request, decode_response, parse_auth
@@ -35,7 +35,7 @@ class SecuringMachine(LineMachine):
         question, self._question = self._question, None
         assert isinstance(question, AuthExchange), "there is no exchange"
         self.state = State.EXCHANGE
-        self._actions.append(Send(b"334 " + base64.b64encode(data) + b"\r\n"))
+        self._say(b"334 " + base64.b64encode(data) + b"\r\n")
 
     def authenticate(self, identity: str) -> None:
         """Answer AuthExchange with yes: from now on the client is `identity`."""

@@ -15,36 +15,11 @@ from deliver.smtp.inspection import MAX_LINE as MAX_LINE, SURPLUS as SURPLUS, De
 _END = b"\r\n.\r\n"
 
 
-class Inspected:
-    """Content that is looked at as it comes in; `size` counts octets without stuffed dots."""
+class IncomingContent(Inspection):
+    """Undoes dot-stuffing over any chunking; `ended` once the terminator was read.
 
-    def __init__(self, limit: int) -> None:
-        """`limit` in octets, 0 for none."""
-        self._inspection = Inspection(limit)
-
-    @property
-    def size(self) -> int:
-        """Octets so far."""
-        return self._inspection.size
-
-    @property
-    def eight_bit(self) -> bool:
-        """Whether an octet was over 127."""
-        return self._inspection.eight_bit
-
-    @property
-    def defect(self) -> Defect | None:
-        """The most telling defect so far."""
-        return self._inspection.defect
-
-    @property
-    def endless(self) -> bool:
-        """Whether the client is to be cut off instead of read to the end."""
-        return self._inspection.endless
-
-
-class IncomingContent(Inspected):
-    """Undoes dot-stuffing over any chunking; `ended` once the terminator was read."""
+    `size` counts octets without stuffed dots.
+    """
 
     def __init__(self, limit: int) -> None:
         """`limit` in octets, 0 for none."""
@@ -71,11 +46,11 @@ class IncomingContent(Inspected):
         piece = stuffed.replace(b"\r\n.", b"\r\n")
         if self._skip and piece:
             piece, self._skip = piece[self._skip :], 0
-        self._inspection.look_at(piece)
+        self.look_at(piece)
         return piece
 
 
-class IncomingChunks(Inspected):
+class IncomingChunks(Inspection):
     """Content in chunks of a known length (RFC 3030 2); `chunk_ended` after each, `ended` after the last.
 
     BINARYMIME is not offered, so this too is lines that end with CRLF; a last line without one gets it.
@@ -96,7 +71,7 @@ class IncomingChunks(Inspected):
     @property
     def endless(self) -> bool:
         """Whether the client is to be cut off instead of read to the end."""
-        return super().endless or self._inspection.too_far(self.size + self._left)
+        return super().endless or self.too_far(self.size + self._left)
 
     @property
     def chunk_ended(self) -> bool:
@@ -115,9 +90,9 @@ class IncomingChunks(Inspected):
         piece = self._held + mine
         self._held = b""
         if self.ended:
-            if piece[-1:] not in (b"", b"\n") or (not piece and self._inspection.line_open):
+            if piece[-1:] not in (b"", b"\n") or (not piece and self.line_open):
                 piece += b"\r\n"
         elif piece.endswith(b"\r"):
             piece, self._held = piece[:-1], b"\r"
-        self._inspection.look_at(piece)
+        self.look_at(piece)
         return piece, rest

@@ -24,7 +24,6 @@ from deliver.smtp.action import (
     EndContent,
     Handshake,
     Question,
-    Send,
 )
 from deliver.smtp.offer import Limits, Offer
 from deliver.smtp.server import ServerMachine, State
@@ -213,9 +212,8 @@ def machine_says(clear: list[bytes], inside: list[bytes]) -> Seen:
     rest = [*clear]
     while True:
         while (action := machine.next_action()) is not None:
+            written += machine.take_output()
             match action:
-                case Send(data=data):
-                    written += data
                 case ContentChunk(data=data):
                     content += data
                 case AbandonContent():
@@ -229,6 +227,7 @@ def machine_says(clear: list[bytes], inside: list[bytes]) -> Seen:
                 case _ if isinstance(action, Question):
                     content = b"" if isinstance(action, BeginContent) else content
                     machine.accept()
+        written += machine.take_output()
         if not rest or machine.state is State.CLOSED:
             return written, kept
         machine.receive(rest[0])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from deliver.addresses import Tries, elsewhere_first, targets_of
+from deliver.addresses import Tries, elsewhere_first, targets_at
 from deliver.attempt import Attempt
 from deliver.level import Level
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
@@ -54,7 +54,8 @@ async def order(hints: MemoryHints, clock: WallClock, tried: str | None) -> list
     agent: Any = SimpleNamespace(hints=hints, clock=clock, own_sockets=frozenset(), is_local=lambda _: False)
     plan: Any = SimpleNamespace(host="mx.example.org", addresses=(V6, OTHER_V6, V4, OTHER_V4), secure=False)
     last = None if tried is None else Place("mx.example.org", tried)
-    chosen = await targets_of(agent, "example.org", plan, 25, Tries(2, last), None)
+    found: Any = SimpleNamespace(port=25, login=None, ways=None)
+    chosen = await targets_at(agent, "example.org", found, plan, Tries(2, last))
     return [target.address for target in chosen.targets]
 
 

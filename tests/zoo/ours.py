@@ -12,7 +12,9 @@ import trio
 from deliver.dnssec import evidence
 from deliver.dnssec.anchors import parse
 from deliver.dnssec.keys import KeyCache
+from deliver.dnssec.response import Response, read_response
 from deliver.dnssec.verdict import Absence, Ask, Judged
+from deliver.resolve.exchange import Request
 from deliver.resolve.validating import ValidatingResolver
 from tests.internet.resolver import message
 from tests.zoo.animal import Animal, Kind, Security
@@ -37,13 +39,17 @@ class InProcess:
         self._delay = delay
         self.asked = 0
 
-    async def ask(self, request: dns.message.QueryMessage) -> tuple[dns.message.Message, str]:
+    async def ask(self, request: Request) -> tuple[Response, str]:
         """The response, after the delay (seconds), and who gave it."""
         self.asked += 1
         await trio.sleep(self._delay)
-        question = request.question[0]
-        response = message(request, self._recursion.resolve(question.name, question.rdtype))
-        return dns.message.from_wire(response.to_wire(max_size=65535)), "the zoo"
+        response = reply(self._recursion, request)
+        return read_response(response.to_wire(max_size=65535)), "the zoo"
+
+
+def reply(recursion: Recursion, request: Request) -> dns.message.Message:
+    """What a resolver of the zoo says to our question."""
+    return message(dns.message.from_wire(request.wire(0)), recursion.resolve(request.name, request.rdtype))
 
 
 def validator(zoo: Zoo, recursor: object, now: float, keys: KeyCache | None = None) -> ValidatingResolver:

@@ -15,6 +15,7 @@ from deliver.dnssec.budget import Limits
 from deliver.dnssec.chain import judge
 from deliver.dnssec.evidence import Security
 from deliver.dnssec.keys import KeyCache
+from deliver.dnssec.response import of_message
 from deliver.dnssec.rule import Rule
 from deliver.dnssec.verdict import Ask, Failure, Judged, Reply
 from tests.zoo.recursion import Recursion
@@ -27,7 +28,7 @@ BOGUS, INDETERMINATE = Security.BOGUS, Security.INDETERMINATE
 MAIL = ("@ MX 10 mx", "mx A 192.0.2.1", "mx AAAA 2001:db8::1", f"_25._tcp.mx TLSA 3 1 1 {'ab' * 32}")
 GOOD = ZonePlan("good.test.", MAIL)
 
-Alter = Callable[[dns.message.Message], Reply]
+Alter = Callable[[dns.message.Message], dns.message.Message | Failure]
 
 
 def said(judged: Judged) -> tuple[Security, Rule | None]:
@@ -41,7 +42,7 @@ def ask(text: str) -> Ask:
     return Ask(dns.name.from_text(name), dns.rdatatype.from_text(rdtype))
 
 
-def without_signatures(message: dns.message.Message) -> Reply:
+def without_signatures(message: dns.message.Message) -> dns.message.Message:
     """As by a resolver that knows no DNSSEC."""
     hidden = (dns.rdatatype.RRSIG, dns.rdatatype.NSEC, dns.rdatatype.NSEC3)
     message.answer = [rrset for rrset in message.answer if rrset.rdtype not in hidden]
@@ -67,7 +68,8 @@ class Lab:
         response.answer, response.authority = list(found.answer), list(found.authority)
         message = dns.message.from_wire(response.to_wire(max_size=65535))
         alter = self.altered.get(question)
-        return message if alter is None else alter(message)
+        altered = message if alter is None else alter(message)
+        return altered if isinstance(altered, Failure) else of_message(altered)
 
     def judge(
         self,
@@ -103,6 +105,6 @@ def lab(*plans: ZonePlan, altered: Mapping[str, Alter] | None = None) -> Lab:
     return Lab(Recursion(zoo), parse("\n".join(zoo.anchor_texts)), changes)
 
 
-def fails(_: dns.message.Message) -> Reply:
+def fails(_: dns.message.Message) -> Failure:
     """No reply."""
     return Failure("timed out")

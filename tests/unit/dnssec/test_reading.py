@@ -16,6 +16,7 @@ import pytest
 
 from deliver.dnssec.budget import Limits
 from deliver.dnssec.reading import Reading, read
+from deliver.dnssec.response import of_message
 from deliver.dnssec.verdict import Failure
 from tests.unit.dnssec.lab import ask
 
@@ -30,7 +31,7 @@ def response() -> dns.message.Message:
 
 
 def test_answer_and_authority_are_read_but_not_the_additional_section() -> None:
-    found = read(QUESTION, response(), Limits())
+    found = read(QUESTION, of_message(response()), Limits())
     assert isinstance(found, Reading)
     assert found.answer.get(QUESTION.name, QUESTION.rdtype) is not None
     mx = dns.name.from_text("mx.good.test.")
@@ -108,18 +109,18 @@ def test_replies_that_do_not_fit_are_failures(
 ) -> None:
     made = response()
     spoil(made)
-    found = read(QUESTION, made, Limits())
+    found = read(QUESTION, of_message(made), Limits())
     assert isinstance(found, Failure)
     assert said in found.why
 
 
 def test_the_case_of_the_question_does_not_matter() -> None:
-    assert isinstance(read(ask("GOOD.test. MX"), response(), Limits()), Reading)
+    assert isinstance(read(ask("GOOD.test. MX"), of_message(response()), Limits()), Reading)
 
 
 def test_records_of_another_class_are_not_seen() -> None:
     made = response()
     made.answer = [dns.rrset.from_text("good.test.", 60, "CH", "MX", "10 mx.good.test.")]
-    found = read(QUESTION, made, Limits())
+    found = read(QUESTION, of_message(made), Limits())
     assert isinstance(found, Reading)
     assert found.answer.rrsets == {}

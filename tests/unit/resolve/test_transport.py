@@ -5,6 +5,7 @@ import dns.flags
 import dns.message
 import pytest
 
+from deliver.dnssec.response import of_message
 from deliver.errors import ConfigurationError
 from deliver.resolve.answer import (
     AddressRecord,
@@ -27,7 +28,7 @@ from deliver.settings import Dns
 
 def respond(query: Query, sections: str, *, flags: str = "QR RD RA AD", rcode: str = "NOERROR") -> Answer:
     text = f"id 1\nopcode QUERY\nrcode {rcode}\nflags {flags}\n;QUESTION\n{query.name}. IN {query.type}\n{sections}"
-    return read_response(query, dns.message.from_text(text), trust_ad=True, said="resolver")
+    return read_response(query, of_message(dns.message.from_text(text)), trust_ad=True, said="resolver")
 
 
 MX = Query("example", RecordType.MX)
@@ -83,7 +84,7 @@ def test_a_dnssec_extended_error_tells_bogus_from_unreachable(code: int, kind: t
     response.set_rcode(dns.rcode.SERVFAIL)
     option = dns.edns.EDEOption(dns.edns.EDECode(code), "signature expired")
     response.use_edns(0, options=[option])
-    answer = read_response(MX, response, trust_ad=True, said="resolver")
+    answer = read_response(MX, of_message(response), trust_ad=True, said="resolver")
     assert type(answer) is kind
     assert "signature expired" in answer.why
 

@@ -14,9 +14,10 @@ import trio
 
 from deliver.dnssec import evidence
 from deliver.dnssec.keys import KeyCache
+from deliver.dnssec.response import MalformedResponse, Response, of_message, read_response
 from deliver.dnssec.verdict import Ask, Judged
+from deliver.resolve.exchange import Request
 from deliver.resolve.transport import NoReply
-from tests.internet.resolver import message
 from tests.zoo import ours
 from tests.zoo.animals import ANIMALS
 from tests.zoo.recursion import Recursion
@@ -52,20 +53,18 @@ class Attacker:
         self.place: int | None = None
         self.length = 0
 
-    async def ask(self, request: dns.message.QueryMessage) -> tuple[dns.message.Message | NoReply, str]:
+    async def ask(self, request: Request) -> tuple[Response | NoReply, str]:
         """The reply as the transport would read it."""
-        question = request.question[0]
-        honest = message(request, self._recursion.resolve(question.name, question.rdtype))
-        octets = bytearray(honest.to_wire(max_size=65535))
-        if Ask(question.name, question.rdtype) == self._target:
+        octets = bytearray(ours.reply(self._recursion, request).to_wire(max_size=65535))
+        if Ask(request.name, request.rdtype) == self._target:
             self.length = len(octets)
             if self.place is not None:
                 octets[self.place] ^= 1 << self.place % 8
         try:
-            response = dns.message.from_wire(bytes(octets))
-        except dns.exception.DNSException as error:
+            response = read_response(bytes(octets))
+        except MalformedResponse as error:
             return NoReply(str(error)), "the attacker"
-        if not request.is_response(response):
+        if not request.answered_by(response, 0):
             return NoReply("it answers another question"), "the attacker"
         return response, "the attacker"
 
@@ -80,11 +79,10 @@ class Remover:
         self.done = False
         self.what = ""
 
-    async def ask(self, request: dns.message.QueryMessage) -> tuple[dns.message.Message, str]:
+    async def ask(self, request: Request) -> tuple[Response, str]:
         """The reply, with what `place` says done to it."""
-        question = request.question[0]
-        response = message(request, self._recursion.resolve(question.name, question.rdtype))
-        if Ask(question.name, question.rdtype) == self._target:
+        response = ours.reply(self._recursion, request)
+        if Ask(request.name, request.rdtype) == self._target:
             count = len(response.answer) + len(response.authority)
             if self.place < count:
                 removed = (*response.answer, *response.authority)[self.place]
@@ -95,7 +93,7 @@ class Remover:
                 self.what, self.done = "the other response code", True
                 swapped = response.rcode() == dns.rcode.NOERROR
                 response.set_rcode(dns.rcode.NXDOMAIN if swapped else dns.rcode.NOERROR)
-        return response, "the attacker"
+        return of_message(response), "the attacker"
 
 
 @pytest.fixture(scope="module")

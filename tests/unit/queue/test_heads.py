@@ -1,0 +1,112 @@
+"""What is found in one query for many domains is what is found one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hypothesis import given, settings, strategies as st
+from sqlalchemy import select, text, update
+
+from deliver.queue import claiming, freeze, schema
+from deliver.queue.admission import Permits
+from deliver.queue.heads import heads
+from deliver.queue.lanes import Feedback, Lanes, Terms
+from deliver.queue.schema import State, attempt, destination, message, recipient
+from deliver.queue.throttle import Limit, Rate, Throttle
+from deliver.sqlrun import Database
+from tests.unit.queue.values import NOW, RETRY, Recorder, accept
+
+DOMAINS = tuple(f"d{number:02}.example" for number in range(10))
+SENDERS = ("ann@a.example", "bulk@a.example", "zoe@a.example", None)
+
+mails = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(DOMAINS), min_size=1, max_size=4),
+        st.sampled_from(SENDERS),
+        st.sampled_from([NOW - 7200.0, NOW - 60.0, NOW, NOW + 60.0]),  # due
+        st.sampled_from(["", "", "", "", "notify = 'X'", "local_part = CAST(x'ff61' AS TEXT)"]),
+    ),
+    max_size=25,
+)
+limits = st.sampled_from(
+    [(), (Limit("sender", ("bulk@*",), Rate.of(1, 60.0, 1)),), (Limit("domain", at_a_time=1),)]
+)
+rules = st.sampled_from([None, ("sender", "ann@a.example"), ("sender", "<>"), ("domain", "d03.example")])
+TERMS = Terms(start=2, per_domain=2)
+
+
+def fill(conn, queue, rule, last_senders):
+    for number, (domains, sender, moment, damage) in enumerate(queue):
+        name = f"m{number}"
+        boxes = [f"u{index}@{domain}" for index, domain in enumerate(domains)]
+        accept(conn, name, *boxes, sender=sender)
+        conn.execute(update(recipient).where(recipient.c.message_id == name).values(next_attempt=moment))
+        if damage:
+            conn.execute(text(f"UPDATE recipient SET {damage} WHERE message_id = '{name}'"))
+    for domain, sender in zip(DOMAINS, last_senders, strict=False):
+        conn.execute(update(destination).where(destination.c.domain == domain).values(last_sender=sender))
+    if rule:
+        freeze.add(conn, freeze.Kind(rule[0]), rule[1], reason="because", until=None, now=NOW)
+
+
+def claimed(queue, rule, limit, last_senders, most):
+    """The claims of two calls, and what they left in the tables and in the outbox."""
+    database = Database(None)
+    database.run_write(schema.migrate)
+    events = Recorder()
+    lanes = Lanes(TERMS)
+    lanes.end("d01.example", lanes.begin("d01.example"), Feedback.GOOD, "site", started=NOW, now=NOW)
+    lanes.end("d02.example", lanes.begin("d02.example"), Feedback.GOOD, "site", started=NOW, now=NOW)
+
+    def run(conn):
+        fill(conn, queue, rule, last_senders)
+        found = []
+        for now in (NOW, NOW + 61):
+            permits = Permits(lanes, Throttle(limit), now)
+            claims = claiming.claim(
+                conn, now=now, limit=most, lease=99.0, retry=RETRY, admission=permits, append=events
+            )
+            found.append([dataclasses.astuple(each) for each in claims])
+            found.append([each.content for each in claims])
+        conn.connection.driver_connection.text_factory = lambda octets: octets.decode("utf-8", "replace")
+        tables = [
+            [tuple(row) for row in conn.execute(select(table).order_by(*table.primary_key.columns))]
+            for table in (message, recipient, attempt, destination)
+        ]
+        return found, tables, events.events
+
+    result = database.run_write(run)
+    database.close()
+    return result
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    mails,
+    rules,
+    limits,
+    st.lists(st.sampled_from(["", "bulk@a.example", "zz"]), max_size=10),
+    st.integers(1, 30),
+)
+def test_a_claim_is_the_same_with_and_without_them(queue, rule, limit, last_senders, most):
+    together = claimed(queue, rule, limit, last_senders, most)
+    one_by_one, claiming.heads = claiming.heads, lambda conn, domains, now: {}
+    try:
+        alone = claimed(queue, rule, limit, last_senders, most)
+    finally:
+        claiming.heads = one_by_one
+    assert together == alone
+
+
+def test_heads_are_of_the_domains_that_are_asked_for(conn):
+    for domain in DOMAINS:
+        accept(conn, domain[:3], f"x@{domain}")
+    accept(conn, "two", "x@d00.example", "y@d00.example", sender="aa@a.example")
+    found = heads(conn, [*DOMAINS[:3], "gone.example"], NOW)
+    assert {domain: (row.id, row.others) for domain, row in found.items()} == {
+        "d00.example": ("d00", 0),
+        "d01.example": ("d01", 0),
+        "d02.example": ("d02", 0),
+    }
+    assert {row.state for row in conn.execute(select(recipient.c.state))} == {State.QUEUED.value}
+    assert heads(conn, DOMAINS, NOW - 1) == {}
