@@ -21,7 +21,8 @@ def machine() -> str:
         ),
         platform.machine(),
     )
-    python = f"{'the system' if sys.base_prefix == '/usr' else 'another'}'s Python {platform.python_version()}"
+    build = "the system's" if sys.base_prefix == "/usr" else "not the system's"
+    python = f"Python {platform.python_version()} ({build})"
     return f"{os.cpu_count()} × {model}, Linux {platform.release()}, {python}"
 
 
