@@ -28,8 +28,8 @@ class Agent:
     `helo` is our name in EHLO. `own_names` and `own_sockets` are how we recognise ourselves among mail
     exchangers, with `is_local` (whether this machine has an address) where we listen on all addresses.
     `learner` says who writes hints: "relay" or "send". `gate` may refuse a connection, a session or a
-    certificate. `pool` has the open sessions that wait for another message. `courses`: what is decided once for
-    many messages, with what is above.
+    certificate. `pool` has the open sessions that wait for another message. `courses`: what is decided once
+    for many messages.
     """
 
     settings: Settings

@@ -152,7 +152,7 @@ class Attempt:
             self._settle_all(Failed(route.why, Blame.POLICY, enhanced=EnhancedCode(5, 7, 1)))
             return
         walked = await course.candidates(self._agent)
-        self.trace.extend(walked.findings)
+        self.trace.findings += walked.findings
         plan = walked.plan
         if isinstance(plan, NoHost):
             self._testimony.no_route(plan)
@@ -226,7 +226,7 @@ class Attempt:
         """Returns how many of its addresses are left."""
         target, port, destination = found.target, found.port, found.destination
         assert found.walked is not None
-        self.trace.extend(found.walked.findings)
+        self.trace.findings += found.walked.findings
         host = found.walked.plan
         if isinstance(host, NoHost):
             self._testimony.no_route(host)
@@ -239,9 +239,9 @@ class Attempt:
             why = Deferred(policy.finding.text, Blame.POLICY, enhanced=EnhancedCode(4, 7, 0))
             self._note_for_all(why, target.host)
             return 0
-        self.trace.extend(policy.findings)
+        self.trace.findings += policy.findings
         chosen = await targets_at(self._agent, self._domain, found, host, self._tries)
-        self.trace.extend(chosen.findings)
+        self.trace.findings += chosen.findings
         if chosen.refusals:
             self.trace.extend(map(refusal_finding, chosen.refusals))
             self._refusals.extend(chosen.refusals)

@@ -11,8 +11,7 @@ from typing import Any
 
 from deliver.agent import Agent
 from deliver.candidates import Candidate
-from deliver.demands import demands_of
-from deliver.login import raised_for
+from deliver.demands import demands_of, raised_for
 from deliver.message import Envelope, MessageId
 from deliver.outcome import TlsFacts
 from deliver.relay.route import Login

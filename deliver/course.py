@@ -16,8 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from deliver.candidates import Candidate, Seeker, find_candidates_while, site_of
-from deliver.demands import demands_of
-from deliver.login import raised_for
+from deliver.demands import demands_of, raised_for
 from deliver.relay.route import Login, Reject, Route, ViaMx, ViaSmarthost, choose, finding, login_of
 from deliver.resolve.cache import CachingResolver
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost

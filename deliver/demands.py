@@ -6,6 +6,7 @@ ConfigurationError, which `outrider config check` finds too.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -15,10 +16,13 @@ from OpenSSL import SSL
 from deliver.configuration.files import secret_path
 from deliver.errors import ConfigurationError
 from deliver.filemark import Mark, mark
+from deliver.relay.route import Login
+from deliver.report.trace import Finding, Stage
+from deliver.resolve.mx import HostPlan, MxPlan
 from deliver.settings import Settings, Tls
 from deliver.tls import crl
 from deliver.tls.context import ClientCertificate, context_for
-from deliver.tls.policy import Demands, TlsPolicy
+from deliver.tls.policy import Authentication, Demands, Refuse, TlsPolicy, verified
 
 
 @lru_cache(maxsize=256)
@@ -30,6 +34,23 @@ def demands_of(tls: Tls) -> Demands:
         require_ocsp=tls.require_ocsp,
         require_crl=tls.require_crl,
         skew=tls.ocsp_skew,
+    )
+
+
+def raised_for(
+    login: Login | None, policy: TlsPolicy | Refuse, plan: MxPlan, host: HostPlan
+) -> TlsPolicy | Refuse:
+    """The policy of a host where we log in: at least `verify`, unless it may go in clear text. Pure."""
+    if login is None or login.in_clear or isinstance(policy, Refuse):
+        return policy
+    if policy.required and policy.authentication is Authentication.DANE:
+        return policy
+    raised = verified(plan, host, policy.demands, secret=True)
+    if policy.required and policy.authentication is Authentication.PKIX and policy.names == raised.names:
+        return policy
+    text = f"A password is told to {host.host} only where its certificate is valid: level verify"
+    return replace(
+        raised, findings=(Finding(Stage.POLICY, "login-verify", text, rfc="RFC 4954 4"), *raised.findings)
     )
 
 

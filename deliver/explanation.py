@@ -18,8 +18,7 @@ import trio
 from deliver.agent import Agent
 from deliver.candidates import Candidate, find_candidates
 from deliver.contact import Contacted, contact
-from deliver.demands import demands_of
-from deliver.login import raised_for
+from deliver.demands import demands_of, raised_for
 from deliver.relay.route import Login, Reject, choose, finding, login_of, senders_elsewhere
 from deliver.report.trace import Finding, Stage
 from deliver.resolve.answer import Answer, Bogus, Found, NoData, NxDomain, Query, Unreachable

@@ -33,8 +33,7 @@ from deliver.errors import Blame, ConfigurationError, PeerError
 from deliver.net.tlsstream import TlsStream
 from deliver.outcome import Phase
 from deliver.relay.route import Login
-from deliver.report.trace import MAX_TEXT, Finding, Stage, Verdict
-from deliver.resolve.mx import HostPlan, MxPlan
+from deliver.report.trace import MAX_TEXT, Verdict
 from deliver.smtp.command import Auth, AuthResponse, CommandTooLong
 from deliver.smtp.reply import EnhancedCode, Reply
 from deliver.smtp.sasl import (
@@ -48,7 +47,6 @@ from deliver.smtp.sasl import (
     challenge_of,
 )
 from deliver.tls.certificate import end_point
-from deliver.tls.policy import Authentication, Refuse as Refusal, TlsPolicy, verified
 from events.port import Refuse
 
 CLOSING = 421  # RFC 5321 3.8
@@ -217,23 +215,6 @@ class LoggingIn(Encounter):
         for secret in self._secrets:
             text = text.replace(secret, "[…]")
         return text
-
-
-def raised_for(
-    login: Login | None, policy: TlsPolicy | Refusal, plan: MxPlan, host: HostPlan
-) -> TlsPolicy | Refusal:
-    """The policy of a host where we log in: at least `verify`, unless it may go in clear text. Pure."""
-    if login is None or login.in_clear or isinstance(policy, Refusal):
-        return policy
-    if policy.required and policy.authentication is Authentication.DANE:
-        return policy
-    raised = verified(plan, host, policy.demands, secret=True)
-    if policy.required and policy.authentication is Authentication.PKIX and policy.names == raised.names:
-        return policy
-    text = f"A password is told to {host.host} only where its certificate is valid: level verify"
-    return replace(
-        raised, findings=(Finding(Stage.POLICY, "login-verify", text, rfc="RFC 4954 4"), *raised.findings)
-    )
 
 
 async def _answer(mechanism: Mechanism, challenge: bytes) -> bytes:

@@ -46,9 +46,15 @@ _CONNECTION = Copy(
 _TLS = Copy(tables.tls, "message_id", "domain", "host", "host_address")
 
 
-def file(conn: Connection, batch: Sequence[Pending]) -> None:
-    """File the events that are not there yet, in order. Creates nothing, commits nothing."""
-    fresh = log.record(conn, known_of(batch))
+def file(conn: Connection, batch: Sequence[Pending], *, again: bool = True) -> None:
+    """File the events that are not there yet, in order. Creates nothing, commits nothing.
+
+    Unless `again` they are taken to be new: an IntegrityError tells that they are not.
+    """
+    fresh = known_of(batch)
+    if again:
+        fresh = log.unknown(conn, fresh)
+    log.record(conn, fresh)
     inserts: dict[Table, list[Row]] = {}
     folded: dict[Table, dict[tuple[Any, ...], list[Row]]] = {}
     for one, known in fresh:

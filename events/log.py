@@ -73,12 +73,15 @@ _COLUMNS = ("id", "at", "time", "name", *_COPIED, "fields")  # of a row, in thei
 _THERE = select(event_log.c.id).where(event_log.c.id.in_(bindparam("ids", expanding=True)))
 
 
-def record(conn: Connection, batch: Sequence[Known]) -> tuple[Known, ...]:
-    """Insert the events that are not there yet, in order, and return them. Commits nothing."""
+def unknown(conn: Connection, batch: Sequence[Known]) -> tuple[Known, ...]:
+    """The events that are not there yet."""
     there = set(conn.execute(_THERE, {"ids": [one.id for one, _ in batch]}).scalars())
-    fresh = tuple(each for each in batch if each[0].id not in there)
-    insert_values(conn, event_log, _COLUMNS, [_row(*each) for each in fresh])
-    return fresh
+    return tuple(each for each in batch if each[0].id not in there)
+
+
+def record(conn: Connection, batch: Sequence[Known]) -> None:
+    """Insert the events, in order. Raises IntegrityError where one is there. Commits nothing."""
+    insert_values(conn, event_log, _COLUMNS, [_row(*each) for each in batch])
 
 
 def _row(pending: Pending, known: Mapping[str, Scalar]) -> tuple[Scalar, ...]:

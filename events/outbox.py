@@ -292,7 +292,7 @@ def _next() -> Select[Any]:
             event_pending.c.not_before <= now,
             ~held_back,
         )
-        .order_by(event_outbox.c.seq)
+        .order_by(event_pending.c.seq)  # of the index that leads to them: nothing is sorted
         .limit(bindparam("at_most", type_=Integer))
     )
 

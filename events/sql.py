@@ -73,7 +73,7 @@ class Databases:
             engine = self._engine(action)
             try:
                 with engine.begin() as conn:
-                    _run(conn, action, batch)
+                    _run(conn, action, batch, again=False)
                 return Shipment(tuple(batch))
             except _EVENTS_FAULT:
                 return _one_by_one(engine, action, batch)
@@ -132,9 +132,10 @@ def reason(error: Exception) -> str:
     return " ".join(str(origin).split())[:MAX_ERROR] or type(origin).__name__
 
 
-def _run(conn: Connection, action: EventAction, batch: Sequence[Pending]) -> None:
+def _run(conn: Connection, action: EventAction, batch: Sequence[Pending], *, again: bool) -> None:
+    """`again`: some of the batch may be there already, of an earlier run whose end nobody heard of."""
     if not action.statements:
-        filing.file(conn, batch)
+        filing.file(conn, batch, again=again)
         return
     for one in batch:  # not executemany: statements that return rows, such as SELECT f(…), are allowed
         known = facts(one)
@@ -153,7 +154,7 @@ def _one_by_one(engine: Engine, action: EventAction, batch: Sequence[Pending]) -
                 continue
             try:
                 with conn.begin_nested():
-                    _run(conn, action, (one,))
+                    _run(conn, action, (one,), again=True)
                 done.append(one)
             except _EVENTS_FAULT as error:
                 refused.append(Refusal(one, reason(error)))

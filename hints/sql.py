@@ -89,15 +89,19 @@ class SqlHints:
 
     async def look(self, host: str, addresses: Sequence[str], port: int) -> tuple[AddressView, ...]:
         """One view per address, in the given order; empty ones where nothing is known in time."""
-        await trio.lowlevel.checkpoint()
         host, now = host.lower(), self._clock()
+        if len(addresses) == 1 and (seen := self._cached((host, addresses[0], port), now)) is not None:
+            await trio.lowlevel.checkpoint_if_cancelled()  # nothing more: every attempt waits for its server
+            self._count((host, addresses[0], port))
+            return (self._with_unwritten(seen, host, port),)
+        await trio.lowlevel.checkpoint()
         asked = tuple(dict.fromkeys(addresses))[:MAX_ADDRESSES]
         known = {one: view for one in asked if (view := self._cached((host, one, port), now)) is not None}
         unknown = tuple(one for one in asked if one not in known)
         if unknown and now >= self._not_before:
             known |= await self._read(host, unknown, port, now)
-        if len(self._uses) < MAX_CACHE:
-            self._uses.update((host, one, port) for one in asked)
+        for one in asked:
+            self._count((host, one, port))
         return tuple(self._with_unwritten(known.get(one, AddressView(one)), host, port) for one in addresses)
 
     def note(self, note: Note, *, source: str, reason: str, now: float) -> None:
@@ -292,6 +296,12 @@ class SqlHints:
                 self._remember((host, view.address, port), view, now)
         return {view.address: view for view in views}
 
+    def _count(self, key: _Key) -> None:
+        if key in self._uses:
+            self._uses[key] += 1
+        elif len(self._uses) < MAX_CACHE:
+            self._uses[key] = 1
+
     def _cached(self, key: _Key, now: float) -> AddressView | None:
         found = self._cache.get(key)
         return found[1] if found is not None and found[0] <= now < found[0] + CACHE_SECONDS else None
@@ -304,13 +314,15 @@ class SqlHints:
 
     def _with_unwritten(self, view: AddressView, host: str, port: int) -> AddressView:
         """The view with the notes that are not in the file yet; each note is folded in once per view."""
-        noted = self._unwritten.get((view.address, port), [])
+        noted = self._unwritten.get((view.address, port))
         if not noted:
             return view
         key = (host, view.address, port)
         base, done, folded = self._folded.get(key, (view, 0, view))
-        if base != view:
+        if base is not view and base != view:
             done, folded = 0, view
+        if done == len(noted):
+            return folded
         folded = _folded(folded, host, noted[done:])
         if len(self._folded) >= MAX_CACHE:
             self._folded.clear()

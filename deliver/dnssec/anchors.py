@@ -54,6 +54,9 @@ class TrustAnchors:
 
     def closest(self, name: dns.name.Name) -> Anchor | None:
         """The anchor at `name` or closest above it."""
+        if len(self.anchors) == 1:
+            (only,) = self.anchors.values()
+            return only if name.is_subdomain(only.name) else None
         for above in ancestors(name):
             anchor = self.anchors.get(above)
             if anchor is not None:

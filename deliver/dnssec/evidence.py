@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -75,6 +76,7 @@ class Step:
     keys: tuple[tuple[int, int], ...] = ()
     refusal: Refusal | None = None
     ttl: int = 0
+    _finding: Finding | None = field(default=None, init=False, compare=False, repr=False)  # once it was asked
 
     def __str__(self) -> str:
         said = f"{self.part.value} {self.owner}"
@@ -83,13 +85,21 @@ class Step:
         said += f" in {self.zone}: {self.security.value}"
         return f"{said}; {self.refusal}" if self.refusal else said
 
+    @property
+    def finding(self) -> Finding:
+        """Its form in the trace; made once, as the steps above a domain serve many lookups."""
+        if self._finding is None:
+            object.__setattr__(self, "_finding", _finding(self))
+        assert self._finding is not None
+        return self._finding
+
 
 _CLOCK_RULES = (Rule.EXPIRED, Rule.NOT_YET_VALID)
 
 
 def findings(steps: tuple[Step, ...]) -> tuple[Finding, ...]:
     """The steps as findings of the trace. A failure by time at an anchor points to our own clock."""
-    return tuple(_finding(step) for step in steps)
+    return tuple([step.finding for step in steps])
 
 
 def _finding(step: Step) -> Finding:
@@ -111,5 +121,6 @@ def _finding(step: Step) -> Finding:
     return Finding(Stage.DNS, code, text, verdict, rfc, tuple(evidence))
 
 
+@functools.lru_cache(maxsize=1024)
 def _day(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%d%H%M%S")

@@ -40,30 +40,63 @@ class ChunkedUpload:
         self._fold = fold
         self._offset = 0
         self._line_ends = LineEnds()
-        self._reading = trio.CancelScope()
-        self._turn = trio.Event()  # something is due, or everything was written
-        self._written = trio.Event()
-        self._failure: PeerError | None = None
+        # Of a writer with a reader beside it:
+        self._reading: trio.CancelScope
+        self._turn: trio.Event  # something is due, or everything was written
+        self._written: trio.Event
+        self._failure: PeerError | None
 
     async def run(self, action: SendChunks) -> None:
         """Write, read and fold until nothing is due. Raises PeerError."""
-        self._written, self._failure = trio.Event(), None
         if self._content.size - self._offset <= AT_ONCE:
-            await self._write(action)
-            if self._failure is None:
-                await self._read()
+            await self._run_in_turn(action)
+            whole = not self._wire.unwritable
         else:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, action)
-                await self._read()
-                nursery.cancel_scope.cancel()
+            whole = await self._run_side_by_side(action)
+        machine = self._wire.machine
+        if machine.state is not State.CLOSING and not (whole and machine.synchronised()):
+            machine.break_off()
+
+    async def _run_in_turn(self, action: SendChunks) -> None:
+        """All that is left in one write; nobody need read meanwhile."""
+        wire, transaction = self._wire, self._transaction
+        try:
+            await self._write_at_once(action.commands)
+        except StorageError as error:
+            transaction.lost(str(error), Blame.LOCAL)
+        except MessageError as error:
+            transaction.unsendable(str(error))
+        while wire.machine.due and not transaction.finished:
+            exchange = await wire.await_exchange()
+            if wire.unwritable and _answers_content(exchange):
+                raise _not_left()
+            self._fold(exchange)
+
+    async def _write_at_once(self, commands: tuple[Command, ...]) -> None:
+        """Raises StorageError, MessageError, PeerError."""
+        wire, machine = self._wire, self._wire.machine
+        if wire.unwritable:
+            return
+        octets = await self._next_chunk(AT_ONCE)
+        announcement = BdatLast(len(octets))
+        machine.check_in_step(Phase.DOT)
+        pieces = [machine.send(command) for command in (*commands, announcement)]
+        pieces.append(machine.send_octets(octets))
+        self._transaction.dot_handed_over()
+        await wire.write_content(b"".join(pieces), Phase.DOT)
+
+    async def _run_side_by_side(self, action: SendChunks) -> bool:
+        """A writer, and beside it the reader; whether everything that was announced has left."""
+        self._reading, self._failure = trio.CancelScope(), None
+        self._turn, self._written = trio.Event(), trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write, action)
+            await self._read()
+            nursery.cancel_scope.cancel()
         failure: PeerError | None = self._failure
         if failure is not None and not self._transaction.finished:
             raise failure
-        machine = self._wire.machine
-        whole = self._written.is_set() and failure is None and not self._wire.unwritable
-        if machine.state is not State.CLOSING and not (whole and machine.synchronised()):
-            machine.break_off()
+        return self._written.is_set() and failure is None and not self._wire.unwritable
 
     async def _read(self) -> None:
         """Fold replies until nothing is due any more and everything was written."""
@@ -102,7 +135,7 @@ class ChunkedUpload:
 
     def _take(self, exchange: Exchange) -> None:
         if (self._failure or self._wire.unwritable) and _answers_content(exchange):
-            raise MalformedReply("an answer to content that had not left")
+            raise _not_left()
         if not self._transaction.finished:
             self._fold(exchange)
 
@@ -185,3 +218,7 @@ class ChunkedUpload:
 
 def _answers_content(exchange: Exchange) -> bool:
     return exchange.phase is Phase.DOT and (exchange.reply.positive or exchange.reply.intermediate)
+
+
+def _not_left() -> MalformedReply:
+    return MalformedReply("an answer to content that had not left")

@@ -7,6 +7,7 @@ A flight is what is sent before we wait. The TCP handshake is one, the greeting 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from deliver.report.trace import Finding, Stage
 
@@ -30,10 +31,23 @@ class Ledger:
         if count:
             self.saved[extension] = self.saved.get(extension, 0) + count
 
+    def group(self, commands: int, *, chunks: bool = False) -> None:
+        """A flight of so many commands, perhaps with content behind them."""
+        self.flights += 1
+        if commands > 1:
+            self.save("PIPELINING", commands - 1)
+        if chunks and commands:
+            self.save("CHUNKING", 2)  # the waits for DATA and for the content
+
     def finding(self, host: str) -> Finding:
         """The sum, for the trace."""
-        text = f"{self.flights} round trips with {host}"
-        if self.saved:
-            text += "; saved: " + ", ".join(f"{count} by {name}" for name, count in self.saved.items())
-        evidence = (("round_trips", str(self.flights)), *((n, str(c)) for n, c in self.saved.items()))
-        return Finding(Stage.SMTP, "round-trips", text, rfc=None, evidence=evidence)
+        return _finding(host, self.flights, tuple(self.saved.items()))
+
+
+@lru_cache(maxsize=1024)  # most messages to a host cost the same
+def _finding(host: str, flights: int, saved: tuple[tuple[str, int], ...]) -> Finding:
+    text = f"{flights} round trips with {host}"
+    if saved:
+        text += "; saved: " + ", ".join(f"{count} by {name}" for name, count in saved)
+    evidence = (("round_trips", str(flights)), *((name, str(count)) for name, count in saved))
+    return Finding(Stage.SMTP, "round-trips", text, rfc=None, evidence=evidence)

@@ -12,6 +12,9 @@ next attempt may deliver it twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
+
 import trio
 
 from deliver.outcome import Phase
@@ -20,6 +23,19 @@ from deliver.settings import Timeouts
 MIN_RATE = 512  # octets per second, the default of `smtp.min_rate`
 
 _UNHURRIED = frozenset({Phase.DOT, Phase.QUIT})
+_OWN: dict[Phase, Callable[[Timeouts], float]] = {
+    Phase.BANNER: attrgetter("banner"),
+    Phase.EHLO: attrgetter("ehlo"),
+    Phase.STARTTLS: attrgetter("ehlo"),
+    Phase.AUTH: attrgetter("ehlo"),
+    Phase.MAIL: attrgetter("mail"),
+    Phase.RSET: attrgetter("mail"),
+    Phase.RCPT: attrgetter("rcpt"),
+    Phase.DATA: attrgetter("data"),
+    Phase.BODY: attrgetter("block"),
+    Phase.DOT: attrgetter("dot"),
+    Phase.QUIT: attrgetter("quit"),
+}
 
 
 class Pace:
@@ -42,10 +58,19 @@ class Pace:
         self._ends += size / self.min_rate
         self._began, self._written = 0.0, 0
 
+    def own(self, phase: Phase) -> float:
+        """Seconds for a reply of this phase, whatever the session has taken so far."""
+        return _OWN[phase](self.timeouts)
+
     def patience(self, phase: Phase) -> float:
         """Seconds for a reply of this phase, from now."""
-        own = _own(self.timeouts, phase)
-        return own if phase in _UNHURRIED else min(own, self._left)
+        own = _OWN[phase](self.timeouts)
+        return own if phase in _UNHURRIED else min(own, max(0.0, self._ends - trio.current_time()))
+
+    def deadline(self, phase: Phase) -> float:
+        """The same as a moment of trio's clock."""
+        due = trio.current_time() + _OWN[phase](self.timeouts)
+        return due if phase in _UNHURRIED else min(due, self._ends)
 
     def patience_with(self, octets: int) -> float:
         """Seconds for the next write of so much content, from now."""
@@ -54,40 +79,14 @@ class Pace:
             self._began = now
         self._written += octets
         due = self._began + self.timeouts.block + self._written / self.min_rate
-        return max(0.0, min(self.timeouts.block, due - now, self._left))
+        return max(0.0, min(self.timeouts.block, due - now, self._ends - now))
 
     def why(self, phase: Phase) -> str | None:
         """What to say of a wait in vain; None: that its own time was over."""
-        if phase not in _UNHURRIED and self._left <= 0:
+        if phase not in _UNHURRIED and self._ends <= trio.current_time():
             return f"the session took longer than {self.timeouts.session:g} s (smtp.timeouts.session)"
         if self._written and phase in (Phase.BODY, Phase.DOT):
             due = self._began + self.timeouts.block + self._written / self.min_rate
             if trio.current_time() >= due:
                 return f"content went slower than {self.min_rate} octets per second (smtp.min_rate)"
         return None
-
-    @property
-    def _left(self) -> float:
-        return max(0.0, self._ends - trio.current_time())
-
-
-def _own(timeouts: Timeouts, phase: Phase) -> float:
-    """Timeouts has a field for each phase that a wire knows."""
-    match phase:
-        case Phase.BANNER:
-            return timeouts.banner
-        case Phase.EHLO | Phase.STARTTLS | Phase.AUTH:
-            return timeouts.ehlo
-        case Phase.MAIL | Phase.RSET:
-            return timeouts.mail
-        case Phase.RCPT:
-            return timeouts.rcpt
-        case Phase.DATA:
-            return timeouts.data
-        case Phase.BODY:
-            return timeouts.block
-        case Phase.DOT:
-            return timeouts.dot
-        case Phase.QUIT:
-            return timeouts.quit
-    raise KeyError(phase)

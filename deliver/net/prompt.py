@@ -8,6 +8,7 @@ loop go round once. The contract, for those who adopt it:
     receive_some     waits until something is there, except where the last read left more behind
     arrived          whether something waits to be read, without reading it
     aclose           wakes whoever waits, with trio.ClosedResourceError
+    close            the same without letting other tasks run
     socket           the standard library's socket, which does not block; the stream owns it
 
 Failures are trio.BrokenResourceError and trio.ClosedResourceError. Every operation but `send_now` is a point
@@ -139,11 +140,15 @@ class PromptStream(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         """Close at once; nothing that was written is lost."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """The same without letting others in."""
         if not self._closed:
             self._closed = True
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
-        await trio.lowlevel.checkpoint()
 
     async def _let_others_in(self) -> None:
         self._in_a_row += 1

@@ -13,16 +13,16 @@ command's, and neither QUIT nor a dot is sent. Only the final dot's write counts
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
+from types import TracebackType
 
 import trio
 
 from deliver.errors import PeerError
 from deliver.message import Content, Recipient
 from deliver.net.arrived import has_arrived
-from deliver.net.chunks import LAST_WORDS, ChunkedUpload
+from deliver.net.chunks import AT_ONCE, LAST_WORDS, ChunkedUpload
 from deliver.net.ledger import EARLY, Ledger
 from deliver.net.maildata import MailData
 from deliver.net.pace import MIN_RATE, Pace
@@ -40,6 +40,8 @@ from deliver.smtp.transaction import AwaitReply, Done, SendChunks, SendCommands,
 CHUNK = 64 * 1024  # octets read at once
 FEW = 1024  # octets of a flight that every socket takes at once: no reader is needed beside the writer
 CLOSING = 1.0  # seconds for an orderly end of the stream
+
+REUSABLE = frozenset({State.READY, State.ENVELOPE, State.CHUNKS})
 
 Journal = Callable[[tuple[Recipient, ...], Delivered], None]
 Fold = Callable[[Exchange], None]
@@ -63,6 +65,7 @@ class Wire:
         self.ledger = Ledger()
         self.unwritable = False
         self.pace = Pace(timeouts, min_rate)  # that of the next message may be another one
+        self._whole = _Whole(self.machine)
 
     @property
     def timeouts(self) -> Timeouts:
@@ -77,8 +80,8 @@ class Wire:
     @property
     def reusable(self) -> bool:
         """Whether another transaction may use this connection; `transact` sends RSET where it is needed."""
-        ready = self.machine.state in (State.READY, State.ENVELOPE, State.CHUNKS)
-        return ready and self.machine.synchronised() and not self.unwritable
+        machine = self.machine
+        return machine.state in REUSABLE and machine.synchronised() and not self.unwritable
 
     @property
     def needs_reset(self) -> bool:
@@ -90,19 +93,19 @@ class Wire:
 
         `greeting`, `ehlo` and `starttls` then read the replies. Raises PeerError.
         """
-        with self._whole():
+        with self._whole:
             self.machine.presume(presumed)
             self.ledger.flight()
             self.ledger.save(EARLY, len(commands))
             octets = b"".join(self.machine.send(command) for command in commands)
-            await self.write(octets, Phase.EHLO, self.patience(Phase.EHLO))
+            await self.write(octets, Phase.EHLO)
 
     async def greeting(self) -> Reply:
         """The server's first words, of whatever code. Raises PeerError."""
-        with self._whole():
+        with self._whole:
             if self.machine.due == 1:
                 self.ledger.flight()
-            return (await self._await_exchange()).reply
+            return (await self.await_exchange()).reply
 
     async def ehlo(self, name: str) -> Reply:
         """EHLO, if it was not sent early; a positive reply fills `capabilities`. Raises PeerError."""
@@ -129,11 +132,11 @@ class Wire:
 
     async def command(self, command: Command) -> Reply:
         """Send one command and wait for its reply, of whatever code. Raises PeerError."""
-        with self._whole():
+        with self._whole:
             self.machine.check_in_step(command.phase)
             self.ledger.flight()
-            await self.write(self.machine.send(command), command.phase, self.patience(command.phase))
-            return (await self._await_exchange()).reply
+            await self.write(self.machine.send(command), command.phase)
+            return (await self.await_exchange()).reply
 
     async def transact(
         self,
@@ -149,34 +152,45 @@ class Wire:
         the transaction, whose first commands do not wait for its answer.
         """
         fold = _Fold(transaction, on_dot_reply, early)
-        chunks = ChunkedUpload(self, transaction, content, fold)
         self.pace.begin(content.size)
         try:
-            with self._whole():
-                hello = early.command if early is not None else None
+            with self._whole:
+                hello = None
                 if early is not None:
+                    hello = early.command
                     self.machine.presume(early.presumed)
                     self.ledger.save(EARLY, 1 + self.machine.due)  # the wait for EHLO, and for a greeting
                 elif self.needs_reset and not transaction.resets:
                     await self.command(Rset())
-                while not isinstance(action := transaction.next_action(), Done):
-                    if isinstance(action, SendCommands):
-                        self._count(len(action.commands))
-                        await self._send_flight(_behind(hello, action.commands), transaction, fold)
-                        hello = None
-                    elif isinstance(action, SendChunks):
-                        self._count(len(action.commands), chunks=True)
-                        await chunks.run(replace(action, commands=_behind(hello, action.commands)))
-                        hello = None
-                    elif isinstance(action, SendContent):
-                        self.ledger.flight()
-                        await MailData(self, transaction, content, fold).run()
-                    else:
-                        assert isinstance(action, AwaitReply)
-                        fold(await self._await_exchange())
+                await self._carry_out(transaction, content, fold, hello)
         except PeerError as error:
             transaction.lost(error.happened, fault=error.fault)
         return transaction.outcomes()
+
+    async def _carry_out(
+        self, transaction: Transaction, content: Content, fold: Fold, hello: Ehlo | None
+    ) -> None:
+        """Do what the transaction asks for until it is done; `hello` leaves in front. Raises PeerError."""
+        chunks: ChunkedUpload | None = None
+        while not isinstance(action := transaction.next_action(), Done):
+            if isinstance(action, SendChunks):
+                self.ledger.group(len(action.commands), chunks=True)
+                chunks = chunks or ChunkedUpload(self, transaction, content, fold)
+                await chunks.run(
+                    action if hello is None else replace(action, commands=(hello, *action.commands))
+                )
+                hello = None
+            elif isinstance(action, SendCommands):
+                self.ledger.group(len(action.commands))
+                commands = action.commands if hello is None else (hello, *action.commands)
+                await self._send_flight(commands, transaction, fold)
+                hello = None
+            elif isinstance(action, SendContent):
+                self.ledger.flight()
+                await MailData(self, transaction, content, fold).run()
+            else:
+                assert isinstance(action, AwaitReply)
+                fold(await self.await_exchange())
 
     def glance(self) -> bool:
         """Take what has come already. False: it is not certain that nothing has, `overhear` for a moment."""
@@ -231,8 +245,8 @@ class Wire:
         """The reply to a command, which is sent unless it left early."""
         if self.machine.due == 0:
             return await self.command(command)
-        with self._whole():
-            exchange = await self._await_exchange()
+        with self._whole:
+            exchange = await self.await_exchange()
             if type(exchange.command) is not type(command):
                 raise LocalMisuse(f"{exchange.command} was answered, not {command}")
             return exchange.reply
@@ -244,17 +258,17 @@ class Wire:
         octets = b"".join(self.machine.send(command) for command in commands)
         due = self.machine.due
         if len(commands) == 1 or len(octets) <= FEW:
-            await self.write(octets, phase, self.patience(phase))
+            await self.write(octets, phase)
             for _ in range(due if len(commands) > 1 else 0):
                 if not transaction.finished:
-                    fold(await self._await_exchange())
+                    fold(await self.await_exchange())
             return
         failure: PeerError | None = None
 
         async def write() -> None:
             nonlocal failure
             try:
-                await self.write(octets, phase, self.patience(phase))
+                await self.write(octets, phase)
             except PeerError as error:
                 failure = error
                 nursery.cancel_scope.cancel()
@@ -264,47 +278,70 @@ class Wire:
             try:
                 for _ in range(due):
                     if not transaction.finished:
-                        fold(await self._await_exchange())
+                        fold(await self.await_exchange())
             except PeerError as error:
                 failure = error
             nursery.cancel_scope.cancel()  # the writer, if a refusal was faster
         if failure:
             raise failure
 
-    async def _await_exchange(self) -> Exchange:
-        """The next exchange within the deadline of its phase."""
+    async def await_exchange(self) -> Exchange:
+        """The next exchange within the deadline of its phase. Raises PeerError."""
         if (came := self.machine.next_exchange()) is not None:
             return came  # with the one before it: nothing to wait for
         phase = self.machine.awaiting
         assert phase is not None
-        patience = min(self.patience(phase), LAST_WORDS) if self.unwritable else self.patience(phase)
-        with trio.move_on_after(patience):
-            return await self.next_exchange()
-        raise self.timed_out(phase, patience)
+        deadline = self.pace.deadline(phase)
+        if self.unwritable:
+            deadline = min(deadline, trio.current_time() + LAST_WORDS)
+        with trio.CancelScope(deadline=deadline):
+            return await self._read_exchange()
+        raise self.timed_out(phase, LAST_WORDS if self.unwritable else None)
 
     async def next_exchange(self) -> Exchange:
         """The next exchange, however long it takes. What was read before a cancellation is not lost."""
-        while (exchange := self.machine.next_exchange()) is None:
-            phase = self.machine.awaiting or Phase.QUIT
+        return self.machine.next_exchange() or await self._read_exchange()
+
+    async def _read_exchange(self) -> Exchange:
+        machine = self.machine
+        while True:
             try:
                 data = await self.stream.receive_some(CHUNK)
             except trio.BrokenResourceError as error:
+                phase = machine.awaiting or Phase.QUIT
                 raise Lost(phase, f"the connection broke ({_reason(error)})") from error
-            self.machine.receive(bytes(data))
-        return exchange
+            machine.receive(bytes(data))
+            if (exchange := machine.next_exchange()) is not None:
+                return exchange
 
-    async def write(self, octets: bytes, phase: Phase, patience: float) -> None:
-        """Write within `patience`. A server that does not read any more may still have said why: read on."""
+    async def write(self, octets: bytes, phase: Phase, patience: float | None = None) -> None:
+        """Write within `patience`, else that of the phase. Raises TimedOut.
+
+        A server that does not read any more may still have said why: read on.
+        """
         if self.unwritable:
             return
-        with trio.move_on_after(patience) as scope:
-            try:
-                await self.stream.send_all(octets)
-            except trio.BrokenResourceError as error:
-                self.unwritable = True
-                _log.debug("writing %s: %s", phase.value, _reason(error))
-        if scope.cancelled_caught:
-            raise self.timed_out(phase, patience)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            rest = self._after_writing_now(octets) if len(octets) <= AT_ONCE else octets
+            if rest is None:
+                return
+            patience = self.patience(phase) if patience is None else patience
+            with trio.move_on_after(patience):
+                await self.stream.send_all(rest)
+                return
+        except trio.BrokenResourceError as error:
+            self.unwritable = True
+            _log.debug("writing %s: %s", phase.value, _reason(error))
+            return
+        raise self.timed_out(phase, patience)
+
+    def _after_writing_now(self, octets: bytes) -> bytes | None:
+        """What is left for `send_all` after the socket took what it takes without waiting; None: nothing."""
+        if type(self.stream) is not PromptStream:
+            return octets
+        sent = self.stream.send_now(octets)
+        return octets[sent:] if sent < len(octets) else None
 
     def patience(self, phase: Phase) -> float:
         """The deadline of a reply in seconds from now, see `deliver.net.pace`."""
@@ -314,25 +351,28 @@ class Wire:
         """Write a piece of content as fast as it must go at least. Raises TimedOut, as `write` does."""
         await self.write(octets, phase, self.pace.patience_with(len(octets)))
 
-    def timed_out(self, phase: Phase, patience: float) -> TimedOut:
-        """The error for a wait of `patience` seconds that was in vain."""
+    def timed_out(self, phase: Phase, patience: float | None = None) -> TimedOut:
+        """The error for a wait of `patience` seconds, else that of the phase, that was in vain."""
+        patience = self.pace.own(phase) if patience is None else patience
         return TimedOut(phase, patience, self.pace.why(phase))
 
-    def _count(self, commands: int, *, chunks: bool = False) -> None:
-        """A flight of so many commands, perhaps with content behind them."""
-        self.ledger.flight()
-        self.ledger.save("PIPELINING", max(0, commands - 1))
-        if chunks and commands:
-            self.ledger.save("CHUNKING", 2 if commands else 1)  # the waits for DATA and for the content
 
-    @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """Whatever interrupts the block, the session is of no more use."""
-        try:
-            yield
-        except BaseException:
-            self.machine.break_off()
-            raise
+class _Whole:
+    """Whatever interrupts the block, the session is of no more use."""
+
+    __slots__ = ("_machine",)
+
+    def __init__(self, machine: ClientMachine) -> None:
+        self._machine = machine
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._machine.break_off()
 
 
 class _Fold:
@@ -351,17 +391,13 @@ class _Fold:
         delivered = self._transaction.got(exchange)
         if delivered:
             try:
-                transaction = self._transaction
-                outcome = Delivered(exchange.reply, transaction.contact, transaction.dsn_passed)
+                outcome = self._transaction.delivered
+                assert outcome is not None, "somebody was delivered to"
                 self._on_dot_reply(delivered, outcome)
             except (
                 Exception
             ):  # the message is delivered whatever the journal says; the outcome is settled later
                 _log.exception("the journal of deliveries failed")
-
-
-def _behind(hello: Ehlo | None, commands: tuple[Command, ...]) -> tuple[Command, ...]:
-    return commands if hello is None else (hello, *commands)
 
 
 def _reason(error: BaseException) -> str:

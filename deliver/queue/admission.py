@@ -28,14 +28,22 @@ class Permits:
 
     def opens_at(self, domain: str) -> float:
         """See `deliver.queue.claiming.Admission`."""
-        site = self.lanes.site(domain)
-        moment = self.lanes.opens_at(domain, self._taken[domain], self._taken_sites[site])
+        lanes = self.lanes
+        if not self._taken_sites:
+            moment = lanes.opens_at(domain)
+        else:
+            moment = lanes.opens_at(
+                domain, self._taken.get(domain, 0), self._taken_sites.get(lanes.site(domain), 0)
+            )
         if self.throttle.limited:
+            site = lanes.site(domain)
             moment = max(moment, self.throttle.opens_at(self.throttle.subject(domain, site), self._places))
         return max(moment, self.holds[domain]) if domain in self.holds else moment
 
     def reserve(self, domain: str) -> bool:
         """See `deliver.queue.claiming.Admission`."""
+        if self.lanes.share.parts == 1:  # all of it is ours
+            return True
         site = self.lanes.site(domain)
         if not self.lanes.reserve(domain, self._taken[domain], self._taken_sites[site]):
             return False

@@ -11,7 +11,6 @@ claim from one database; SQLite has one writer and knows no such locks.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sqlite3
@@ -22,11 +21,11 @@ from typing import Any, Final
 from sqlalchemy import Connection, Integer, bindparam, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from deliver.errors import UsageError
 from deliver.message import Envelope, Recipient
 from deliver.outcome import Place
 from deliver.queue import choosing, codec, due, freeze, schedule
 from deliver.queue.choosing import CROWDED as CROWDED, Admission as Admission
+from deliver.queue.found import UNREADABLE, Found, read
 from deliver.queue.heads import heads
 from deliver.queue.hold import Append, Key, set_aside
 from deliver.queue.locking import ALONE, free_destinations
@@ -45,9 +44,7 @@ LATE: Final = (
 MAX_SENDER: Final = 320  # characters
 Served = tuple[str, str]  # a domain, and the sender whose turn it was
 
-_ABOUT_MAIL: Final = frozenset({"mail", "rcpt", "data", "body", "dot"})
 _VERP: Final = "+="  # behind these a local part is made for one recipient or purpose
-_UNREADABLE: Final = (ValueError, TypeError, AttributeError, KeyError, RecursionError, UsageError)
 
 log = logging.getLogger("outrider.queue")
 
@@ -148,9 +145,9 @@ class _Taking:
     append: Append
     held: int = 0
 
-    def one_of_each(self, turn: list[tuple[str, str]]) -> tuple[dict[str, _Found | None], list[Served]]:
+    def one_of_each(self, turn: list[tuple[str, str]]) -> tuple[dict[str, Found | None], list[Served]]:
         """For each domain that may go now its next message, None if nothing of it may; and who was served."""
-        found: dict[str, _Found | None] = {}
+        found: dict[str, Found | None] = {}
         served: list[Served] = []
         for start in range(0, len(turn), AT_ONCE):
             some = turn[start : start + AT_ONCE]
@@ -173,7 +170,7 @@ class _Taking:
                 raise
             return {}  # they are looked at one by one
 
-    def _next_of(self, domain: str, last_sender: str, head: Any) -> tuple[_Found | None, str]:
+    def _next_of(self, domain: str, last_sender: str, head: Any) -> tuple[Found | None, str]:
         """The next message of the domain, None if nothing may go now; and whose turn it was last."""
         frozen = freeze.rule_of_domain(self.rules, domain)
         if frozen is not None:
@@ -195,8 +192,8 @@ class _Taking:
                     break
                 mail = _MESSAGE.first(self.conn, of=choice.message_id)
                 rule = freeze.rule_of_sender(self.rules, codec.sender_of(mail))
-                found = _read(domain, mail, due_now)
-            except _UNREADABLE as error:
+                found = read(domain, mail, due_now)
+            except UNREADABLE as error:
                 self._set_aside(choice.message_id, domain, error)
                 continue
             except (DBAPIError, sqlite3.Error) as error:
@@ -211,15 +208,15 @@ class _Taking:
                 break  # others are busy with it
         return None, sender
 
-    def _of_head(self, domain: str, head: Any) -> _Found | None:
+    def _of_head(self, domain: str, head: Any) -> Found | None:
         """The message at the head of the line; None where that has to be looked at more closely."""
         if head is None or head.others:
             return None
         try:
             if freeze.rule_of_sender(self.rules, codec.sender_of(head)) is not None:
                 return None
-            found = _read(domain, head, [head])
-        except _UNREADABLE:
+            found = read(domain, head, [head])
+        except UNREADABLE:
             return None
         return found if self.admission.sender_opens_at(domain, found.sender) <= self.now else None
 
@@ -234,7 +231,7 @@ class _Taking:
         log.error("%s: held for %s: %s", message_id, domain, why)
         self.held += max(1, set_aside(self.conn, message_id, domain, why, self.now, self.append))
 
-    def lease_all(self, found: Iterable[_Found | None]) -> list[Claim]:
+    def lease_all(self, found: Iterable[Found | None]) -> list[Claim]:
         """Put on record that an attempt begins for each of these."""
         chosen = [each for each in found if each is not None]
         numbers = self._begin_attempts(chosen)
@@ -254,7 +251,7 @@ class _Taking:
         )
         return [self._claim(attempt_id, each) for attempt_id, each in zip(numbers, chosen, strict=True)]
 
-    def _begin_attempts(self, chosen: list[_Found]) -> Sequence[int]:
+    def _begin_attempts(self, chosen: list[Found]) -> Sequence[int]:
         """Returns their ids. With one writer they can be told before the rows are made, all at once."""
         rows: list[dict[str, object]] = [
             {
@@ -275,7 +272,7 @@ class _Taking:
         )
         return range(first, first + len(rows))
 
-    def _claim(self, attempt_id: int, found: _Found) -> Claim:
+    def _claim(self, attempt_id: int, found: Found) -> Claim:
         before = math.inf
         if self.now - found.due > LATE:
             begun = _LAST_BEGUN.scalar(
@@ -308,59 +305,10 @@ class _Taking:
         return replace(envelope, received_at=self.now if first is None else float(first))
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What is in the rows of a message and its due recipients of the domain."""
-
-    domain: str
-    envelope: Envelope
-    recipients: tuple[Recipient, ...]
-    number: int
-    waited: tuple[float, ...]
-    tried: Place | None
-    sender: str
-    due: float
-    spool_name: str | None
-    content: bytes | None
-
-
-def _read(domain: str, mail: Any, due_now: list[Any]) -> _Found:
-    """Raises one of _UNREADABLE."""
-    recipients = tuple([codec.recipient_of(row) for row in due_now])
-    return _Found(
-        domain,
-        codec.envelope_of(mail, recipients),
-        recipients,
-        1 + max([row.attempts for row in due_now]),
-        tuple([float(row.waited) for row in due_now]),
-        _place(due_now[0].last_outcome),
-        due_now[0].sender,
-        min([row.next_attempt for row in due_now]),
-        mail.spool_name,
-        None if mail.content is None else bytes(mail.content),
-    )
-
-
 def _is_unreadable(error: Exception) -> bool:
     """Whether it is about the text in a row of SQLite, and not about the database."""
     origin = error.orig if isinstance(error, DBAPIError) else error
     return isinstance(origin, sqlite3.OperationalError) and str(origin).startswith("Could not decode")
-
-
-def _place(outcome: str | None) -> Place | None:
-    """The server that failed the recipient. One that answered about the mail is not to be avoided: a server
-    that greylists wants to see the same client again.
-    """
-    try:
-        plain = json.loads(outcome) if outcome else {}
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(plain, dict) or (plain.get("reply") and plain.get("phase") in _ABOUT_MAIL):
-        return None
-    contact = plain.get("contact")
-    if not isinstance(contact, dict) or not contact.get("address"):
-        return None
-    return Place(str(contact.get("host", "")), str(contact["address"]))
 
 
 _DUE_OF_MESSAGE: Final = Statement(

@@ -21,7 +21,6 @@ from deliver.smtp.reply import EnhancedCode, Reply
 
 MAX_TEXT: Final = 1000  # characters
 MAX_LINES: Final = 20  # of a reply
-MAX_FINDINGS: Final = 500  # of one trace
 _ENCODER: Final = msgspec.json.Encoder()
 _ESCAPING: Final = json.JSONEncoder(separators=(",", ":"))
 _TLS: Final = tuple(each.name for each in fields(TlsFacts) if each.name != "resumption")
@@ -110,7 +109,7 @@ def _contact_dict(contact: Contact) -> dict[str, Any]:
 
 def trace_json(trace: Trace) -> str:
     """The findings of an attempt as a JSON array."""
-    return _encode([finding.as_dict() for finding in trace.findings[:MAX_FINDINGS]])
+    return trace.as_json()
 
 
 def outcome_json(outcome: Outcome) -> str:

@@ -119,7 +119,7 @@ class ContentWriter:
             raise ValueError(f"not a message id: {message_id!r}")
         self._spool = spool
         self._name = f"{message_id}{SUFFIX}"
-        self._temporary = spool / f"{message_id}{TEMPORARY}"
+        self._unfinished = f"{message_id}{TEMPORARY}"
         self._inline_limit = inline_limit
         self._max_size = max_size
         self._buffer = bytearray()
@@ -150,6 +150,10 @@ class ContentWriter:
         self._buffer.clear()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._remove)
+
+    @property
+    def _temporary(self) -> Path:  # most messages need none
+        return self._spool / self._unfinished
 
     async def _in_thread(self, work: object) -> None:
         assert callable(work)

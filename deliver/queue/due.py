@@ -35,7 +35,8 @@ from deliver.queue.locking import lock_destination
 from deliver.queue.schema import State, destination, recipient
 from deliver.queue.statement import Statement
 
-PAGE: Final = 200  # destinations that are looked at in one query
+PAGE: Final = 200  # destinations that are looked at in one query, at most
+FIRST_PAGE: Final = 25  # of the first one: mostly that is enough; each of the next ones is twice as long
 FEW: Final = 20  # of those that are given: mostly one of the first has something
 
 LOOKED_AT: Final = 1000  # destinations that one look of the runner goes through
@@ -178,13 +179,14 @@ def _pages(
     conn: Connection, query: Statement, front: Place, place: Callable[[Any], Place], **values: object
 ) -> Iterator[Any]:
     """The rows of an ordered query behind `front`, fetched as they are looked at."""
+    page = min(FIRST_PAGE, PAGE)
     while True:
         behind = {f"behind_{number}": each for number, each in enumerate(front)}
-        rows = query.all(conn, page=PAGE, **behind, **values)
+        rows = query.all(conn, page=page, **behind, **values)
         yield from rows
-        if len(rows) < PAGE:
+        if len(rows) < page:
             return
-        front = place(rows[-1])
+        front, page = place(rows[-1]), min(2 * page, PAGE)
 
 
 def _place_by_due(row: Any) -> Place:

@@ -157,11 +157,29 @@ class Execution:
             log.exception("%s: attempt %d has no result", claim.envelope.id, claim.number)
             return conclusion.interrupted(claim.recipients, started=True)
 
+    def settlement(self, claim: Claim, ended: Ended) -> Settle:
+        """The write that puts it on record."""
+        now, result = self.clock.now(), ended.result
+        return Settle(
+            claim,
+            ended.settlements,
+            events=(*result.trace.events, *expiries(claim, result, ended.settlements, now)),
+            now=now,
+            trace=codec.trace_json(result.trace),
+            gather=self.gather,
+            append=self.append,
+        )
+
+    def record(self, write: Settle, settled: Settled) -> None:
+        """It is on record."""
+        self.shard.journal.settled(write.claim.attempt_id)
+        report(write.claim, write.settlements, settled, write.now)
+
     async def settle(self, claim: Claim, ended: Ended) -> None:
         """Put on record what became of the claim, also under cancellation; raises no Exception."""
         settled: Settled | None = None
         try:
-            settled = await self._settle(claim, ended.result, ended.settlements)
+            settled = await self._settle(claim, ended)
             if settled is not None and settled.removable:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(remove, self.shard.spool, settled.removable)
@@ -230,24 +248,12 @@ class Execution:
             for recipient, outcome in result.outcomes
         )
 
-    async def _settle(
-        self, claim: Claim, result: AttemptResult, settlements: tuple[Settlement, ...]
-    ) -> Settled | None:
+    async def _settle(self, claim: Claim, ended: Ended) -> Settled | None:
         """None: the database refused it for too long."""
-        now = self.clock.now()
-        work = Settle(
-            claim,
-            settlements,
-            events=(*result.trace.events, *expiries(claim, result, settlements, now)),
-            now=now,
-            trace=codec.trace_json(result.trace),
-            gather=self.gather,
-            append=self.append,
-        )
-        settled = await self._insist(claim, work)
+        write = self.settlement(claim, ended)
+        settled = await self._insist(claim, write)
         if settled is not None:
-            self.shard.journal.settled(claim.attempt_id)
-            report(claim, settlements, settled, now)
+            self.record(write, settled)
             self.settled()
         return settled
 

@@ -137,7 +137,8 @@ def _settle_plain(conn: Connection, writes: Sequence[Settle]) -> dict[int, tuple
     if store.DELIVERED.change_each(conn, delivered) != len(delivered):
         raise OneByOne
     store.END_ATTEMPT.change_each(conn, attempts)
-    last: dict[str, Settle] = {each.claim.envelope.id: each for each in writes}  # several claims of one message, perhaps
+    # several claims may be of one message
+    last: dict[str, Settle] = {each.claim.envelope.id: each for each in writes}
     rows: list[dict[str, object]] = [{"of": name, "now": each.now} for name, each in last.items()]
     if _COMPLETE.change_each(conn, rows) == len(rows):
         over = last

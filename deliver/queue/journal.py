@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from deliver.errors import StorageError
 from deliver.message import MessageId
 from deliver.outcome import Contact, Delivered
@@ -28,7 +30,7 @@ from deliver.sqlrun import create_private_file
 COMPACT_AT: Final = 4 * 1024 * 1024  # octets of settled records that are kept at most
 MAX_TEXT: Final = 512  # characters of a reply line
 
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # made once, see `codec`
+_ENCODER: Final = msgspec.json.Encoder()
 log = logging.getLogger("outrider.queue")
 
 
@@ -178,8 +180,15 @@ def _record(proof: Proof) -> bytes:
     }
     if proof.dsn_passed is not None:
         plain["dsn_passed"] = proof.dsn_passed
-    body = _encode(plain).encode("ascii")
+    body = _encode(plain)
     return b"\n%08x %s\n" % (zlib.crc32(body), body)
+
+
+def _encode(plain: object) -> bytes:
+    try:
+        return _ENCODER.encode(plain)
+    except UnicodeEncodeError:  # half a surrogate pair, which UTF-8 cannot have
+        return json.dumps(plain, separators=(",", ":")).encode("ascii")
 
 
 def _parse(line: bytes) -> Proof | None:

@@ -83,6 +83,8 @@ class Lane:
 
 def feedback(result: AttemptResult) -> Feedback:
     """The table above, for all recipients together: one that was answered proves that the site answers."""
+    if len(result.outcomes) == 1:
+        return _of_outcome(result.outcomes[0][1])
     found = {_of_outcome(outcome) for _, outcome in result.outcomes}
     for worst in (Feedback.PUSHBACK, Feedback.GOOD, Feedback.UNREACHABLE):
         if worst in found:
@@ -113,12 +115,13 @@ def after(
     lane: Lane, said: Feedback, terms: Terms, *, started: float, now: float, again: float = math.inf
 ) -> Lane:
     """The lane after an attempt that ran from `started` to `now`; its message is due again at `again`."""
-    lane = replace(lane, pace=lane.pace + SMOOTHING * (now - started - lane.pace))
-    if said is Feedback.NEUTRAL or (started <= lane.paused_at and said is not Feedback.GOOD):
-        return lane
+    pace = lane.pace + SMOOTHING * (now - started - lane.pace)
     if said is Feedback.GOOD:
         grown = lane.window + (1.0 if lane.growing else 1.0 / lane.window)
-        return replace(lane, window=min(float(terms.widest), grown), failures=0, paused_until=-math.inf)
+        return Lane(min(float(terms.widest), grown), lane.growing, paused_at=lane.paused_at, pace=pace)
+    lane = replace(lane, pace=pace)
+    if said is Feedback.NEUTRAL or started <= lane.paused_at:
+        return lane
     if said is Feedback.PUSHBACK and (lane.growing or lane.window >= 2):
         return replace(lane, window=max(1.0, lane.window / 2), growing=False)
     pause = min(terms.longest_pause, terms.pause * 2.0 ** min(lane.failures, 30))
@@ -165,23 +168,27 @@ class Lanes:
 
     def domains(self, domain: str) -> tuple[str, ...]:
         """The domains of the same site, this one first."""
-        place = self._places.get(self.site(domain))
-        others = () if place is None else tuple(place.domains)
-        return (domain, *(each for each in others if each != domain))
+        place = self._places.get(self._site_of.get(domain, domain))
+        others = () if place is None else place.domains
+        return (domain, *[each for each in others if each != domain])
 
     def opens_at(self, domain: str, taken: int = 0, taken_site: int = 0) -> float:
         """From when on the domain may have one more attempt; `taken`: not begun yet, but claimed."""
-        whole, most = self.share.parts == 1, self.terms.per_domain
-        if self._running[domain] + taken >= (most if whole else self.share.places(most, _domain_key(domain))):
+        most = self.terms.per_domain
+        if self.share.parts > 1:
+            most = self.share.places(most, _domain_key(domain))
+        if self._running.get(domain, 0) + taken >= most:
             return math.inf
-        return self.site_opens_at(self.site(domain), taken_site)
+        return self.site_opens_at(self._site_of.get(domain, domain), taken_site)
 
     def site_opens_at(self, site: str, taken: int = 0) -> float:
         """From when on one of the site's domains may have one more attempt."""
-        whole, most = self.share.parts == 1, self.terms.widest
+        most = self.terms.widest
+        if self.share.parts > 1:
+            most = self.share.places(most, _site_key(site))
         place = self._places.get(site)
         running = taken if place is None else place.running + taken
-        if running >= (most if whole else self.share.places(most, _site_key(site))):
+        if running >= most:
             return math.inf
         return (self._new() if place is None else place.lane).opens_at(running)
 
@@ -228,16 +235,17 @@ class Lanes:
         """The attempt that `begin` announced has ended; `found` is the site that it turned out to be."""
         place = self._places[site]
         place.running -= 1
-        self._running[domain] -= 1
+        left = self._running[domain] = self._running[domain] - 1
         if self.share.parts > 1:
             self.share.end(_domain_key(domain))
             self.share.end(_site_key(site))
-        if not self._running[domain]:
+        if not left:
             del self._running[domain]
         if found is not None and found != site:
             place = self._move(domain, place, site, found)
         place.lane = after(place.lane, said, self.terms, started=started, now=now, again=again)
-        self._forget()
+        if len(self._places) > MAX_SITES or len(self._site_of) > 2 * MAX_SITES:
+            self._forget()
         return place.lane
 
     def reopen(self, domains: Iterable[str] | None = None) -> None:

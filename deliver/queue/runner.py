@@ -38,6 +38,7 @@ from deliver.queue.execution import (
     JournalReply as JournalReply,
 )
 from deliver.queue.lanes import Feedback, Lanes, Occupancy
+from deliver.queue.settling import Settling
 from deliver.queue.shard import Shard
 from deliver.queue.share import WHOLE, Share
 from deliver.queue.silence import Silence
@@ -121,6 +122,7 @@ class Runner:
         self._seen = -math.inf
         self._running: dict[int, Running] = {}
         self._silent = Silence()
+        self._settling = Settling(shard, self._settled_claim)
         self._left_due = -math.inf
         self.lanes = Lanes(lanes_of(settings))
         self.throttle = Throttle(limits_of(settings), lambda domain: self._sources(domain))
@@ -289,7 +291,8 @@ class Runner:
     async def _claim(self, wishes: list[Wish]) -> None:
         now = self._clock.now()
         free = self._occupancy.free(now)
-        if free <= 0 or self._stopping:
+        look = any(wish.domains is None for wish in wishes)
+        if free <= 0 or self._stopping or (not look and self._nothing_left(now)):
             for wish in wishes:
                 wish.moment = now
             return
@@ -303,7 +306,6 @@ class Runner:
             node=self._shard.node,
             line=self._line,
         )
-        look = any(wish.domains is None for wish in wishes)
 
         def take_permitted(
             conn: Connection,
@@ -351,7 +353,7 @@ class Runner:
         def over(ended: Ended) -> None:
             nonlocal said
             said = self._ended(running, ended)
-            nursery.start_soon(self._settle, running, ended)
+            self._settling.add(running.execution, running.claim, ended, nursery)
 
         following: tuple[Running, ...] = (running,)
         while following:
@@ -362,12 +364,9 @@ class Runner:
             if said is Feedback.GOOD and not running.scope.cancel_called and self._may_go_on(served):
                 following = await self._next(running.claim.domain)
 
-    async def _settle(self, running: Running, ended: Ended) -> None:
-        try:
-            await running.execution.settle(running.claim, ended)
-        finally:
-            del self._running[running.claim.attempt_id]
-            self._wake.set()
+    def _settled_claim(self, claim: Claim) -> None:
+        del self._running[claim.attempt_id]
+        self._wake.set()
 
     def _may_go_on(self, served: int) -> bool:
         return not self._stopping and (served < TURN or self._occupancy.free(self._clock.now()) > 1)
@@ -377,13 +376,17 @@ class Runner:
 
         Nobody asks for what came after the last look for all domains: the next one is soon, and takes more.
         """
-        if self._shard.node is None and self._clock.now() < self._left_due:
+        if self._nothing_left(self._clock.now()):
             return ()
         try:
             return (await self._claim_and_look(self.lanes.domains(domain), most=1))[0]
         except StorageError as error:
             log.error("%s", error)
             return ()
+
+    def _nothing_left(self, now: float) -> bool:
+        """Whether the last look for all domains left nothing that is due by now; nodes cannot know that."""
+        return now < self._left_due and self._shard.node is None
 
     async def idle(self) -> bool:
         """Whether nothing is under way and nothing is due that may be tried now. Raises StorageError."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from deliver.errors import ConfigurationError
@@ -23,6 +24,7 @@ from deliver.smtp.reply import Reply
 if TYPE_CHECKING:
     from deliver.relay.security import Client  # pulls trio in, which reading settings does not need
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -39,6 +41,7 @@ def networks(texts: Iterable[str]) -> tuple[Network, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=4096)  # most clients come again
 def client_address(text: str) -> str:
     """The address without a zone, an IPv4 client on an IPv6 socket as IPv4; other text unchanged."""
     try:
@@ -51,11 +54,16 @@ def client_address(text: str) -> str:
 
 def may_relay(client: str, allowed: Iterable[Network]) -> bool:
     """Whether the client with this IP address (as from `client_address`) is in one of the networks."""
+    address = _parsed(client)
+    return address is not None and any(address in network for network in allowed)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Address | None:
     try:
-        address = ipaddress.ip_address(client)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return any(address in network for network in allowed)
+        return None
 
 
 def refusal(client: str, allowed: Iterable[Network]) -> Reply | None:

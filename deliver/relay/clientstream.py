@@ -4,6 +4,7 @@ One clock serves the whole conversation, as one for each wait would cost more th
 
     clocked     the block in which the conversation goes on; it is cancelled when a wait in it takes too long
     keep_time   runs beside it
+    protect     from here to `expose` nothing else cancels the block: what is done must not be cut
 """
 
 from __future__ import annotations
@@ -31,29 +32,45 @@ class ClientStream:
         """`patience`: seconds in which the client must take a reply."""
         self.stream = stream
         self.reading = False
+        self.outlasted = False
         self._patience = patience
         self._tell = tell
         self._due = math.inf
-        self._waiting: trio.Event | None = None  # of the clock, for a wait that has an end
+        self._alarm = trio.CancelScope()  # in which the timekeeper sleeps, until:
+        self._alarm_at = math.inf
         self._scope = trio.CancelScope()
+        self._timekeeper_left = False
 
     async def keep_time(self) -> None:
         """End the block `clocked` when its wait is over in vain; until cancelled."""
-        while True:
-            if self._due == math.inf:
-                self._waiting = trio.Event()
-                await self._waiting.wait()
-                self._waiting = None
-            await trio.sleep_until(self._due)  # by then it may be another one
-            if trio.current_time() >= self._due:
-                self._due = math.inf
-                self._scope.cancel()
+        try:
+            while True:
+                self._alarm_at = self._due
+                with trio.CancelScope(deadline=self._due) as self._alarm:
+                    await trio.sleep_forever()
+                if trio.current_time() >= self._due:  # which may be later than it was
+                    self._due = math.inf
+                    self._scope.cancel()
+        finally:  # what is protected outlives us, and still has its end
+            self._timekeeper_left = True
+            self._scope.deadline = self._due
 
     def clocked(self) -> trio.CancelScope:
         """A new block, in which nothing waits yet."""
-        self.reading, self._due = False, math.inf
+        self.reading, self.outlasted, self._due = False, False, math.inf
         self._scope = trio.CancelScope()
         return self._scope
+
+    def protect(self, until: float) -> None:
+        """Nothing but the time `until` ends the block now."""
+        self._scope.shield = True
+        self._wait(until)
+
+    def expose(self) -> None:
+        """The protection ends; `outlasted` says whether its time had ended before, and with it the block."""
+        self._due = math.inf
+        self._scope.shield = False
+        self.outlasted = self._scope.cancel_called
 
     def interrupt(self) -> None:
         """Wait for the client no longer, if that is what we do."""
@@ -110,7 +127,16 @@ class ClientStream:
                 except trio.BrokenResourceError:
                     self._tell(f"reset after: {why}")
 
+    async def close(self) -> None:
+        """At once."""
+        if isinstance(self.stream, PromptStream):
+            self.stream.close()
+        else:
+            await trio.aclose_forcefully(self.stream)
+
     def _wait(self, until: float) -> None:
         self._due = until
-        if self._waiting is not None:
-            self._waiting.set()
+        if until < self._alarm_at:
+            self._alarm.deadline = self._alarm_at = until
+        if self._timekeeper_left:
+            self._scope.deadline = until

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
@@ -136,13 +136,14 @@ class Connection:
 
     async def _finish(self, why: str, seconds: float) -> None:
         """Leave nothing behind, whatever happened."""
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + ABANDON_DEADLINE):
-            try:
-                self._give_up_login()
-                await self._abandon(why)
-            except Exception:
-                log.exception("abandoning a message of %s failed unexpectedly", self._client)
-            await trio.aclose_forcefully(self._line.stream)
+        if self._exchange is not None or self._incoming is not None:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + ABANDON_DEADLINE):
+                try:
+                    self._give_up_login()
+                    await self._abandon(why)
+                except Exception:
+                    log.exception("abandoning a message of %s failed unexpectedly", self._client)
+        await self._line.close()
         say_closed(self._who, self._machine.helo, accepted=self._accepted, seconds=seconds, why=why)
 
     async def _converse(self) -> str:
@@ -153,14 +154,17 @@ class Connection:
             self._waited_in_vain()
 
     def _waited_in_vain(self) -> None:
+        if self._line.outlasted:
+            return  # not for the client
         if not self._line.reading:
             raise ConnectionLost(UNREAD)
         if not self._stopping or self._machine.in_content:
             self._machine.close(Reply(421, ("4.4.2 Timeout, closing connection",)), "the client was silent")
 
     async def _perform(self) -> str:
+        machine, performers = self._machine, self._performers
         while True:
-            action = self._machine.next_action()
+            action = machine.next_action()
             if action is None:
                 await self._write()
                 await self._read()
@@ -170,7 +174,7 @@ class Connection:
                 await self._write()
                 await self._line.linger(action.why, secured=self._who.secured is not None)
                 return action.why
-            await self._performers[type(action)](self, action)
+            await performers[type(action)](self, action)
 
     # The stream
 
@@ -358,21 +362,25 @@ class Connection:
             return
         self._incoming = None
         envelope = envelope_of(incoming, question, over)
-        committed = False
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + COMMIT_DEADLINE):
-            try:
-                await incoming.sink.commit(envelope)
-            except OutriderError as error:
-                self._refused(incoming, str(error))
-                self._machine.refuse(apology(error))
-                return
-            committed = True
-        if committed:  # in time or not: what was begun by the deadline is not taken back
+        committed = answered = False
+        self._line.protect(trio.current_time() + COMMIT_DEADLINE)
+        try:
+            await incoming.sink.commit(envelope)
+            committed = True  # in time or not: what was begun by the deadline is not taken back
+        except OutriderError as error:
+            self._refused(incoming, str(error))
+            self._machine.refuse(apology(error))
+            answered = True
+        finally:
+            self._line.expose()
+            if self._line.outlasted and not (committed or answered):
+                self._refused(incoming, "the queue did not answer in time; the message may be in it")
+                self._machine.refuse(Reply(451, ("4.3.0 The queue is too slow, try again later",)))
+        if committed:
             accept(self._machine, question, envelope, over)
             await self._tell_accepted(envelope)
-        else:
-            self._refused(incoming, "the queue did not answer in time; the message may be in it")
-            self._machine.refuse(Reply(451, ("4.3.0 The queue is too slow, try again later",)))
+        if self._line.outlasted:
+            await trio.lowlevel.checkpoint_if_cancelled()  # this block has ended; another one goes on
 
     def _refusals(self, incoming: Incoming, question: EndContent) -> Mapping[Mailbox, Reply]:
         if not self._terms.recipient_limits:
@@ -408,10 +416,7 @@ class Connection:
         if self._terms.protocol_detail:  # somebody wants to know of unusual ends
             say_detail(self._who, self._machine.helo, what)
 
-    async def _end_content(self, question: EndContent) -> None:
-        await self._commit(question)  # whatever that is for this kind of client
-
-    _performers: Mapping[type[Action], Callable[[Connection, Any], Awaitable[None]]] = {
+    _performers: ClassVar[Mapping[type[Action], Callable[[Any, Any], Awaitable[None]]]] = {
         ContentChunk: _keep,
         AbandonContent: _abandon_content,
         Handshake: _handshake,
@@ -421,5 +426,5 @@ class Connection:
         ConsiderSender: _consider_sender,
         ConsiderRecipient: _consider_recipient,
         BeginContent: _begin,
-        EndContent: _end_content,
+        EndContent: _commit,
     }

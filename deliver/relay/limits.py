@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 MINUTE = 60.0
 MAX_CLIENTS = 20_000  # of which something is remembered
@@ -112,6 +113,7 @@ def connections_within(wanted: int, files: int) -> int:
     return max(1, min(wanted, files // 2))
 
 
+@lru_cache(maxsize=4096)  # most clients come again
 def account(client: str) -> str:
     """Who is counted together with this client: a /64, or the address itself."""
     try:

@@ -20,7 +20,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import trio
 
@@ -218,6 +218,8 @@ class LmtpConnection(Connection):
             failed=sum(reply.permanent for reply in replies.values()),
         )  # fmt: skip
         self._lmtp.accept_each(lambda mailbox: replies[mailbox])
+
+    _performers: ClassVar = {**Connection._performers, EndContent: _commit}
 
 
 @dataclass(frozen=True, slots=True)

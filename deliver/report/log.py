@@ -33,14 +33,21 @@ Form = Callable[[float, int, str, str, Facts, str | None], str]
 
 _OUTRIDER: Final = logging.getLogger("outrider")
 _NO_FACTS: Final[Facts] = {}
+_NAMES: Final = {
+    level: logging.getLevelName(level)
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+}
 
 
 def say(logger: logging.Logger, level: int, sentence: str, **facts: object) -> None:
     """Log `sentence` with `facts`; those that are None or empty are left out."""
     if not logger.isEnabledFor(level):
         return
-    if (lines := _only_handler(logger)) is not None and lines.say(logger.name, level, sentence, facts):
-        return
+    handlers = _OUTRIDER.handlers
+    if len(handlers) == 1 and not (logger.handlers or _OUTRIDER.propagate):  # nobody else is to be told
+        lines = handlers[0]
+        if isinstance(lines, Lines) and lines.say(logger.name, level, sentence, facts):
+            return
     # not by Logger.log, which would look for the place in the source
     record = logging.LogRecord(logger.name, level, "", 0, sentence, None, None)
     record.facts = {key: value for key, value in facts.items() if value is not None and value != ""}
@@ -49,7 +56,7 @@ def say(logger: logging.Logger, level: int, sentence: str, **facts: object) -> N
 
 def text_line(at: float, level: int, name: str, sentence: str, facts: Facts, traceback: str | None) -> str:
     """`2026-11-21T10:00:00.123Z INFO outrider.delivery: delivered to=a@example.org …`"""
-    line = f"{_stamp(at)} {logging.getLevelName(level)} {name}: {_printable(sentence)}"
+    line = f"{_stamp(at)} {_NAMES.get(level, level)} {name}: {_printable(sentence)}"
     for key, value in facts.items():
         if value is None:
             continue
@@ -70,7 +77,7 @@ def json_line(at: float, level: int, name: str, sentence: str, facts: Facts, tra
     """One JSON object, ASCII only: time, level, logger, message, and the facts under their names."""
     line: dict[str, Any] = {
         "time": _stamp(at),
-        "level": logging.getLevelName(level).lower(),
+        "level": str(_NAMES.get(level, level)).lower(),
         "logger": name,
         "message": sentence,
     }
@@ -176,13 +183,6 @@ def current() -> Lines | None:
     """Who writes the lines of the `outrider` loggers; None: nobody, or not `Lines` alone."""
     handlers = _OUTRIDER.handlers
     return handlers[0] if len(handlers) == 1 and isinstance(handlers[0], Lines) else None
-
-
-def _only_handler(logger: logging.Logger) -> Lines | None:
-    """Who alone would get the logger's records."""
-    if logger.handlers or not logger.propagate or _OUTRIDER.propagate:
-        return None
-    return current()
 
 
 def _stamp(at: float) -> str:

@@ -9,10 +9,9 @@ are written when the outcome is settled.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from deliver.message import Envelope, Recipient
@@ -52,14 +51,36 @@ class Testimony:
     router: str = "mx"
     levels: dict[tuple[str, str], str] = field(default_factory=dict)  # wanted, by host and address
     _began: float = field(init=False)
+    _about: dict[str, Scalar] = field(init=False)  # what every event of this attempt carries
 
     def __post_init__(self) -> None:
         self._began = self.now()
+        self._about = {
+            "message_id": self.envelope.id,
+            "sender_address": self.envelope.reverse_path,
+            "attempt": self.attempt,
+        }
+
+    def apart(self) -> Testimony:
+        """For what happens when the attempt is over, in a trace of its own."""
+        return Testimony(
+            Trace(), self.now, self.envelope, self.domain, self.attempt, self.router, self.levels
+        )
 
     def connection(self, host: str, address: str, port: int, policy: TlsPolicy, secure: bool) -> Connection:
         """For what happens on one connection."""
+        fields: dict[str, Scalar] = {
+            "domain": self.domain,
+            "host": host,
+            "host_address": address,
+            "host_port": port,
+            "router": self.router,
+            "transport": "smtp",
+            "lookup_dnssec_authenticated": "yes" if secure else "no",
+            "connection_reused": 0,
+        }
         self.levels[host, address] = policy.level
-        return Connection(self, host, address, port, policy, secure)
+        return Connection(self, policy, fields, self.now())
 
     def no_route(self, refusal: NoHost) -> None:
         """No host, or not this one: dns:fail."""
@@ -107,12 +128,18 @@ class Testimony:
 
     def attempt_over(self, outcomes: Sequence[tuple[Recipient, Outcome]]) -> None:
         """msg:defer once if anybody remains, and the line of the attempt."""
-        deferred = [outcome for _, outcome in outcomes if isinstance(outcome, Deferred)]
+        deferred: list[Deferred] = []
+        delivered = 0
+        for _, outcome in outcomes:
+            if isinstance(outcome, Delivered):
+                delivered += 1
+            elif isinstance(outcome, Deferred):
+                deferred.append(outcome)
         if deferred:
             why = deferred[0]
             fields = {
                 "domain": self.domain,
-                "trace": self._decisions(),
+                "trace": self.trace.as_json(),
                 **fault_fields(why),
                 **server_fields(why),
             }
@@ -124,33 +151,33 @@ class Testimony:
             id=self.envelope.id,
             attempt=self.attempt,
             domain=self.domain,
-            delivered=sum(isinstance(outcome, Delivered) for _, outcome in outcomes),
+            delivered=delivered,
             deferred=len(deferred),
-            failed=sum(isinstance(outcome, Failed) for _, outcome in outcomes),
+            failed=len(outcomes) - delivered - len(deferred),
             seconds=round(self.now() - self._began, 3),
         )
 
     def tell(self, name: str, **fields: Scalar) -> Event:
         """Raise an event with what every event of this attempt carries."""
-        return self.trace.raise_event(name, self.now(), **{**self.about(), **fields})
+        event = Event(name, self.now(), {**self._about, **fields})
+        self.trace.events.append(event)
+        return event
 
-    def about(self) -> dict[str, Scalar]:
+    def about(self) -> Mapping[str, Scalar]:
         """What every event of this attempt carries."""
-        return {
-            "message_id": self.envelope.id,
-            "sender_address": self.envelope.reverse_path,
-            "attempt": self.attempt,
-        }
+        return self._about
 
     def _tell_of(self, recipient: Recipient, name: str, data: str, outcome: Outcome) -> None:
         box = recipient.mailbox
-        fault = {} if isinstance(outcome, Delivered) else fault_fields(outcome)
-        way: dict[str, Scalar] = {} if name == "msg:fail:internal" else self._way(outcome)
-        if name == "msg:delivery":
-            fault = {"smtp_code": outcome.reply.code if outcome.reply else None}
+        if isinstance(outcome, Delivered):
+            fault: dict[str, Scalar] = {"smtp_code": outcome.reply.code}
+        else:
+            fault = fault_fields(outcome)
         if name != "msg:rcpt:host:defer" and name != "msg:rcpt:defer":
-            fault["trace"] = self._decisions()
-        self.tell(name, event_data=data, local_part=box.local_part, domain=box.domain, **fault, **way)
+            fault["trace"] = self.trace.as_json()
+        if name != "msg:fail:internal":
+            fault |= self._way(outcome)
+        self.tell(name, event_data=data, local_part=box.local_part, domain=box.domain, **fault)
 
     def _way(self, outcome: Outcome) -> dict[str, Scalar]:
         """The server, and the TLS level that was wanted of it, also where it came to clear text."""
@@ -164,44 +191,38 @@ class Testimony:
             **server_fields(outcome),
         }
 
-    def _decisions(self) -> str:
-        """The trace so far as JSON."""
-        return json.dumps([finding.as_dict() for finding in self.trace.findings])
-
 
 class Connection:
     """What happens on one connection, in order."""
 
     def __init__(
-        self, testimony: Testimony, host: str, address: str, port: int, policy: TlsPolicy, secure: bool
+        self, testimony: Testimony, policy: TlsPolicy, fields: dict[str, Scalar], began: float
     ) -> None:
+        """`fields`: what every event of it carries, beside those of TLS; `began`: when it was opened."""
         self._testimony = testimony
         self._policy = policy
-        self._began = testimony.now()
-        self._fields: dict[str, Scalar] = {
-            "domain": testimony.domain,
-            "host": host,
-            "host_address": address,
-            "host_port": port,
-            "router": testimony.router,
-            "transport": "smtp",
-            "lookup_dnssec_authenticated": "yes" if secure else "no",
-            "connection_reused": 0,
-        }
+        self._began = began
+        self._fields = fields
+        self._tls: dict[str, Scalar] = {}
         self._announced: list[Event] = []
 
     def for_another(self, testimony: Testimony, policy: TlsPolicy, secure: bool) -> Connection:
         """The same connection in the service of another message."""
-        host, address, port = (self._fields[name] for name in ("host", "host_address", "host_port"))
-        other = testimony.connection(str(host), str(address), int(str(port)), policy, secure)
-        other._fields = {**self._fields, **other._fields, "connection_reused": 1}
+        fields = self._fields | {
+            "domain": testimony.domain,
+            "router": testimony.router,
+            "lookup_dnssec_authenticated": "yes" if secure else "no",
+            "connection_reused": 1,
+        }
+        testimony.levels[str(fields["host"]), str(fields["host_address"])] = policy.level
+        other = Connection(testimony, policy, fields, self._began)
+        other._tls = self._tls.copy()
         other._announced = self._announced
-        other._began = self._began
         return other
 
     def rest(self) -> Trace:
         """No message is served: a trace for what happens until the next one, told of the last one's id."""
-        self._testimony = replace(self._testimony, trace=Trace())
+        self._testimony = self._testimony.apart()
         return self._testimony.trace
 
     def announced_again(self, watched: Callable[[str, Mapping[str, Scalar]], bool]) -> tuple[Event, ...]:
@@ -220,12 +241,11 @@ class Connection:
     @property
     def known(self) -> Mapping[str, Scalar]:
         """What every event of this connection carries from now on."""
-        return self._fields
+        return {**self._fields, **self._tls}
 
     def connecting(self) -> Event:
         """tcp:connect, before a connection is opened, or before an open one is used for another message."""
-        known = {name: value for name, value in self._fields.items() if not name.startswith("tls_")}
-        return self._testimony.tell("tcp:connect", **known)
+        return self._testimony.tell("tcp:connect", **self._fields)
 
     def connected(self, local_address: str, local_port: int) -> None:
         """The TCP connection stands; our own end of it."""
@@ -254,7 +274,7 @@ class Connection:
 
     def shook_hands(self, handshake: Handshake, resumption: Resumption) -> tuple[Event, ...]:
         """tls:cert per certificate of the chain, from the top down to the server's own."""
-        self._fields |= {
+        self._tls |= {
             "tls_version": handshake.version,
             "tls_cipher": handshake.cipher,
             "tls_group": handshake.group,
@@ -281,12 +301,12 @@ class Connection:
 
     def staple(self, status: str) -> None:
         """ocsp:result, where a staple was asked for."""
-        self._fields |= {"tls_out_ocsp": ocsp_number(status, requested=True), "tls_ocsp": status}
+        self._tls |= {"tls_out_ocsp": ocsp_number(status, requested=True), "tls_ocsp": status}
         self._tell("ocsp:result", event_data=status)
 
     def judged(self, facts: TlsFacts) -> None:
         """tls:level with what authenticated the server."""
-        self._fields |= {
+        self._tls |= {
             "tls_verified_by": facts.verified_by,
             "tls_out_dane": "yes" if facts.verified_by.startswith("dane") else "no",
             "tls_out_ocsp": ocsp_number(facts.ocsp, requested=facts.ocsp_requested),
@@ -300,7 +320,7 @@ class Connection:
 
     def ticket(self, facts: TlsFacts) -> None:
         """A new ticket came; later events of the connection tell it."""
-        self._fields |= {
+        self._tls |= {
             "tls_out_resumption": int(facts.resumption),
             "tls_resumption": resumption_word(facts.resumption),
         }
@@ -348,4 +368,4 @@ class Connection:
         )
 
     def _tell(self, name: str, **fields: Scalar) -> Event:
-        return self._testimony.tell(name, **{**self._fields, **fields})
+        return self._testimony.tell(name, **{**self._fields, **self._tls, **fields})

@@ -68,7 +68,7 @@ async def over_udp(request: Request, address: str, port: int, timeout: float) ->
     number = int.from_bytes(os.urandom(2), "big")
     with (
         socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ours,
-        trio.fail_after(timeout),
+        trio.move_on_after(timeout),
     ):
         await _send(ours, request.wire(number), to)
         while True:
@@ -85,6 +85,7 @@ async def over_udp(request: Request, address: str, port: int, timeout: float) ->
                 continue
             if request.answered_by(response, number):
                 return response
+    raise trio.TooSlowError
 
 
 async def _send(ours: socket.socket, octets: bytes, to: tuple[str, int]) -> None:

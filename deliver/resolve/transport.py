@@ -132,7 +132,11 @@ class Recursor:
     async def ask(self, request: Request) -> tuple[Response | NoReply, str]:
         """The response and who gave it. A failure (SERVFAIL, REFUSED …) counts when nobody has better."""
         worst: tuple[Response | NoReply, str] = (NoReply("no resolver is configured"), "nobody")
-        async with self._limiter:
+        try:
+            self._limiter.acquire_nowait()
+        except trio.WouldBlock:
+            await self._limiter.acquire()
+        try:
             for _ in range(self._attempts):
                 for server in self._addresses:
                     response = await self.ask_one(request, server)
@@ -145,6 +149,8 @@ class Recursor:
                         return response, said  # another resolver would not make it any truer
                     else:
                         worst = (response, said)
+        finally:
+            self._limiter.release()
         return worst
 
     async def ask_one(self, request: Request, server: ResolverAddress) -> Response | NoReply:

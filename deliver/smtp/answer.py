@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from deliver.smtp.inspection import MAX_LINE, Defect
@@ -24,6 +25,12 @@ NOT_IMPLEMENTED = Reply(502, ("5.5.1 Command not implemented",))
 SENDER_OK: Final = b"250 2.1.0 Sender ok\r\n"
 RECIPIENT_OK: Final = b"250 2.1.5 Recipient ok\r\n"
 BEGIN_CONTENT: Final = b"354 End data with <CR><LF>.<CR><LF>\r\n"
+
+
+@lru_cache(maxsize=64)
+def hello(hostname: str, keywords: tuple[str, ...]) -> bytes:
+    """The reply to EHLO and HELO."""
+    return encode(Reply(250, (hostname, *keywords)))
 
 
 def encode(reply: Reply) -> bytes:

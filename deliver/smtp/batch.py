@@ -71,7 +71,7 @@ class Batch:
     @property
     def progress(self) -> bool:
         """Whether this connection delivered the message to anybody."""
-        return any(isinstance(outcome, Delivered) for _, outcome in self.outcomes())
+        return Delivered in [type(outcome) for _, outcome in self.outcomes()]
 
     @property
     def came_to_nothing(self) -> bool:
@@ -79,12 +79,12 @@ class Batch:
 
         On a session that was used before this says nothing about the message; nobody can have it.
         """
-        outcomes = [outcome for _, outcome in self.outcomes()]
-        if any(isinstance(outcome, Delivered) for outcome in outcomes):
-            return False
-        if any(isinstance(outcome, Deferred) and outcome.in_doubt for outcome in outcomes):
-            return False
-        return any(not isinstance(outcome, Delivered) and _of_the_session(outcome) for outcome in outcomes)
+        nothing = False
+        for _, outcome in self.outcomes():
+            if isinstance(outcome, Delivered) or (isinstance(outcome, Deferred) and outcome.in_doubt):
+                return False
+            nothing = nothing or _of_the_session(outcome)
+        return nothing
 
     def following(self) -> Transaction | None:
         """The next transaction, once the one before is over; None when this connection has done its part."""
@@ -96,8 +96,11 @@ class Batch:
         if not self._waiting or not self._room:
             return None
         now = _offer(self._waiting, self._limits)
-        taken = {who.ordinal for who in now}
-        self._waiting = tuple(who for who in self._waiting if who.ordinal not in taken)
+        if len(now) == len(self._waiting):
+            self._waiting = ()
+        else:
+            taken = {who.ordinal for who in now}
+            self._waiting = tuple(who for who in self._waiting if who.ordinal not in taken)
         self._transactions.append(self._begin(now, self._chunking))
         return self._transactions[-1]
 
@@ -118,6 +121,10 @@ class Batch:
 
     def outcomes(self) -> tuple[tuple[Recipient, Outcome], ...]:
         """One outcome per recipient, in order, at any moment."""
+        if len(self._transactions) == 1:
+            only = self._transactions[0].outcomes()
+            if len(only) == len(self._recipients):
+                return only
         latest = dict(self._latest)
         if self.current is not None:
             latest.update({who.ordinal: outcome for who, outcome in self.current.outcomes()})
@@ -134,24 +141,28 @@ class Batch:
 
     def findings(self) -> tuple[Finding, ...]:
         """What the server said in all of them."""
-        said = (found for transaction in self._transactions for found in transaction.findings())
-        return (*self._undone, *said)
+        return sum([transaction.findings() for transaction in self._transactions], self._undone)
 
     def _take(self, transaction: Transaction) -> None:
         """Keep its outcomes; whoever may be offered again waits once more, in front."""
-        outcomes = transaction.outcomes()
-        self._latest.update({who.ordinal: outcome for who, outcome in outcomes})
-        again: tuple[Recipient, ...] = ()
+        delivered, crowded = False, []
+        for who, outcome in transaction.outcomes():
+            self._latest[who.ordinal] = outcome
+            if isinstance(outcome, Delivered):
+                delivered = True
+            elif _too_many(outcome):
+                crowded.append(who)
         if self._chunking and transaction.chunks_not_understood:
             self._chunking = False
-            again = transaction.refused_with_chunk
-        elif any(isinstance(outcome, Delivered) for _, outcome in outcomes):
-            again = tuple(who for who, outcome in outcomes if _too_many(outcome))
-        self._waiting = (*again, *self._waiting)
+            self._waiting = (*transaction.refused_with_chunk, *self._waiting)
+        elif delivered and crowded:
+            self._waiting = (*crowded, *self._waiting)
 
 
 def _offer(waiting: tuple[Recipient, ...], limits: Limits) -> tuple[Recipient, ...]:
     """As many of the first as the server's limits allow; always at least one."""
+    if limits.rcptmax is None and limits.rcptdomainmax is None:
+        return waiting
     domains: set[str] = set()
     offered: list[Recipient] = []
     for who in waiting:

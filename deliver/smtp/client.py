@@ -9,7 +9,7 @@ machine is BROKEN for good then.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from deliver.errors import Fault, PeerError
 from deliver.outcome import Phase
@@ -62,8 +62,7 @@ class Unsolicited(UnexpectedReply):
         super().__init__(reply, "a reply that nothing had asked for")
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(NamedTuple):
     """A reply that is due. `index` numbers the replies of a connection, the greeting is 0.
 
     `individual`: it speaks of one recipient; the reply to the whole message comes later.
@@ -75,8 +74,7 @@ class Expected:
     individual: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """One command and its reply; no command for the greeting and for a reply in the middle of content.
 
     `individual`: a reply to the content that speaks of one recipient, see `deliver.smtp.prdr`.
@@ -90,41 +88,31 @@ class Exchange:
 
 
 class ClientMachine:
-    """One session: `send` turns commands into octets, `receive` and `next_exchange` octets into exchanges."""
+    """One session: `send` turns commands into octets, `receive` and `next_exchange` octets into exchanges.
+
+    `state` says how far the session is; `capabilities` what the server offers on this side of STARTTLS,
+    nothing before EHLO was answered; `logged_in` whether it has accepted a login (RFC 4954 4). All three are
+    for reading only.
+    """
 
     def __init__(self) -> None:
-        self._state = State.CONNECTED
+        self.state = State.CONNECTED
         self._expected: deque[Expected] = deque([Expected(Phase.BANNER, 0, None)])
         self._count = 1
         self._parser = ReplyParser()
-        self._capabilities = Capabilities()
+        self.capabilities = Capabilities()
         self._presumed: Capabilities | None = None
         self._eof = False
         self._secured = False
-        self._logged_in = False
+        self.logged_in = False
         self._announced = 0  # octets of a chunk that were not sent yet
         self._prdr = False
         self._accepted = 0  # RCPT commands of this transaction that were answered 2yz
 
     @property
-    def state(self) -> State:
-        """How far the session is."""
-        return self._state
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the server offers on this side of STARTTLS; nothing before EHLO was answered."""
-        return self._capabilities
-
-    @property
     def secured(self) -> bool:
         """Whether TLS was started by `start_tls_done`."""
         return self._secured
-
-    @property
-    def logged_in(self) -> bool:
-        """Whether the server has accepted a login (RFC 4954 4)."""
-        return self._logged_in
 
     @property
     def awaiting(self) -> Phase | None:
@@ -144,27 +132,29 @@ class ClientMachine:
     def presume(self, capabilities: Capabilities) -> None:
         """Until EHLO is answered, send as if it had been answered so. Raises LocalMisuse: too late."""
         first = (State.CONNECTED, State.GREETED)
-        if self._state not in first or any(due.phase is not Phase.BANNER for due in self._expected):
-            raise LocalMisuse(f"presuming capabilities while {self._state.value}, due: {self.awaiting}")
+        if self.state not in first or any(due.phase is not Phase.BANNER for due in self._expected):
+            raise LocalMisuse(f"presuming capabilities while {self.state.value}, due: {self.awaiting}")
         self._presumed = capabilities
 
     def may_send(self, command: Command) -> bool:
         """Whether `send` would take this command now."""
-        return self._state_after_sending(command) is not None and self._may_follow(command)
+        return self._state_after_sending(type(command)) is not None and self._may_follow(type(command))
 
     def send(self, command: Command) -> bytes:
         """The octets of a command, whose reply is due from now on. Raises LocalMisuse."""
-        state = self._state_after_sending(command)
-        if state is None or not self._may_follow(command):
-            raise LocalMisuse(f"{type(command).__name__} while {self._state.value}, due: {self.awaiting}")
-        self._state = state
+        kind = type(command)
+        state = self._state_after_sending(kind)
+        if state is None or not self._may_follow(kind):
+            raise LocalMisuse(f"{kind.__name__} while {self.state.value}, due: {self.awaiting}")
+        self.state = state
         if isinstance(command, EndOfContent):
             self._expected.clear()  # the reply due during the content is now the one to its end
         elif isinstance(command, Mail):
             self._prdr, self._accepted = command.prdr, 0
         elif isinstance(command, Bdat | BdatLast):
             self._announced = command.size
-        self._expect(command.phase, command)
+        self._expected.append(Expected(command.phase, self._count, command))
+        self._count += 1
         return command.octets
 
     def send_octets(self, data: bytes) -> bytes:
@@ -197,7 +187,7 @@ class ClientMachine:
                 raise Unsolicited(reply)
             return self._pair(self._expected.popleft(), reply)
         except PeerError:
-            self._state = State.BROKEN
+            self.state = State.BROKEN
             raise
 
     def synchronised(self) -> bool:
@@ -210,73 +200,74 @@ class ClientMachine:
         Raises Unsolicited, MalformedReply or Lost, and the machine is BROKEN; without it `send` could only
         take the server's misbehaviour for ours.
         """
-        if self._expected and self._state is not State.CONTENT:
+        if self._expected and self.state is not State.CONTENT:
             return
         try:
             if not self._expected and self._eof and self._parser.empty:
                 raise Lost(phase, "the server had closed the connection")
-            if not self._expected and self._state is State.CLOSING:
+            if not self._expected and self.state is State.CLOSING:
                 raise Lost(phase, "the server had announced that it closes")
             if not self._parser.empty:
                 if not self._expected:
                     self.next_exchange()
                 raise MalformedReply("octets that nothing had asked for")
         except PeerError:
-            self._state = State.BROKEN
+            self.state = State.BROKEN
             raise
 
     def start_tls_done(self) -> None:
         """The TLS handshake is over: everything learned in clear text is forgotten (RFC 3207 4.2)."""
-        if self._state is not State.UPGRADING or not self.synchronised():
-            raise LocalMisuse(f"TLS began while {self._state.value}, due: {self.awaiting}")
-        self._state = State.GREETED
-        self._capabilities = Capabilities()
+        if self.state is not State.UPGRADING or not self.synchronised():
+            raise LocalMisuse(f"TLS began while {self.state.value}, due: {self.awaiting}")
+        self.state = State.GREETED
+        self.capabilities = Capabilities()
         self._secured = True
 
     def break_off(self) -> None:
         """Nothing more may be sent: the connection failed, or what was sent last is not known."""
-        self._state = State.BROKEN
+        self.state = State.BROKEN
 
-    def _state_after_sending(self, command: Command) -> State | None:
-        step = (self._state, type(command))
+    def _state_after_sending(self, kind: type[Command]) -> State | None:
+        step = (self.state, kind)
         return SENDING.get(step) or (SENDING_EARLY.get(step) if self._presumed is not None else None)
 
-    def _may_follow(self, command: Command) -> bool:
+    def _may_follow(self, kind: type[Command]) -> bool:
+        """Whether a command of this kind may leave behind what was sent and received so far."""
         if self._announced:
             return False  # the server would take it for content
-        if isinstance(command, EndOfContent):
+        if kind is EndOfContent:
             return self._parser.empty  # a reply that began before the end is no answer to it
-        if isinstance(command, StartTls) and self._secured:
+        if (kind is StartTls and self._secured) or (kind is Auth and self.logged_in):
             return False
-        if isinstance(command, Auth) and self._logged_in:
-            return False
-        if not self._parser.empty and not self._expected:
-            return False  # an unsolicited reply would be taken for the answer
         if not self._expected:
-            return not self._eof
+            # An unsolicited reply would be taken for the answer.
+            return self._parser.empty and not self._eof
         before = self._expected[-1].command
-        if self._presumed is not None and (isinstance(before, Ehlo) or before is None):
-            return self._presumed.pipelining and isinstance(command, Ehlo | StartTls | Mail)
+        if self._presumed is not None and (before is None or type(before) is Ehlo):
+            return self._presumed.pipelining and kind in (Ehlo, StartTls, Mail)
         # STARTTLS may end a group (RFC 3207 4.1), but its reply must come when nothing else is due.
-        alone = before is None or before.ends_group or isinstance(command, StartTls)
-        return (self._presumed or self._capabilities).pipelining and not alone
+        alone = before is None or before.ends_group or kind is StartTls
+        return (self._presumed or self.capabilities).pipelining and not alone
 
     def _expect(self, phase: Phase, command: Command | None, individual: bool = False) -> None:
         self._expected.append(Expected(phase, self._count, command, individual))
         self._count += 1
 
     def _pair(self, due: Expected, reply: Reply) -> Exchange:
-        digit = reply.code // 100
-        in_mail_data = due.phase is Phase.BODY and due.command is None
+        phase, digit = due.phase, reply.code // 100
+        if digit == 2 and (phase is Phase.RCPT or phase is Phase.MAIL):  # most replies: the state stays
+            self._accepted += phase is Phase.RCPT
+            return Exchange(phase, due.command, due.index, reply)
+        in_mail_data = phase is Phase.BODY and due.command is None
         if reply.code == 421 and not in_mail_data:
             after: State | None = State.CLOSING
         else:
             after = self._state_after(due, reply, digit)
             self._learn(due, reply)
-        if in_mail_data or self._state is State.BROKEN:
+        if in_mail_data or self.state is State.BROKEN:
             after = State.BROKEN
-        self._state = after or self._state
-        return Exchange(due.phase, due.command, due.index, reply, due.individual)
+        self.state = after or self.state
+        return Exchange(phase, due.command, due.index, reply, due.individual)
 
     def _state_after(self, due: Expected, reply: Reply, digit: int) -> State | None:
         """The tables; None: as it is."""
@@ -297,13 +288,11 @@ class ClientMachine:
         if due.phase is Phase.EHLO:
             self._presumed = None
         if isinstance(due.command, Ehlo) and reply.positive:
-            self._capabilities = Capabilities.parse(reply)
+            self.capabilities = Capabilities.parse(reply)
         elif isinstance(due.command, Helo) and reply.positive:
-            self._capabilities = Capabilities.without_extensions(reply)
-        elif due.phase is Phase.RCPT and reply.positive:
-            self._accepted += 1
+            self.capabilities = Capabilities.without_extensions(reply)
         elif due.phase is Phase.AUTH and reply.positive:
-            self._logged_in = True
+            self.logged_in = True
         elif due.phase is Phase.DOT and reply.intermediate:
             self._prdr = False  # asked once, answered once
             for _ in range(self._accepted):

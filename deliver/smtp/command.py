@@ -9,10 +9,8 @@ should have been refused at the door); what is longer than a command line may be
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from base64 import b64encode
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import ClassVar
 
 from deliver.dsn import MAX_ENVID, MAX_ORCPT, Notify, OriginalRecipient, Ret, notify_text, orcpt_text, xtext
@@ -31,6 +29,11 @@ MAX_AUTH_LINE = 12288  # octets with CRLF of a response to a challenge (RFC 4954
 _MECHANISM = re.compile(r"[A-Z0-9_-]{1,20}\Z")  # RFC 4422 3.1
 _HELLO_NAME = re.compile(r"(?:[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9:.-]{1,64}\])\Z")
 
+# What `Mailbox.parse` is sure to take as it is: a dot-atom at labels in lower case; most addresses are such.
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_PLAIN_PATH = re.compile(rf"(?=[^@]{{1,256}}@.{{1,253}}\Z){_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*\Z")
+
 
 class LocalMisuse(AssertionError):
     """Our own code broke the protocol: a bug, never the peer's doing."""
@@ -43,16 +46,19 @@ class CommandTooLong(MessageError):
 
 
 @dataclass(frozen=True, slots=True)
-class Command(ABC):
-    """One command. `phase` is what its reply belongs to; after `ends_group` nothing may be pipelined."""
+class Command:
+    """One command. `phase` is what its reply belongs to; after `ends_group` nothing may be pipelined.
+
+    No abstract base class: what kind a command is, is asked several times for each of them.
+    """
 
     phase: ClassVar[Phase]
     ends_group: ClassVar[bool] = False
 
     @property
-    @abstractmethod
     def octets(self) -> bytes:
         """The command line with its CRLF."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,36 +170,33 @@ class Mail(Command):
     ret: Ret | None = None
     envid: str | None = None
     logged_in: bool = False
+    octets: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.size is not None and not 0 <= self.size < 10**20:
             raise LocalMisuse(f"SIZE={self.size} is outside RFC 1870's 20 digits")
-        if self.envid is not None and not 0 < len(xtext(self.envid)) <= MAX_ENVID:
-            raise LocalMisuse(f"ENVID has between 1 and {MAX_ENVID} octets")
         limit = MAX_COMMAND_LINE
-        limit += SIZE_EXTENDS_LINE if self.size is not None else 0
-        limit += BODY_EXTENDS_LINE if self.body_8bit else 0
-        limit += PRDR_EXTENDS_LINE if self.prdr else 0
-        limit += UTF8_EXTENDS_LINE if self.smtputf8 else 0
+        text = f"MAIL FROM:<{_path(self.sender, self.smtputf8) if self.sender else ''}>"
+        if self.size is not None:
+            limit, text = limit + SIZE_EXTENDS_LINE, f"{text} SIZE={self.size}"
+        if self.body_8bit:
+            limit, text = limit + BODY_EXTENDS_LINE, f"{text} BODY=8BITMIME"
+        if self.prdr:
+            limit, text = limit + PRDR_EXTENDS_LINE, f"{text} PRDR"
+        if self.smtputf8:
+            limit, text = limit + UTF8_EXTENDS_LINE, f"{text} SMTPUTF8"
         # The parameters of DSN and AUTH have limits of their own, and room for them is made by their RFCs.
-        _check_length(self._line(whole=False), limit, self.sender)
+        own = self._own_parameters() if self.ret or self.envid is not None or self.logged_in else ""
+        object.__setattr__(self, "octets", _measured(text, own, limit, self.sender, self.smtputf8))
 
-    @property
-    def octets(self) -> bytes:
-        return self._line(whole=True)
-
-    def _line(self, *, whole: bool) -> bytes:
-        size = "" if self.size is None else f" SIZE={self.size}"
-        body = " BODY=8BITMIME" if self.body_8bit else ""
-        prdr = " PRDR" if self.prdr else ""
-        utf8 = " SMTPUTF8" if self.smtputf8 else ""
-        rest = ""
-        if whole:
-            rest = f" RET={self.ret.value}" if self.ret else ""
-            rest += f" ENVID={xtext(self.envid)}" if self.envid else ""
-            rest += " AUTH=<>" if self.logged_in else ""
-        path = _path(self.sender, self.smtputf8) if self.sender else ""
-        return _line(f"MAIL FROM:<{path}>{size}{body}{prdr}{utf8}{rest}", self.smtputf8)
+    def _own_parameters(self) -> str:
+        text = f" RET={self.ret.value}" if self.ret else ""
+        if self.envid is not None:
+            envid = xtext(self.envid)
+            if not 0 < len(envid) <= MAX_ENVID:
+                raise LocalMisuse(f"ENVID has between 1 and {MAX_ENVID} octets")
+            text += f" ENVID={envid}"
+        return text + (" AUTH=<>" if self.logged_in else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,24 +211,26 @@ class Rcpt(Command):
     smtputf8: bool = False
     notify: frozenset[Notify] | None = None
     original: OriginalRecipient | None = None
+    octets: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.notify is not None and not self.notify:
-            raise LocalMisuse("NOTIFY without a value")
-        if self.original is not None and len(orcpt_text(self.original)) > MAX_ORCPT:
-            raise LocalMisuse(f"ORCPT has at most {MAX_ORCPT} octets")
-        _check_length(self._line(whole=False), MAX_COMMAND_LINE, self.mailbox)
+        text = f"RCPT TO:<{_path(self.mailbox, self.smtputf8)}>"
+        own = self._own_parameters() if self.notify is not None or self.original is not None else ""
+        octets = _measured(text, own, MAX_COMMAND_LINE, self.mailbox, self.smtputf8)
+        object.__setattr__(self, "octets", octets)
 
-    @property
-    def octets(self) -> bytes:
-        return self._line(whole=True)
-
-    def _line(self, *, whole: bool) -> bytes:
-        rest = ""
-        if whole:
-            rest = f" NOTIFY={notify_text(self.notify)}" if self.notify else ""
-            rest += f" ORCPT={orcpt_text(self.original)}" if self.original else ""
-        return _line(f"RCPT TO:<{_path(self.mailbox, self.smtputf8)}>{rest}", self.smtputf8)
+    def _own_parameters(self) -> str:
+        text = ""
+        if self.notify is not None:
+            if not self.notify:
+                raise LocalMisuse("NOTIFY without a value")
+            text = f" NOTIFY={notify_text(self.notify)}"
+        if self.original is not None:
+            original = orcpt_text(self.original)
+            if len(original) > MAX_ORCPT:
+                raise LocalMisuse(f"ORCPT has at most {MAX_ORCPT} octets")
+            text += f" ORCPT={original}"
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,10 +333,11 @@ def _check_name(name: str) -> None:
         raise LocalMisuse(f"{name!r} is neither a host name nor an address literal")
 
 
-@lru_cache(maxsize=2048)  # a command line is made several times: to measure it, and to send it
 def _path(mailbox: Mailbox, utf8: bool) -> str:
-    """The mailbox for `<…>`; a Mailbox that was not made by `parse` may hold anything, so parse again."""
+    """The mailbox for `<…>`; a Mailbox that was not made by `parse` may hold anything, so look again."""
     text = str(mailbox)
+    if _PLAIN_PATH.match(text):
+        return text
     try:
         parsed = Mailbox.parse(text, utf8=utf8)
     except OutriderError as error:
@@ -346,14 +352,18 @@ def _check_chunk_size(size: int) -> None:
         raise LocalMisuse(f"a chunk of {size} octets")
 
 
-def _check_length(octets: bytes, limit: int, mailbox: Mailbox | None) -> None:
-    if len(octets) > limit:
+def _measured(text: str, own: str, limit: int, mailbox: Mailbox | None, utf8: bool) -> bytes:
+    """The line of `text` and `own`; what counts against the limit is `text`. Raises CommandTooLong."""
+    encoding = "utf-8" if utf8 else "ascii"
+    octets = text.encode(encoding)
+    if len(octets) + 2 > limit:
         raise CommandTooLong(
             f"naming {str(mailbox)[:80]!r} to a server",
-            f"the command would have {len(octets)} octets, a command line has at most {limit}",
+            f"the command would have {len(octets) + 2} octets, a command line has at most {limit}",
             "use a shorter address",
         )
+    return b"%b%b\r\n" % (octets, own.encode(encoding)) if own else octets + b"\r\n"
 
 
-def _line(text: str, utf8: bool = False) -> bytes:
-    return text.encode("utf-8" if utf8 else "ascii") + b"\r\n"
+def _line(text: str) -> bytes:
+    return text.encode("ascii") + b"\r\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 
 from deliver.smtp.reply import Reply
@@ -34,9 +35,11 @@ class Limits:
     rcptdomainmax: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Capabilities:
     """The facts of one EHLO reply. Without arguments: nothing is known, nothing may be used.
+
+    Each fact is read once, for all messages of a connection.
 
     `greeted_as` is the server's own name; `keywords` maps upper-case keywords to their parameter text
     (the first line of a repeated keyword counts); `lines` holds the ehlo-lines as received, for hints.
@@ -62,64 +65,64 @@ class Capabilities:
         """Read a positive reply to HELO: the server has a name and no extension."""
         return cls(_own_name(reply))
 
-    @property
+    @cached_property
     def pipelining(self) -> bool:
         """RFC 2920."""
         return "PIPELINING" in self.keywords
 
-    @property
+    @cached_property
     def starttls(self) -> bool:
         """RFC 3207."""
         return "STARTTLS" in self.keywords
 
-    @property
+    @cached_property
     def eight_bit_mime(self) -> bool:
         """RFC 6152."""
         return "8BITMIME" in self.keywords
 
-    @property
+    @cached_property
     def chunking(self) -> bool:
         """RFC 3030."""
         return "CHUNKING" in self.keywords
 
-    @property
+    @cached_property
     def prdr(self) -> bool:
         """draft-hall-prdr-00: one reply per accepted recipient after the content."""
         return "PRDR" in self.keywords
 
-    @property
+    @cached_property
     def smtputf8(self) -> bool:
         """RFC 6531; without 8BITMIME, which it needs (RFC 6531 3.1), the announcement is not believed."""
         return "SMTPUTF8" in self.keywords and self.eight_bit_mime
 
-    @property
+    @cached_property
     def dsn(self) -> bool:
         """RFC 3461."""
         return "DSN" in self.keywords
 
-    @property
+    @cached_property
     def auth(self) -> tuple[str, ...]:
         """The SASL mechanisms of AUTH in upper case, in the server's order (RFC 4954 3)."""
         named = " ".join((self.keywords.get("AUTH", ""), *self._old_auth)).upper()
         known = (word for word in named.split() if _MECHANISM.match(word))
         return tuple(dict.fromkeys(known))[:MAX_MECHANISMS]
 
-    @property
+    @cached_property
     def _old_auth(self) -> tuple[str, ...]:
         """`AUTH=LOGIN`, as servers wrote before RFC 2554."""
         return tuple(line[5:] for line in self.lines if line[:5].upper() == "AUTH=")
 
-    @property
+    @cached_property
     def limits(self) -> Limits:
         """RFC 9422; all of it is ignored when a part is malformed (RFC 9422 3.2)."""
         return _limits(self.keywords.get("LIMITS", ""))
 
-    @property
+    @cached_property
     def announces_size(self) -> bool:
         """RFC 1870: MAIL may carry SIZE=."""
         return "SIZE" in self.keywords
 
-    @property
+    @cached_property
     def size(self) -> int | None:
         """The largest message in octets; None without a limit (absent, 0 or not a number)."""
         text = self.keywords.get("SIZE", "").strip()

@@ -83,11 +83,16 @@ class Inspection:
 
     def _measure(self, piece: bytes) -> None:
         """Look for a line that is too long, in steps of as many whole lines as one such line could hold."""
+        size = len(piece)
         at = -self._line  # where a line begins; may be before the piece
-        while len(piece) - at > MAX_LINE and Defect.LONG_LINE not in self._defects:
-            end = piece.rfind(b"\r\n", max(at, 0), at + MAX_LINE + len(b"\r\n"))
+        if at < -MAX_LINE:
+            self._defects.add(Defect.LONG_LINE)
+            at = 0
+        while size - at > MAX_LINE:
+            end = piece.rfind(b"\r\n", at if at > 0 else 0, at + MAX_LINE + 2)
             if end < 0:
                 self._defects.add(Defect.LONG_LINE)
-            at = end + len(b"\r\n")
+                break
+            at = end + 2
         last = piece.rfind(b"\r\n")
-        self._line = self._line + len(piece) if last < 0 else len(piece) - last - len(b"\r\n")
+        self._line = self._line + size if last < 0 else size - last - 2

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Hello(Enum):
     ANYTHING = "none"
     NAME = "syntax"  # a host name or an address literal
     QUALIFIED = "qualified"  # with a dot, or an address literal
+
+    __hash__ = object.__hash__  # members are single objects; Enum would hash their names, again and again
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class Offer:
         """Whether AUTH is possible on the connection as it is."""
         return bool(self.mechanisms) and (secured or self.auth_in_clear)
 
+    @lru_cache(maxsize=64)  # noqa: B019 - offers are few, and values
     def keywords(self, limits: Limits, *, secured: bool) -> tuple[str, ...]:
         """The lines of the reply to EHLO behind the first."""
         size = f"SIZE {limits.message_size}" if limits.message_size else "SIZE"

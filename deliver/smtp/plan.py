@@ -95,8 +95,9 @@ def _refuse_all(
 
 
 def _wants_utf8(envelope: Envelope, recipients: tuple[Recipient, ...]) -> bool:
-    boxes = (envelope.sender, *(who.mailbox for who in recipients))
-    return envelope.smtputf8 or any(box is not None and box.internationalised for box in boxes)
+    if envelope.smtputf8 or (envelope.sender is not None and envelope.sender.internationalised):
+        return True
+    return any(who.mailbox.internationalised for who in recipients)
 
 
 def _needs_utf8(what: str, phase: Phase, contact: Contact) -> Failed:

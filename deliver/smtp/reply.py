@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 
 from deliver.errors import PeerError
 
@@ -17,6 +18,7 @@ MAX_LINE = 4096  # octets with line end: eight times RFC 5321 4.5.3.1.5, some po
 MAX_LINES = 128  # of one reply; the longest real ones, to EHLO, have about 25
 MAX_REPLY = 64 * 1024  # octets of one reply
 MAX_UNREAD = 1024  # complete replies waiting to be fetched
+USUAL = 48  # octets of a line that is probably said again and again
 
 # Reply-line = code ( "-" / SP ) [ textstring ] (RFC 5321 4.2).
 _REPLY_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?\Z", re.DOTALL)
@@ -86,71 +88,86 @@ class MalformedReply(PeerError):
 
 
 class ReplyParser:
-    """Octets in any portions to replies; garbage raises MalformedReply after the replies before it."""
+    """Octets in any portions to replies; garbage raises MalformedReply after the replies before it.
+
+    `empty`: nothing is left, no reply, no part of one, no garbage.
+    """
 
     def __init__(self) -> None:
-        self._partial = bytearray()
-        self._searched = 0
+        self.empty = True
+        self._partial = b""
         self._lines: list[str] = []
         self._code = 0
         self._octets = 0
         self._ready: deque[Reply] = deque()
         self._malformed: MalformedReply | None = None
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is left: no reply, no part of one, no garbage."""
-        return not (self._ready or self._partial or self._lines or self._malformed)
-
     def feed(self, data: bytes) -> None:
         """Take octets. Raises nothing; after garbage everything is ignored."""
         if self._malformed:
             return
-        self._partial += data
+        *lines, self._partial = (self._partial + data).split(b"\n")
         try:
-            while (line_feed := self._partial.find(b"\n", self._searched)) >= 0:
-                self._take_line(bytes(self._partial[: line_feed + 1]))
-                del self._partial[: line_feed + 1]
-                self._searched = 0
-            self._searched = len(self._partial)
-            if self._searched >= MAX_LINE:
+            for line in lines:
+                self._take_line(line)
+            if len(self._partial) >= MAX_LINE:
                 raise MalformedReply(f"a line of more than {MAX_LINE} octets")
         except MalformedReply as malformed:
             self._malformed = malformed
-            self._partial.clear()
+            self._partial = b""
+        self._look()
 
     def next_reply(self) -> Reply | None:
         """The next complete reply, or None. Raises MalformedReply, then and ever after."""
         if self._ready:
-            return self._ready.popleft()
+            reply = self._ready.popleft()
+            if not self._ready:
+                self._look()
+            return reply
         if self._malformed:
             raise self._malformed
         return None
 
+    def _look(self) -> None:
+        self.empty = not (self._ready or self._partial or self._lines or self._malformed)
+
     def _take_line(self, line: bytes) -> None:
-        if len(line) > MAX_LINE:
+        """A line without its LF."""
+        if len(line) >= MAX_LINE:
             raise MalformedReply(f"a line of more than {MAX_LINE} octets")
-        text = line[:-1].removesuffix(b"\r")
-        match = _REPLY_LINE.match(text)
-        if not match:
-            raise MalformedReply(f"not a reply line: '{printable(text[:80])}'")
-        code = int(match[1])
-        if self._lines and code != self._code:
-            raise MalformedReply(f"a reply of several lines with the codes {self._code} and {code}")
-        self._code = code
-        self._octets += len(line)
-        self._lines.append(printable(match[3] or b""))
+        reply, goes_on = _usual_line(line) if len(line) <= USUAL else _reply_line(line)
+        if self._lines:
+            if reply.code != self._code:
+                raise MalformedReply(f"a reply of several lines with the codes {self._code} and {reply.code}")
+        elif not goes_on:
+            self._complete(reply)
+            return
+        self._code = reply.code
+        self._octets += len(line) + 1
+        self._lines += reply.lines
         if self._octets > MAX_REPLY or len(self._lines) > MAX_LINES:
             raise MalformedReply(f"a reply of more than {MAX_LINES} lines or {MAX_REPLY} octets")
-        if match[2] != b"-":
-            self._complete()
+        if not goes_on:
+            self._complete(Reply(self._code, tuple(self._lines)))
+            self._lines.clear()
+            self._octets = 0
 
-    def _complete(self) -> None:
+    def _complete(self, reply: Reply) -> None:
         if len(self._ready) >= MAX_UNREAD:
             raise MalformedReply(f"more than {MAX_UNREAD} replies at once")
-        self._ready.append(Reply(self._code, tuple(self._lines)))
-        self._lines.clear()
-        self._octets = 0
+        self._ready.append(reply)
+
+
+def _reply_line(line: bytes) -> tuple[Reply, bool]:
+    """The reply that a line without its LF is, and whether more lines belong to it. Raises MalformedReply."""
+    text = line.removesuffix(b"\r")
+    match = _REPLY_LINE.match(text)
+    if not match:
+        raise MalformedReply(f"not a reply line: '{printable(text[:80])}'")
+    return Reply(int(match[1]), (printable(match[3] or b""),)), match[2] == b"-"
+
+
+_usual_line = lru_cache(maxsize=256)(_reply_line)  # a server says the same of every sender and recipient
 
 
 def printable(octets: bytes) -> str:

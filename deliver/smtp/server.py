@@ -36,6 +36,7 @@ from deliver.smtp.answer import (
     SENDER_OK,
     TLS_FIRST,
     encode as encode,
+    hello,
 )
 from deliver.smtp.inspection import Defect, Inspection
 from deliver.smtp.offer import Limits as Limits, Offer
@@ -165,7 +166,7 @@ class ServerMachine(SecuringMachine):
     def _take(self, line: bytes, length: int) -> None:
         if self.state is State.EXCHANGE:
             self._on_response(line, length)
-        elif length > (self._longest_line if line[:5].upper() == b"AUTH " else MAX_COMMAND):
+        elif length > MAX_COMMAND and (line[:5].upper() != b"AUTH " or length > self._longest_line):
             self._respond(Reply(500, ("5.5.2 Line too long",)), count=True)
         else:
             self._obey(self._parse(line))
@@ -228,16 +229,17 @@ class ServerMachine(SecuringMachine):
         return parse_line(line)
 
     def _obey(self, request: Request | Foreign | Reply) -> None:
-        if isinstance(request, Foreign):
-            self.close(Reply(421, ("4.7.0 This is an SMTP server",)), "the client speaks another protocol")
+        if isinstance(request, Request):
+            if request.verb is Verb.BDAT:
+                self._on_bdat(request)
+            elif refusal := self._premature(request.verb):
+                self._respond(refusal, count=True)
+            else:
+                self._commands[request.verb](self, request)
         elif isinstance(request, Reply):
             self._respond(request, count=True)
-        elif request.verb is Verb.BDAT:
-            self._on_bdat(request)
-        elif refusal := self._premature(request.verb):
-            self._respond(refusal, count=True)
         else:
-            self._commands[request.verb](self, request)
+            self.close(Reply(421, ("4.7.0 This is an SMTP server",)), "the client speaks another protocol")
 
     def _premature(self, verb: Verb) -> Reply | None:
         """The reply to a command whose time has not come."""
@@ -269,7 +271,8 @@ class ServerMachine(SecuringMachine):
         self._reset(request.verb)
         self.helo, self.extended = request.argument[:MAX_HELO], extended
         keywords = self._offer.keywords(self._limits, secured=self.secured) if extended else ()
-        self._respond_idle(Reply(250, (self._hostname, *keywords)))
+        if not self._is_idle_too_long():
+            self._say(hello(self._hostname, keywords))
 
     def _on_mail(self, request: Request) -> None:
         read = parse_mail(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import cast
 
 from deliver.smtp.action import QUESTIONS, AbandonContent, Action, Close, Question
 from deliver.smtp.answer import encode
@@ -58,7 +57,7 @@ class LineMachine(ABC):
                     self._output += action
                     continue
                 if type(action) in QUESTIONS:
-                    self._question = cast("Question", action)
+                    self._question = action  # type: ignore[assignment]  # QUESTIONS are the types of Question
                 return action
             if not self._progress():
                 return None

@@ -134,7 +134,9 @@ class Transaction:
         self._first_chunk = False
         self._chunk_refused: Reply | None = None
         self._individual: list[Reply] = []
+        self.delivered: Delivered | None = None  # what the final 2yz means
         self._outcomes: dict[int, Outcome] = {}
+        self._in_the_end: tuple[tuple[Recipient, Outcome], ...] | None = None
         self._exchanges: list[Exchange] = []
         self._accepted: list[Recipient] = []
         self._any_rcpt_accepted = False
@@ -155,10 +157,10 @@ class Transaction:
         for who, failed in said.refused:
             self._settle((who,), failed)
         if said.mail is not None:
-            self._asked = tuple(who for who, _ in said.asked)
+            self._asked = tuple([who for who, _ in said.asked])
             before = (Rset(),) if reset else ()
             content = () if self.chunked else (Data(),)
-            self._plan = (*before, said.mail, *(rcpt for _, rcpt in said.asked), *content)
+            self._plan = (*before, said.mail, *[rcpt for _, rcpt in said.asked], *content)
             self._first_rcpt = len(before) + 1
         if not self._plan:
             self._progress = _Progress.DONE
@@ -300,11 +302,16 @@ class Transaction:
 
     def outcomes(self) -> tuple[tuple[Recipient, Outcome], ...]:
         """One outcome per recipient, in order; whoever has none yet is judged by the table above."""
-        known = self._outcomes
-        if len(known) == len(self._recipients):
-            return tuple((recipient, known[recipient.ordinal]) for recipient in self._recipients)
-        pending = self._interruption()
-        return tuple((recipient, known.get(recipient.ordinal, pending)) for recipient in self._recipients)
+        if self._in_the_end is not None:
+            return self._in_the_end
+        known, recipients = self._outcomes, self._recipients
+        if len(known) < len(recipients):
+            pending = self._interruption()
+            return tuple([(who, known.get(who.ordinal, pending)) for who in recipients])
+        settled = tuple([(who, known[who.ordinal]) for who in recipients])
+        if self._progress is _Progress.DONE:
+            self._in_the_end = settled  # nothing changes any more, and everybody asks
+        return settled
 
     def findings(self) -> tuple[Finding, ...]:
         """What the server said, for the trace: refusals one by one, acceptance of recipients as a count."""
@@ -354,12 +361,14 @@ class Transaction:
 
     def _got_final(self, exchange: Exchange) -> tuple[Recipient, ...]:
         delivered: tuple[Recipient, ...] = ()
-        self._settle_individually()
+        if self._individual:
+            self._settle_individually()
         if isinstance(exchange.command, BdatLast) and not exchange.reply.positive and self._open():
             self._chunk_refused = self._chunk_refused or exchange.reply
         if exchange.reply.positive:
             delivered = self._open()
-            self._settle(delivered, Delivered(exchange.reply, self.contact, self.dsn_passed))
+            self.delivered = Delivered(exchange.reply, self.contact, self.dsn_passed)
+            self._settle(delivered, self.delivered)
         else:
             self._settle_open(exchange)
         self._progress = _Progress.DONE
@@ -374,7 +383,12 @@ class Transaction:
                 self._settle((recipient,), refusal)
 
     def _open(self) -> tuple[Recipient, ...]:
-        return tuple(recipient for recipient in self._recipients if recipient.ordinal not in self._outcomes)
+        known = self._outcomes
+        return (
+            tuple([who for who in self._recipients if who.ordinal not in known])
+            if known
+            else self._recipients
+        )
 
     def _settle(self, recipients: tuple[Recipient, ...], outcome: Outcome) -> None:
         for recipient in recipients:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import dns.message
 import dns.name
 import dns.rdatatype
+import dns.rrset
+from dns.rdtypes.ANY.RRSIG import RRSIG
 
 from deliver.dnssec.algorithm import Policy
 from deliver.dnssec.anchors import TrustAnchors, parse
@@ -15,6 +17,7 @@ from deliver.dnssec.budget import Limits
 from deliver.dnssec.chain import judge
 from deliver.dnssec.evidence import Security
 from deliver.dnssec.keys import KeyCache
+from deliver.dnssec.records import RecordSet, Signature
 from deliver.dnssec.response import of_message
 from deliver.dnssec.rule import Rule
 from deliver.dnssec.verdict import Ask, Failure, Judged, Reply
@@ -42,6 +45,16 @@ def ask(text: str) -> Ask:
     return Ask(dns.name.from_text(name), dns.rdatatype.from_text(rdtype))
 
 
+def record_set(rrset: dns.rrset.RRset) -> RecordSet:
+    """An RRset of dnspython's as a response would hold it."""
+    return RecordSet(rrset.name, rrset.rdtype, rrset.ttl, tuple(rdata.to_digestable() for rdata in rrset))
+
+
+def signature_of(rrsig: RRSIG) -> Signature:
+    """An RRSIG of dnspython's as a response would hold it."""
+    return Signature(*(getattr(rrsig, each.name) for each in fields(Signature)))
+
+
 def without_signatures(message: dns.message.Message) -> dns.message.Message:
     """As by a resolver that knows no DNSSEC."""
     hidden = (dns.rdatatype.RRSIG, dns.rdatatype.NSEC, dns.rdatatype.NSEC3)
@@ -60,7 +73,12 @@ class Lab:
     rounds: list[tuple[Ask, ...]] = field(default_factory=list)
 
     def reply(self, question: Ask) -> Reply:
-        """What the recursor says to `question`, through its wire form."""
+        """What the recursor says to `question`, as the transport would read it."""
+        found = self.message(question)
+        return found if isinstance(found, Failure) else of_message(found)
+
+    def message(self, question: Ask) -> dns.message.Message | Failure:
+        """The same as a message of dnspython's."""
         found = self.recursion.resolve(question.name, question.rdtype)
         query = dns.message.make_query(question.name, question.rdtype, want_dnssec=True)
         response = dns.message.make_response(query)
@@ -68,8 +86,7 @@ class Lab:
         response.answer, response.authority = list(found.answer), list(found.authority)
         message = dns.message.from_wire(response.to_wire(max_size=65535))
         alter = self.altered.get(question)
-        altered = message if alter is None else alter(message)
-        return altered if isinstance(altered, Failure) else of_message(altered)
+        return message if alter is None else alter(message)
 
     def judge(
         self,

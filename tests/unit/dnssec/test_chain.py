@@ -15,7 +15,7 @@ from deliver.dnssec.anchors import NegativeAnchor, TrustAnchors, parse
 from deliver.dnssec.evidence import Part
 from deliver.dnssec.keys import KeyCache
 from deliver.dnssec.rule import Rule
-from deliver.dnssec.verdict import Failure, Reply
+from deliver.dnssec.verdict import Failure
 from tests.unit.dnssec.lab import (
     BOGUS,
     GOOD,
@@ -101,7 +101,7 @@ def test_a_zone_above_a_nested_anchor_cannot_sign_for_it() -> None:
 
 def test_a_key_as_anchor() -> None:
     here = lab(GOOD)
-    reply = here.reply(ask(". DNSKEY"))
+    reply = here.message(ask(". DNSKEY"))
     assert not isinstance(reply, Failure)
     key = reply.answer[0][0].to_text()
     assert here.judge("good.test. MX", anchors=parse(f". DNSKEY {key}")).security is SECURE
@@ -158,7 +158,7 @@ def test_awithout_signatures_chain_is_bogus(question: str) -> None:
 
 
 def test_an_emptied_reply_is_bogus() -> None:
-    def empty(message: dns.message.Message) -> Reply:
+    def empty(message: dns.message.Message) -> dns.message.Message:
         message.answer, message.authority = [], []
         return message
 
@@ -173,7 +173,7 @@ def test_signatures_of_an_unsigned_zone_do_not_make_it_bogus() -> None:
     for signer in ("test.", "plain.test.", "x.plain.test.", "."):
         record = f"MX 13 2 300 20500101000000 20200101000000 1 {signer} {'A' * 86}=="
 
-        def add(message: dns.message.Message, record: str = record) -> Reply:
+        def add(message: dns.message.Message, record: str = record) -> dns.message.Message:
             message.answer.append(dns.rrset.from_text("plain.test.", 300, "IN", "RRSIG", record))
             return message
 
@@ -186,10 +186,10 @@ def test_signatures_of_an_unsigned_zone_do_not_make_it_bogus() -> None:
 
 def test_denial_of_ds_by_the_child_is_not_believed() -> None:
     here = lab(GOOD)
-    child = here.reply(ask("none.good.test. A"))
+    child = here.message(ask("none.good.test. A"))
     assert not isinstance(child, Failure)
 
-    def from_child(message: dns.message.Message) -> Reply:
+    def from_child(message: dns.message.Message) -> dns.message.Message:
         message.answer = []
         message.authority = [r for r in child.authority if r.name == dns.name.from_text("good.test.")]
         return message
@@ -201,13 +201,13 @@ def test_denial_of_ds_by_the_child_is_not_believed() -> None:
 
 def test_parent_side_nsec_denies_nothing_in_the_child() -> None:
     here = lab(GOOD, ZonePlan("plain.test.", MAIL, keys=()))
-    parent = here.reply(ask("plain.test. DS"))
+    parent = here.message(ask("plain.test. DS"))
     assert not isinstance(parent, Failure)
     for name in ("good.test. MX", "mx.good.test. A"):
-        signed = here.reply(ask("hood.test. A"))  # shows the NSEC of good.test. in test.
+        signed = here.message(ask("hood.test. A"))  # shows the NSEC of good.test. in test.
         assert not isinstance(signed, Failure)
 
-        def denied(message: dns.message.Message, signed: dns.message.Message = signed) -> Reply:
+        def denied(message: dns.message.Message, signed: dns.message.Message = signed) -> dns.message.Message:
             message.answer, message.authority = [], list(signed.authority)
             message.set_rcode(dns.rcode.NOERROR)
             return message
@@ -266,7 +266,7 @@ def test_evidence_of_a_failure_names_the_step() -> None:
 def test_a_lab_is_honest() -> None:
     """The lab's replies have no AD bit and hold signatures: the validator has all to do itself."""
     here: Lab = lab(GOOD)
-    reply = here.reply(ask("good.test. MX"))
+    reply = here.message(ask("good.test. MX"))
     assert not isinstance(reply, Failure)
     assert not reply.flags & dns.flags.AD
     assert {rrset.rdtype for rrset in reply.answer} == {dns.rdatatype.MX, dns.rdatatype.RRSIG}

@@ -14,14 +14,14 @@ import pytest
 
 from deliver.dnssec.keys import KeyCache
 from deliver.dnssec.rule import Rule
-from deliver.dnssec.verdict import Absence, Failure, Reply
+from deliver.dnssec.verdict import Absence, Failure
 from tests.unit.dnssec.lab import BOGUS, INSECURE, MAIL, SECURE, ask, lab, said, without_signatures
 from tests.zoo.denial import Nsec3
 from tests.zoo.sabotage import corrupted, lying_nsec, on_nsec3, removed, unsigned
 from tests.zoo.signer import ZonePlan
 
 
-def _without(owner: dns.name.Name, message: dns.message.Message) -> Reply:
+def _without(owner: dns.name.Name, message: dns.message.Message) -> dns.message.Message:
     message.authority = [rrset for rrset in message.authority if rrset.name != owner]
     return message
 
@@ -43,7 +43,7 @@ def test_kinds_of_absence() -> None:
 
 
 def _with_rcode(rcode: dns.rcode.Rcode):
-    def alter(message: dns.message.Message) -> Reply:
+    def alter(message: dns.message.Message) -> dns.message.Message:
         message.set_rcode(rcode)
         return message
 
@@ -86,7 +86,7 @@ def test_opt_out_is_insecure_and_never_corrects_an_nxdomain() -> None:
     here = lab(opt_out)
     assert said(here.judge("none.good.test. A")) == (INSECURE, Rule.OPT_OUT)
 
-    reply = here.reply(ask("none.good.test. A"))
+    reply = here.message(ask("none.good.test. A"))
     assert not isinstance(reply, Failure)
     nsec3 = [rrset.name for rrset in reply.authority if rrset.rdtype == dns.rdatatype.NSEC3]
     verdicts = set()
@@ -100,7 +100,7 @@ def test_a_wildcard_answer_needs_the_absence_of_the_name() -> None:
     for denial in ({}, {"denial": Nsec3()}):
         here = lab(ZonePlan("good.test.", ("*.w A 192.0.2.3",), **denial))
 
-        def unproved(message: dns.message.Message) -> Reply:
+        def unproved(message: dns.message.Message) -> dns.message.Message:
             message.authority = []
             return message
 
@@ -110,10 +110,10 @@ def test_a_wildcard_answer_needs_the_absence_of_the_name() -> None:
 
 def test_a_wildcard_answer_replayed_for_an_existing_name_is_bogus() -> None:
     here = lab(ZonePlan("good.test.", ("*.w A 192.0.2.3", "there.w A 192.0.2.4")))
-    expanded = here.reply(ask("x.w.good.test. A"))
+    expanded = here.message(ask("x.w.good.test. A"))
     assert not isinstance(expanded, Failure)
 
-    def replay(message: dns.message.Message) -> Reply:
+    def replay(message: dns.message.Message) -> dns.message.Message:
         there = dns.name.from_text("there.w.good.test.")
         message.answer = [dns.rrset.from_rdata_list(there, r.ttl, list(r)) for r in expanded.answer]
         message.authority = list(expanded.authority)

@@ -11,7 +11,7 @@ import dns.rrset
 import pytest
 
 from deliver.dnssec.rule import Rule
-from deliver.dnssec.verdict import AliasKind, Failure, Reply
+from deliver.dnssec.verdict import AliasKind, Failure
 from tests.unit.dnssec.lab import BOGUS, GOOD, INDETERMINATE, INSECURE, MAIL, SECURE, ask, lab, said
 from tests.zoo.sabotage import corrupted
 from tests.zoo.signer import ZonePlan
@@ -61,7 +61,7 @@ def test_dname_is_judged_in_place_of_the_cname_it_makes() -> None:
 
 @pytest.mark.parametrize("question", ["mx.away.good.test. A", "mx.away.good.test. CNAME"])
 def test_a_cname_that_does_not_follow_from_the_dname_is_bogus(question: str) -> None:
-    def forge(message: dns.message.Message) -> Reply:
+    def forge(message: dns.message.Message) -> dns.message.Message:
         message.answer = [rrset for rrset in message.answer if rrset.rdtype != dns.rdatatype.CNAME]
         message.answer.append(dns.rrset.from_text("mx.away.good.test.", 300, "IN", "CNAME", "evil.test."))
         return message
@@ -70,13 +70,13 @@ def test_a_cname_that_does_not_follow_from_the_dname_is_bogus(question: str) -> 
 
 
 def test_a_dname_expanded_from_a_wildcard_is_refused() -> None:
-    def forge(message: dns.message.Message) -> Reply:
+    def forge(message: dns.message.Message) -> dns.message.Message:
         made = ((dns.name.from_text("x.good.test."), rrset) for rrset in wild.answer)
         message.answer = [dns.rrset.from_rdata_list(name, rrset.ttl, list(rrset)) for name, rrset in made]
         return message
 
     here = lab(ZonePlan("good.test.", ("*.good.test. DNAME other.test.",)), OTHER)
-    found = here.reply(ask("*.good.test. DNAME"))
+    found = here.message(ask("*.good.test. DNAME"))
     assert not isinstance(found, Failure)
     wild = found
     here.altered[ask("mx.x.good.test. A")] = forge
@@ -84,7 +84,7 @@ def test_a_dname_expanded_from_a_wildcard_is_refused() -> None:
 
 
 def test_an_unsigned_cname_in_a_signed_zone_is_bogus() -> None:
-    def forge(message: dns.message.Message) -> Reply:
+    def forge(message: dns.message.Message) -> dns.message.Message:
         message.set_rcode(dns.rcode.NOERROR)
         message.authority = []
         message.answer = [dns.rrset.from_text("mx.good.test.", 300, "IN", "CNAME", "evil.test.")]
@@ -95,7 +95,7 @@ def test_an_unsigned_cname_in_a_signed_zone_is_bogus() -> None:
 
 
 def test_loops_and_long_chains_end() -> None:
-    def loop(message: dns.message.Message) -> Reply:
+    def loop(message: dns.message.Message) -> dns.message.Message:
         message.set_rcode(dns.rcode.NOERROR)
         return message
 
@@ -107,7 +107,7 @@ def test_loops_and_long_chains_end() -> None:
 
 
 def test_the_wildcard_proof_of_an_alias_is_no_denial_of_its_target() -> None:
-    def cut(message: dns.message.Message) -> Reply:
+    def cut(message: dns.message.Message) -> dns.message.Message:
         alias = dns.name.from_text("x.w.good.test.")
         message.answer = [rrset for rrset in message.answer if rrset.name == alias]
         return message

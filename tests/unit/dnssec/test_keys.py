@@ -10,6 +10,7 @@ from deliver.dnssec.algorithm import Policy
 from deliver.dnssec.budget import Budget, Limits
 from deliver.dnssec.keys import KeyCache, NoCut, Vouched, vouched_keys
 from deliver.dnssec.rule import Refusal, Rule
+from tests.unit.dnssec.lab import record_set, signature_of
 from tests.zoo.keys import KeyPlan, Signs
 from tests.zoo.signer import DsPlan, ZonePlan, ds_records, finish
 
@@ -58,8 +59,8 @@ def vouched(
     keys = contents.get_rdataset(origin, "DNSKEY")
     signatures = contents.get_rdataset(origin, "RRSIG", "DNSKEY") or ()
     result = vouched_keys(
-        dns.rrset.from_rdata_list(origin, 300, list(keys)),
-        list(signatures),
+        record_set(dns.rrset.from_rdata_list(origin, 300, list(keys))),
+        [signature_of(each) for each in signatures],
         ds=tuple(ds_records(plan)),
         now=NOW,
         policy=policy or Policy(),

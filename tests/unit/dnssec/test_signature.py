@@ -14,6 +14,7 @@ from deliver.dnssec.algorithm import Policy, load
 from deliver.dnssec.budget import Budget, Exhausted, Limits
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.signature import Verified, serial_before, verify_rrset, zone_key
+from tests.unit.dnssec.lab import record_set, signature_of
 from tests.zoo import keys
 from tests.zoo.keys import REVOKE, SEP, ZONE, KeyPlan, disguised
 
@@ -66,7 +67,15 @@ def check(
 ) -> Verified | Refusal:
     zone_keys = tuple(zone_key(keys.make(ZONE_NAME, plan).dnskey) for plan in plans)
     budget = budget or Budget(limits)
-    return verify_rrset(rrset, signatures, ZONE_NAME, zone_keys, now=now, policy=policy, budget=budget)
+    return verify_rrset(
+        record_set(rrset),
+        [signature_of(each) for each in signatures],
+        ZONE_NAME,
+        zone_keys,
+        now=now,
+        policy=policy,
+        budget=budget,
+    )
 
 
 def rule_of(result: Verified | Refusal) -> Rule | None:
@@ -211,7 +220,7 @@ def test_a_revoked_or_malformed_key_of_the_same_tag_does_not_hide_the_good_one()
     good = keys.make(ZONE_NAME, PLAN)
     others = tuple(zone_key(disguised(good, turn)) for turn in range(1, 3))
     result = verify_rrset(
-        rrset_of(), [sign(rrset_of())], ZONE_NAME, (*others, zone_key(good.dnskey)), now=NOW, policy=Policy(), budget=Budget()
+        record_set(rrset_of()), [signature_of(sign(rrset_of()))], ZONE_NAME, (*others, zone_key(good.dnskey)), now=NOW, policy=Policy(), budget=Budget()
     )  # fmt: skip
     assert isinstance(result, Verified)
 
@@ -221,7 +230,7 @@ def test_keys_of_one_tag_are_tried_only_up_to_the_limit() -> None:
     others = tuple(zone_key(disguised(good, turn)) for turn in range(1, 20))
     budget = Budget()
     result = verify_rrset(
-        rrset_of(), [sign(rrset_of())], ZONE_NAME, (*others, zone_key(good.dnskey)), now=NOW, policy=Policy(), budget=budget
+        record_set(rrset_of()), [signature_of(sign(rrset_of()))], ZONE_NAME, (*others, zone_key(good.dnskey)), now=NOW, policy=Policy(), budget=budget
     )  # fmt: skip
     assert rule_of(result) in (Rule.TOO_MANY_KEYS, Rule.WRONG)
     assert budget.signatures <= Limits().keys_per_tag

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from sqlalchemy import func, select, update
 
@@ -56,6 +58,52 @@ def test_ids_are_unique_by_default(engine):
     with engine.begin() as conn:
         outbox.append(conn, "m1", [event() for _ in range(50)])
         assert len({row.id for row in outbox.pending(conn, "event_log", 100, now=0)}) == 50
+
+
+def test_a_forked_process_draws_ids_of_its_own():
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, outbox.event_id(event()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reading, 100).decode()
+    os.close(reading)
+    os.close(writing)
+    ours = outbox.event_id(event())
+    assert len(theirs) == len(ours) == 32
+    assert abs(int(theirs[12:], 16) - int(ours[12:], 16)) > 10**9
+
+
+def test_events_of_several_messages_are_appended_at_once_in_order(engine):
+    calls = []
+
+    def each(conn, told):
+        calls.append(told)
+
+    append = outbox.Appending(each)
+    with engine.begin() as conn:
+        append(conn, "m1", [event("a")])
+        assert outbox.appending(append) is append
+        outbox.appending(outbox.append).each(conn, [("m1", [event("a"), event("b")]), (None, [event("c")])])
+        found = [
+            (row.message_id, row.event.fields["event_data"])
+            for row in outbox.pending(conn, "event_log", 9, now=0)
+        ]
+    assert calls == [(("m1", [event("a")]),)]
+    assert found == [("m1", "a"), ("m1", "b"), (None, "c")]
+
+
+def test_nothing_is_sorted_to_find_what_is_next(engine):
+    query = outbox._NEXT.compile(engine)
+    values = query.construct_params({"of": "a", "now": 1.0, "at_most": 10})
+    with engine.begin() as conn:
+        plan = conn.exec_driver_sql(
+            f"EXPLAIN QUERY PLAN {query}", tuple(values[name] for name in query.positiontup)
+        )
+        said = " ".join(row[3] for row in plan)
+    assert "SEARCH event_pending USING" in said
+    assert "TEMP B-TREE" not in said
 
 
 def test_pending_is_in_order_and_limited(engine):

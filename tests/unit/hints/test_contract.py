@@ -148,12 +148,30 @@ async def test_memory_is_bounded(clock):
     assert [view.failures for view in views] == [0, 1, 1]
 
 
-async def test_looking_is_a_checkpoint_also_when_cached(tmp_path, clock):
+@pytest.mark.parametrize("addresses", [(), (A,), (A, "192.0.2.77")])
+async def test_looking_can_be_cancelled_also_when_cached(tmp_path, clock, addresses):
     hints = SqlHints(f"sqlite:///{tmp_path}/hints.db", clock=clock, max_size=2**20)
+    await hints.look(HOST, addresses, 25)
     with trio.CancelScope() as scope:
         scope.cancel()
-        await hints.look(HOST, (), 25)
+        await hints.look(HOST, addresses, 25)
     assert scope.cancelled_caught
+    await hints.aclose()
+
+
+async def test_one_address_and_several_read_alike(tmp_path, clock):
+    """One address that is cached takes a short cut."""
+    hints = SqlHints(f"sqlite:///{tmp_path}/hints.db", clock=clock, max_size=2**20)
+    other = "192.0.2.77"
+    for word, worked in ((Word.CHUNKING, True), (Word.PRDR, False)):
+        await hints.look(HOST, (A, other), 25)
+        use = Feature(HOST, A, 25, word, worked)
+        hints.note(use, source="s", reason="r", now=clock.now)
+        (alone,) = await hints.look(HOST, (A,), 25)
+        assert alone == (await hints.look(HOST, (A, other), 25))[0]
+        assert alone.works(word) is worked
+        await hints.flush()
+        assert (await hints.look(HOST, (A,), 25))[0] == (await hints.look(HOST, (A, other), 25))[0] == alone
     await hints.aclose()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 from sqlalchemy import select, text, update
 
 from deliver.queue import claiming, freeze, schema
@@ -41,7 +41,7 @@ def fill(conn, queue, rule, last_senders):
         boxes = [f"u{index}@{domain}" for index, domain in enumerate(domains)]
         accept(conn, name, *boxes, sender=sender)
         conn.execute(update(recipient).where(recipient.c.message_id == name).values(next_attempt=moment))
-        if damage:
+        if damage and not (rule and "CAST" in damage):  # what holds it has to read it
             conn.execute(text(f"UPDATE recipient SET {damage} WHERE message_id = '{name}'"))
     for domain, sender in zip(DOMAINS, last_senders, strict=False):
         conn.execute(update(destination).where(destination.c.domain == domain).values(last_sender=sender))
@@ -80,7 +80,7 @@ def claimed(queue, rule, limit, last_senders, most):
     return result
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, phases=(Phase.explicit, Phase.generate))
 @given(
     mails,
     rules,

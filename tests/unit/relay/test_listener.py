@@ -501,3 +501,45 @@ async def test_an_address_in_use_is_named() -> None:
 async def test_addresses_that_cannot_be_listened_on(text: str) -> None:
     with pytest.raises(ConfigurationError, match="listening on"):
         bind((text,))
+
+
+async def test_a_commit_without_end_is_not_waited_for_after_the_relay_was_told_to_end(
+    autojump_clock: MockClock,
+) -> None:
+    committing = trio.Event()
+
+    async def hook(step: str) -> None:
+        if step == "commit":
+            committing.set()
+            await trio.sleep_forever()
+
+    began = trio.current_time()
+    with trio.CancelScope() as service:
+        async with trio.open_nursery() as nursery:
+            client = await connect(nursery, listener(Memory(hook)))
+            await client.send(OPENED + "x\r\n.\r\n")
+            assert await client.replies(4) == [250, 250, 250, 354]
+            await committing.wait()
+            await trio.sleep(1)
+            service.cancel()
+    assert trio.current_time() - began == pytest.approx(COMMIT_DEADLINE)
+
+
+async def test_a_commit_is_finished_after_the_relay_was_told_to_end(autojump_clock: MockClock) -> None:
+    committing = trio.Event()
+
+    async def hook(step: str) -> None:
+        if step == "commit":
+            committing.set()
+            await trio.sleep(5)
+
+    memory = Memory(hook)
+    with trio.CancelScope() as service:
+        async with trio.open_nursery() as nursery:
+            client = await connect(nursery, listener(memory))
+            await client.send(OPENED + "x\r\n.\r\n")
+            assert await client.replies(4) == [250, 250, 250, 354]
+            await committing.wait()
+            service.cancel()
+    assert len(memory.accepted) == 1
+    assert "250 2.0.0 Ok: queued as" in (await client.reply())

@@ -11,7 +11,17 @@ from hypothesis import given, strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from deliver.report.exporter import REQUEST_OCTETS, REQUEST_SECONDS, answer
-from deliver.report.metrics import FAMILIES, SECONDS, Meter, Snapshot, gauge, lasting, merged, rendered
+from deliver.report.metrics import (
+    FAMILIES,
+    SECONDS,
+    Meter,
+    Snapshot,
+    gauge,
+    lasting,
+    merged,
+    metered,
+    rendered,
+)
 from events.catalogue import EVENTS, Event
 
 
@@ -50,6 +60,20 @@ def test_events_are_counted() -> None:
     assert found["outrider_deliveries_by_security_total{security=clear}"] == 1
     assert found["outrider_in_doubt_total{}"] == 1
     assert found["outrider_bounces_total{}"] == 0
+
+
+def test_what_is_appended_for_several_messages_is_counted() -> None:
+    meter, appended = Meter(), []
+
+    def each(conn: object, told: object) -> None:
+        appended.append(told)
+
+    told = [("m1", iter([Event("msg:accept", 0.0), delivery()])), ("m2", (Event("msg:accept", 0.0),))]
+    metered(each, meter)(None, told)  # type: ignore[arg-type]
+    assert [[(name, len(events)) for name, events in one] for one in appended] == [[("m1", 2), ("m2", 1)]]
+    found = samples(meter.snapshot())
+    assert found["outrider_messages_accepted_total{}"] == 2
+    assert found["outrider_deliveries_total{result=delivered}"] == 1
 
 
 def test_every_event_that_is_counted_exists() -> None:

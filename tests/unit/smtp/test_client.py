@@ -114,7 +114,7 @@ def test_every_command_in_every_state(state: State) -> None:
     for command in EVERY:
         machine = in_content() if state in (State.CONTENT, State.ENDED) else ready()
         if state not in (State.CONTENT, State.ENDED):
-            machine._state = state
+            machine.state = state
         elif state is State.ENDED:
             machine.send(END)
         assert machine.may_send(command) is (type(command) in SENDABLE[state]), command

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, strategies as st
 
 from deliver.message import Mailbox
 from deliver.smtp.command import (
+    _PLAIN_PATH,
     Command,
     CommandTooLong,
     Data,
@@ -102,3 +104,20 @@ def test_parameters_extend_the_line_of_mail() -> None:
     domain = ".".join(["x" * 62] * 4)[:247]
     sender = Mailbox.parse(f"{'a' * (512 - len(f'MAIL FROM:<@{domain}>') - 2)}@{domain}")
     assert len(Mail(sender, 10**19, True).octets) == 512 + len(" SIZE=10000000000000000000 BODY=8BITMIME")
+
+
+@given(
+    st.from_regex(_PLAIN_PATH) | st.from_regex(r"[a-zA-Z0-9.!_-]{1,9}@[a-zA-Z0-9._-]{1,70}", fullmatch=True)
+)
+def test_what_counts_as_plain_is_a_mailbox_as_it_is(text: str) -> None:
+    local_part, _, domain = text.partition("@")
+    if _PLAIN_PATH.match(text):
+        assert Mailbox.parse(text) == Mailbox(local_part, domain)
+        assert Rcpt(Mailbox(local_part, domain)).octets == f"RCPT TO:<{text}>\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    "text", ["a@b\n", "a@b.", "a@B", "a@b@c", "a..b@c", "ä@b", "a@" + "b" * 64, " a@b", "a@b "]
+)
+def test_what_is_not_plain_is_looked_at_closely(text: str) -> None:
+    assert not _PLAIN_PATH.match(text)
