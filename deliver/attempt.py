@@ -108,7 +108,12 @@ class Attempt:
         sender = self._envelope.reverse_path
         course = self._agent.courses.of(self._agent.settings, self._domain, sender)
         self._limit = course.max_hosts
-        with trio.move_on_after(course.deadline) as scope:
+        ends = trio.current_time() + course.deadline
+        if trio.current_effective_deadline() <= ends:  # it is ended sooner by whoever runs it
+            await self._deliver(course)
+            self._over = True
+            return
+        with trio.CancelScope(deadline=ends) as scope:
             await self._deliver(course)
             self._over = True
         if scope.cancelled_caught:
@@ -146,7 +151,7 @@ class Attempt:
     async def _deliver(self, course: Course) -> None:
         route = course.route
         self._testimony.router = course.router
-        self.trace.add(course.finding)
+        self.trace.findings.append(course.finding)
         self._by_settings = course.by_settings
         if isinstance(route, Reject):
             self._settle_all(Failed(route.why, Blame.POLICY, enhanced=EnhancedCode(5, 7, 1)))
@@ -305,19 +310,28 @@ class Attempt:
         """One session, or several where a server limits its length (RFC 9422 4.1)."""
         recipients, fresh = tuple(self._open.values()), False
         while recipients:
-            async with reach.session(fresh=fresh) as session:
+            session = await reach.open(fresh=fresh)
+            ended: str | None = "interrupted"
+            try:
                 envelope, content = await self._presentation.towards(session.offers)
                 batch = self._batch = session.batch(envelope, recipients)
                 await session.transact(batch, content, self._journal)
-            reach = reach.once_more(session.target, reach.policy)
+                ended = None
+            except Unusable as unusable:
+                ended = unusable.outcome.why
+                raise
+            finally:
+                await reach.leave(session, ended)
             fresh = session.contact.reused and batch.came_to_nothing
             if fresh:
                 self._reuse_failed(session.target)
-                continue
-            self._fold(batch)
-            if any(needs_8bitmime(outcome) for _, outcome in batch.outcomes()):
+            else:
+                recipients = self._fold(batch)
+            if not self._open:
+                return
+            reach = reach.once_more(session.target, reach.policy)
+            if not fresh and any(needs_8bitmime(outcome) for _, outcome in batch.outcomes()):
                 self._without_8bit = self._without_8bit or reach
-            recipients = batch.unoffered if batch.progress else ()
 
     async def _in_7bit(self) -> None:
         """The last resort for 8-bit text, when every host was tried (RFC 6152 3)."""
@@ -346,12 +360,16 @@ class Attempt:
         text = f"The open session with {target} was of no use any more: a new connection"
         self.trace.add(Finding(Stage.CONNECT, "reuse-failed", text))
 
-    def _fold(self, batch: Batch) -> None:
-        """Take over what a session's transactions found out; those whom another host may help stay open."""
+    def _fold(self, batch: Batch) -> tuple[Recipient, ...]:
+        """Take over what a session's transactions found out; those whom another host may help stay open.
+
+        Returns whom another session with the same server may serve.
+        """
         self._batch = None
-        self.trace.extend(batch.findings())
+        self.trace.findings += batch.findings()
+        left = batch.unoffered if batch.unoffered and batch.progress else ()
         for recipient, outcome in batch.outcomes():
-            if batch.progress and recipient in batch.unoffered:
+            if left and recipient in left:
                 self._latest[recipient.ordinal] = outcome
                 continue
             self._testimony.tried(recipient, outcome)
@@ -360,6 +378,7 @@ class Attempt:
             else:
                 before = self._latest.get(recipient.ordinal)
                 self._latest[recipient.ordinal] = after_another_host(before, outcome)
+        return left
 
     def _settle(self, recipient: Recipient, outcome: Outcome) -> None:
         self._settled[recipient.ordinal] = outcome

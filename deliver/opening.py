@@ -145,7 +145,7 @@ class Opening(Reusing, LoggingIn):
 
     @property
     def _offers(self) -> Capabilities:
-        return super()._offers if self._presumed is None else self._presumed.answer
+        return self._open_wire.machine.capabilities if self._presumed is None else self._presumed.answer
 
     @property
     def _name(self) -> str:

@@ -2,7 +2,7 @@
 
     idle      a session under the same terms that still stands up to this message's policy
     race      a connection to one address after the other, each with a head start (`deliver.net.race`)
-    session   what won is greeted and secured; when the block ends it waits in the pool, or is closed
+    session   what won is greeted and secured; when it is left it waits in the pool, or is closed
 
 `waiting` are the addresses that are still worth a try. A connection that fails uses its address up, one that
 merely lost the race does not. The policy is known before any socket is opened, and only one of them ever
@@ -11,8 +11,7 @@ carries SMTP.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 from deliver.agent import Agent
 from deliver.encounter import Target, Unusable
@@ -53,29 +52,20 @@ class Reach:
         """One address again, under another policy."""
         return Reach(self._agent, self.destination, policy, self._testimony, (target,), self._missed)
 
-    @asynccontextmanager
-    async def session(self, *, fresh: bool = False) -> AsyncIterator[Session]:
-        """A session for the block, with an address that is then no longer `waiting`; `fresh`: a new one.
+    async def open(self, *, fresh: bool = False) -> Session:
+        """A session with an address that is then no longer `waiting`; `fresh`: a new one. To be left again.
 
         Raises Unusable when no address connects, or the one that did is no use.
         """
         session = None if fresh else await self._idle()
-        why: str | None = "interrupted"
-        try:
-            if session is None:
-                connected = await self._connected()
-                self._use_up(connected.target)
-                session = await opened(connected)
-            yield session
-            why = None
-        except Unusable as unusable:
-            why = unusable.outcome.why
-            raise
-        finally:
-            if session is not None:
-                await self._put_away(session, why)
+        if session is None:
+            connected = await self._connected()
+            self._use_up(connected.target)
+            session = await opened(connected)
+        return session
 
-    async def _put_away(self, session: Session, why: str | None) -> None:
+    async def leave(self, session: Session, why: str | None) -> None:
+        """It may wait for the next message, or is closed; `why`: what went wrong, None: nothing."""
         if why is None and session.usable and self._agent.pool.put(session):
             session.rest()
         else:

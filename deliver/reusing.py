@@ -12,7 +12,8 @@ only where a transaction was left open. What a message cost (round trips, events
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import trio
 
@@ -26,17 +27,21 @@ from deliver.report.trace import Verdict
 from deliver.securing import Securing
 from deliver.settings import Destination, Tls
 from deliver.smtp.ehlo import Limits
+from deliver.tls.crl import RevocationLists
 from deliver.tls.hello import Hello
 from deliver.tls.judge import judge
+from deliver.tls.pkix import TrustStore
 from deliver.tls.policy import Authentication, Level, TlsPolicy
+from deliver.tls.verdict import Handshake, TlsVerdict
 from events.catalogue import Event
+from events.port import OpenGate
 
 UNHEARD = 0.05  # seconds without a listener after which we look whether the server is still there
 GLANCE = 0.001  # seconds
+MOMENT = 1.0  # seconds for which a verdict holds; a handshake may take longer
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What a connection was opened under and cannot change any more.
 
     Reference identifiers, TLSA records, staples and revocation lists are no part of it: they are judged again
@@ -78,6 +83,14 @@ def terms_of(agent: Agent, destination: Destination, target: Target, policy: Tls
     )
 
 
+class _Judged(NamedTuple):
+    """What was asked, when in seconds since the epoch, and the answer."""
+
+    question: tuple[TlsPolicy, Handshake, TrustStore, RevocationLists]
+    at: float
+    verdict: TlsVerdict
+
+
 class Reusing(Securing):
     """What outlives a message, and the change from one to the next."""
 
@@ -95,6 +108,7 @@ class Reusing(Securing):
         self.opened_at = trio.current_time()
         self.messages = 0
         self._transactions = 0
+        self._judged: _Judged | None = None
 
     @property
     def target(self) -> Target:
@@ -105,9 +119,9 @@ class Reusing(Securing):
     def usable(self) -> bool:
         """Whether another transaction may begin on it."""
         wire = self._wire
-        if wire is None or not wire.reusable or self._limits.mailmax == 0:
+        if wire is None or not wire.reusable or (self._policy.required and self.contact.tls is None):
             return False
-        return self.contact.tls is not None if self._policy.required else True
+        return self._limits.mailmax != 0
 
     @property
     def _limits(self) -> Limits:
@@ -159,21 +173,28 @@ class Reusing(Securing):
         self._destination, self._target, self._policy = destination, target, policy
         self._trace, self._domain = testimony.trace, testimony.domain
         self._events = self._events.for_another(testimony, policy, target.secure)
-        self.contact = replace(self.contact, reused=True)
+        if not self.contact.reused:
+            self.contact = replace(self.contact, reused=True)
         wire = self._open_wire
         wire.pace.timeouts, wire.pace.min_rate = destination.smtp.timeouts, destination.smtp.min_rate
         wire.ledger = Ledger()
-        began = trio.current_time()
-        await self._ask_gate(self._events.connecting(), Phase.CONNECT)
-        for announced in self._events.announced_again(agent.gate.watches):
-            await self._ask_gate(announced, Phase.TLS)
-        if trio.current_time() - began > UNHEARD:
-            with trio.move_on_after(GLANCE):
-                await self.overhear()
+        connecting = self._events.connecting()
+        if not isinstance(agent.gate, OpenGate):
+            await self._ask_again(connecting)
         if not self.usable or not self._holds_today():
             return False
         self._add("reused", f"An open session with {target} serves this message too", Verdict.OK)
         return True
+
+    async def _ask_again(self, connecting: Event) -> None:
+        """The vetoes, for this message. Raises Unusable."""
+        began = trio.current_time()
+        await self._ask_gate(connecting, Phase.CONNECT)
+        for announced in self._events.announced_again(self._agent.gate.watches):
+            await self._ask_gate(announced, Phase.TLS)
+        if trio.current_time() - began > UNHEARD:
+            with trio.move_on_after(GLANCE):
+                await self.overhear()
 
     def _holds_today(self) -> bool:
         """Judge the certificate and its staple again, under this message's policy."""
@@ -181,13 +202,27 @@ class Reusing(Securing):
             return not self._policy.required
         if self._evidence is None:
             return False
-        today = self._tls_material()
-        verdict = judge(self._policy, self._evidence, self._agent.clock.now(), today.trusted, today.lists)
+        verdict = self._judged_again(self._evidence)
         if not verdict.ok:
             said = "; ".join(found.text for found in verdict.findings if found.verdict is Verdict.REFUSED)
             self._add("reuse-refused", f"An open session with {self._target} does not serve: {said}")
             return False
         self._trace.extend(verdict.findings)
-        tls = replace(self.contact.tls, verified_by=verdict.verified_by, ocsp=verdict.ocsp)
-        self.contact = replace(self.contact, tls=tls)
+        tls = self.contact.tls
+        if (tls.verified_by, tls.ocsp) != (verdict.verified_by, verdict.ocsp):
+            tls = replace(tls, verified_by=verdict.verified_by, ocsp=verdict.ocsp)
+            self.contact = replace(self.contact, tls=tls)
         return True
+
+    def _judged_again(self, evidence: Handshake) -> TlsVerdict:
+        """The verdict of now; of the same question a moment ago it is still the answer."""
+        question = (self._policy, evidence, *self._trusted_today())
+        now = self._agent.clock.now()
+        if (
+            self._judged is None
+            or not 0 <= now - self._judged.at < MOMENT
+            or self._judged.question != question
+        ):
+            policy, _, trusted, lists = question
+            self._judged = _Judged(question, now, judge(policy, evidence, now, trusted, lists))
+        return self._judged.verdict

@@ -263,9 +263,17 @@ class Securing(Encounter):
     def _tls_material(self) -> _Material:
         """Raises Unusable: mail waits until the files can be read."""
         settings, tls = self._agent.settings, self._destination.tls
+        trusted, lists = self._trusted_today()
         try:
             context = context_of(settings, tls, self._policy, large=self._hello.large)
-            return _Material(context, self._trust_store(), lists_of(settings, tls), self._session_key())
+            return _Material(context, trusted, lists, self._session_key())
+        except ConfigurationError as error:
+            raise self._unusable(str(error), Phase.TLS, NO_SECURITY, blame=Blame.LOCAL) from error
+
+    def _trusted_today(self) -> tuple[TrustStore, RevocationLists]:
+        """What a certificate is judged against. Raises Unusable as `_tls_material` does."""
+        try:
+            return self._trust_store(), lists_of(self._agent.settings, self._destination.tls)
         except ConfigurationError as error:
             raise self._unusable(str(error), Phase.TLS, NO_SECURITY, blame=Blame.LOCAL) from error
 

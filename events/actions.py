@@ -223,14 +223,6 @@ def _is_unconditional(action: Action) -> bool:
     return action.when is None and (isinstance(action, FileAction) or action.towards == ANYWHERE)
 
 
-Known = tuple[Pending, Mapping[str, Scalar]]  # an event with its facts
-
-
-def known_of(batch: Sequence[Pending]) -> tuple[Known, ...]:
-    """Each event with its facts."""
-    return tuple((one, facts(one)) for one in batch)
-
-
 def facts(pending: Pending) -> dict[str, Scalar]:
     """Everything that is known of an event, by field name."""
     known = _known(pending.event)

@@ -13,7 +13,6 @@ from typing import Any, Final
 from sqlalchemy import Connection, Table, bindparam, select, update
 
 from events import log, tables
-from events.actions import known_of
 from events.bulk import insert_rows
 from events.fields import Scalar
 from events.outbox import Pending
@@ -51,9 +50,7 @@ def file(conn: Connection, batch: Sequence[Pending], *, again: bool = True) -> N
 
     Unless `again` they are taken to be new: an IntegrityError tells that they are not.
     """
-    fresh = known_of(batch)
-    if again:
-        fresh = log.unknown(conn, fresh)
+    fresh = log.known_of(log.unknown(conn, batch) if again else batch)
     log.record(conn, fresh)
     inserts: dict[Table, list[Row]] = {}
     folded: dict[Table, dict[tuple[Any, ...], list[Row]]] = {}
@@ -74,25 +71,25 @@ def _rows(one: Pending, known: Mapping[str, Scalar]) -> list[tuple[Table, Row]]:
     name = one.event.name
     rows: list[tuple[Table, Row]] = []
     if name.startswith("msg:") and known.get("message_id"):
-        rows.append((tables.messages, _message(name, known)))
+        rows.append((tables.messages, _message(name, one, known)))
         if name in _RESULTS or name == "msg:defer":
-            rows.append((tables.attempts, _attempt(name, known)))
+            rows.append((tables.attempts, _attempt(name, one, known)))
     if name in _RESULTS:
-        rows.append((tables.deliveries, _delivery(name, known)))
+        rows.append((tables.deliveries, _delivery(name, one, known)))
     elif name == "tcp:close":
-        rows.append((tables.connections, _connection(known)))
+        rows.append((tables.connections, _connection(one, known)))
     elif name == "tls:cert" and known.get("host") and known.get("tls_out_peercert_sha256"):
-        rows.append((tables.certificates, _certificate(known)))
+        rows.append((tables.certificates, _certificate(one, known)))
     elif name.startswith(("tls:", "dane:")) and name != "tls:cert":
-        rows.append((tables.tls, _tls(name, known)))
+        rows.append((tables.tls, _tls(name, one, known)))
     return rows
 
 
 _RESULTS: Final = {"msg:delivery": "delivered", "msg:fail:delivery": "failed", "msg:fail:internal": "failed"}
 
 
-def _message(name: str, known: Mapping[str, Scalar]) -> Row:
-    at = known["event_at"]
+def _message(name: str, one: Pending, known: Mapping[str, Scalar]) -> Row:
+    at = one.event.at
     return {
         "message_id": cut(known.get("message_id"), MAX_KEY),
         "sender_address": known.get("sender_address"),
@@ -105,12 +102,12 @@ def _message(name: str, known: Mapping[str, Scalar]) -> Row:
     }
 
 
-def _attempt(name: str, known: Mapping[str, Scalar]) -> Row:
+def _attempt(name: str, one: Pending, known: Mapping[str, Scalar]) -> Row:
     deferred = name == "msg:defer"
     return _ATTEMPT.row(known) | {
         "attempt": known.get("attempt") or 0,
         "domain": cut(known.get("domain"), MAX_NAME) or "",
-        "at": known["event_at"],
+        "at": one.event.at,
         "delivered": int(name == "msg:delivery"),
         "failed": int(name.startswith("msg:fail:")),
         "deferred": int(deferred),
@@ -120,13 +117,13 @@ def _attempt(name: str, known: Mapping[str, Scalar]) -> Row:
     }
 
 
-def _delivery(name: str, known: Mapping[str, Scalar]) -> Row:
+def _delivery(name: str, one: Pending, known: Mapping[str, Scalar]) -> Row:
     wanted, reached = _wanted(known), _reached(known)
     row = _DELIVERY.row(known)
     delivered = name == "msg:delivery"
     return row | {
-        "id": known["event_id"],
-        "at": known["event_at"],
+        "id": one.id,
+        "at": one.event.at,
         "result": _RESULTS[name],
         "wanted": wanted,
         "reached": reached if delivered else None,
@@ -136,10 +133,10 @@ def _delivery(name: str, known: Mapping[str, Scalar]) -> Row:
     }
 
 
-def _connection(known: Mapping[str, Scalar]) -> Row:
+def _connection(one: Pending, known: Mapping[str, Scalar]) -> Row:
     return _CONNECTION.row(known) | {
-        "id": known["event_id"],
-        "at": known["event_at"],
+        "id": one.id,
+        "at": one.event.at,
         "dnssec": cut(known.get("lookup_dnssec_authenticated"), MAX_WORD),
         "verified_by": cut(known.get("tls_verified_by"), MAX_WORD),
         "resumed": _resumed(known),
@@ -153,10 +150,10 @@ def _resumed(known: Mapping[str, Scalar]) -> int | None:
     return None if word is None else int(word == "resumed")
 
 
-def _tls(name: str, known: Mapping[str, Scalar]) -> Row:
+def _tls(name: str, one: Pending, known: Mapping[str, Scalar]) -> Row:
     return _TLS.row(known) | {
-        "id": known["event_id"],
-        "at": known["event_at"],
+        "id": one.id,
+        "at": one.event.at,
         "name": name,
         "wanted": _wanted(known),
         "reached": _reached(known) if name == "tls:level" else None,
@@ -165,7 +162,7 @@ def _tls(name: str, known: Mapping[str, Scalar]) -> Row:
     }
 
 
-def _certificate(known: Mapping[str, Scalar]) -> Row:
+def _certificate(one: Pending, known: Mapping[str, Scalar]) -> Row:
     return {
         "host": cut(known.get("host"), MAX_NAME),
         "depth": known.get("tls_depth") or 0,
@@ -173,8 +170,8 @@ def _certificate(known: Mapping[str, Scalar]) -> Row:
         "subject": known.get("tls_out_peerdn"),
         "issuer": known.get("tls_cert_issuer"),
         "expires_at": known.get("tls_cert_expires_at"),
-        "first_at": known["event_at"],
-        "last_at": known["event_at"],
+        "first_at": one.event.at,
+        "last_at": one.event.at,
         "times": 1,
     }
 

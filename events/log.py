@@ -26,7 +26,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-from events.actions import Known
 from events.bulk import insert_values
 from events.catalogue import FIELDS
 from events.fields import Kind, Scalar
@@ -73,10 +72,25 @@ _COLUMNS = ("id", "at", "time", "name", *_COPIED, "fields")  # of a row, in thei
 _THERE = select(event_log.c.id).where(event_log.c.id.in_(bindparam("ids", expanding=True)))
 
 
-def unknown(conn: Connection, batch: Sequence[Known]) -> tuple[Known, ...]:
+Known = tuple[Pending, Mapping[str, Scalar]]  # an event, and its fields with the message's id
+
+
+def known_of(batch: Sequence[Pending]) -> list[Known]:
+    """Each event with its fields."""
+    return [(one, _fields(one)) for one in batch]
+
+
+def _fields(one: Pending) -> Mapping[str, Scalar]:
+    fields = one.event.fields
+    if one.message_id is None or "message_id" in fields:
+        return fields
+    return {**fields, "message_id": one.message_id}
+
+
+def unknown(conn: Connection, batch: Sequence[Pending]) -> list[Pending]:
     """The events that are not there yet."""
-    there = set(conn.execute(_THERE, {"ids": [one.id for one, _ in batch]}).scalars())
-    return tuple(each for each in batch if each[0].id not in there)
+    there = set(conn.execute(_THERE, {"ids": [one.id for one in batch]}).scalars())
+    return [one for one in batch if one.id not in there]
 
 
 def record(conn: Connection, batch: Sequence[Known]) -> None:
@@ -87,4 +101,4 @@ def record(conn: Connection, batch: Sequence[Known]) -> None:
 def _row(pending: Pending, known: Mapping[str, Scalar]) -> tuple[Scalar, ...]:
     event = pending.event
     fields = _ENCODER.encode(event.fields).decode()
-    return (pending.id, event.at, known["event_time"], event.name, *_COPY.values(known), fields)
+    return (pending.id, event.at, event.time, event.name, *_COPY.values(known), fields)

@@ -55,7 +55,7 @@ class Copy:
 
     def values(self, known: Mapping[str, Scalar]) -> list[Scalar]:
         """The values, in the order of the names."""
-        found = [known.get(name) for name in self.names]
+        found = list(map(known.get, self.names))
         for place, length in self._limits:
             value = found[place]
             if isinstance(value, str) and len(value) > length:

@@ -15,6 +15,7 @@ from typing import Self
 
 _TIME = struct.Struct("d")
 _FIELDS = ("offered", "accepted", "delivered")  # final dot sent; 250 read; 250 sent by the sink
+_NEVER = bytes(8)
 _RECORD = len(_FIELDS) * _TIME.size + 8  # and the number of copies that the sink took
 
 
@@ -59,7 +60,7 @@ class Ledger:
         ends = (number * _RECORD + _RECORD for number in range(self.count))
         return [int.from_bytes(self._map[end - 8 : end], "little") for end in ends]
 
-    def missing(self, expected: Sequence[int]) -> int:
-        """How many of these messages the sink has not taken."""
-        copies = self.copies()
-        return sum(not copies[number] for number in expected)
+    def missing(self, expected: Sequence[int]) -> list[int]:
+        """Those of these messages that the sink has not taken."""
+        end = _RECORD - 8
+        return [n for n in expected if self._map[n * _RECORD + end : (n + 1) * _RECORD] == _NEVER]

@@ -5,7 +5,9 @@ fsynced before `finish` returns: a row that names it (see `deliver.queue.store.a
 file. At start-up files that no message needs are removed, and those of unknown messages are kept apart; a row
 whose file is gone is reported and its recipients are deferred, until the sender is told at the expiry.
 
-The size limit is enforced while writing; file work runs in worker threads and is not cancelled half-way.
+The size limit is enforced while writing; file work runs in worker threads and is not cancelled half-way. Only
+what the system has in memory is read without one. Files that are finished at the same time share the fsync of
+their directory.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import errno
 import logging
 import os
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
 SUFFIX: Final = ".eml"
 TEMPORARY: Final = ".part"
 LOST: Final = "lost"  # in the spool directory: messages that the database does not know
+AT_ONCE: Final = 256 * 1024  # octets that are copied out of the system's memory on the event loop
+DIRECTORIES: Final = 64  # whose fsyncs are shared
+_NOW: Final = getattr(os, "RWF_NOWAIT", None)  # Linux
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}\Z")
 
 log = logging.getLogger("outrider.queue")
@@ -67,10 +74,28 @@ class SpoolContent:
 
     async def read(self, offset: int, length: int) -> bytes:
         """See `deliver.message.Content`. Raises StorageError when the file is gone or shorter than it was."""
-        return await trio.to_thread.run_sync(self._read, offset, length)
-
-    def _read(self, offset: int, length: int) -> bytes:
         wanted = max(0, min(length, self.size - offset))
+        octets = self._in_memory(offset, wanted) if wanted <= AT_ONCE else None
+        if octets is None:
+            return await trio.to_thread.run_sync(self._read, offset, wanted)
+        await trio.lowlevel.checkpoint()
+        return octets
+
+    def _in_memory(self, offset: int, wanted: int) -> bytes | None:
+        """These octets, if no disk has to be asked for them (it seldom has: the file was just written)."""
+        if _NOW is None:
+            return None
+        try:
+            descriptor = os.open(self.spool / self.name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                octets = bytearray(wanted)
+                return bytes(octets) if os.preadv(descriptor, [octets], offset, _NOW) == wanted else None
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return None  # not there, or a file system that cannot say: the thread finds out
+
+    def _read(self, offset: int, wanted: int) -> bytes:
         path = self.spool / self.name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -168,8 +193,8 @@ class ContentWriter:
             make_directory(self._spool)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._temporary, flags, 0o600)
-        rest = memoryview(bytes(self._buffer))
-        self._buffer.clear()
+        octets, self._buffer = self._buffer, bytearray()
+        rest = memoryview(octets)
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
 
@@ -180,7 +205,7 @@ class ContentWriter:
         os.close(self._descriptor)
         self._descriptor = None
         os.rename(self._temporary, self._spool / self._name)
-        sync_directory(self._spool)
+        _shared_sync(self._spool).run()
 
     def _remove(self) -> None:
         if self._descriptor is not None:
@@ -262,6 +287,40 @@ def make_directory(directory: Path) -> None:
     make_directory(parent)
     directory.mkdir(mode=0o700, exist_ok=True)
     sync_directory(parent)
+
+
+class _SharedSync:
+    """The fsyncs of one directory: whoever has waited for one that began after it came needs no other."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._running = threading.Lock()
+        self._begun = 0
+        self._done = 0  # the last that succeeded
+
+    def run(self) -> None:
+        """Return after an fsync that began after this call. Raises OSError."""
+        wanted = self._begun + 1
+        with self._running:
+            if self._done >= wanted:
+                return
+            self._begun += 1
+            begun = self._begun
+            sync_directory(self._directory)
+            self._done = begun
+
+
+_syncs: OrderedDict[Path, _SharedSync] = OrderedDict()
+_syncs_lock = threading.Lock()
+
+
+def _shared_sync(directory: Path) -> _SharedSync:
+    with _syncs_lock:
+        found = _syncs.setdefault(directory, _SharedSync(directory))
+        _syncs.move_to_end(directory)
+        while len(_syncs) > DIRECTORIES:
+            _syncs.popitem(last=False)
+        return found
 
 
 def sync_directory(directory: Path) -> None:

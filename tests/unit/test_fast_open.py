@@ -131,8 +131,9 @@ async def test_sockets_that_race_say_nothing(
         destination = ours.settings.towards("x.test", PLACE[0])
         testimony = reports.Testimony(Trace(), clock.now, envelope, "x.test", 1)
         reach = Reach(ours, destination, SECURE, testimony, targets, lambda outcome: None)
-        async with reach.session() as session:
-            assert session.contact.tls is not None
+        session = await reach.open()
+        assert session.contact.tls is not None
+        await reach.leave(session, None)
         nursery.cancel_scope.cancel()
     assert len(network.said) == with_syn
 

@@ -76,7 +76,7 @@ def test_injector_and_sink_agree_on_every_message(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger", 50) as ledger, sink(ledger, address):
         assert inject(ledger, address, 0, 30) == 0
         assert ledger.copies() == [1] * 30 + [0] * 20
-        assert (ledger.missing(range(30)), ledger.missing(range(50))) == (0, 20)
+        assert (ledger.missing(range(30)), len(ledger.missing(range(50)))) == ([], 20)
         assert inject(ledger, address, 30, 20, size=100_000) == 0
         assert ledger.copies() == [1] * 50
         inject(ledger, address, 5, 2)

@@ -147,6 +147,21 @@ async def test_closing_wakes_whoever_waits(pair: Pair) -> None:
     await ours.aclose()
 
 
+async def test_closing_can_be_done_without_waiting(pair: Pair) -> None:
+    ours, theirs = pair
+
+    async def fails() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await ours.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fails)
+        await trio.testing.wait_all_tasks_blocked()
+        ours.close()
+    assert await theirs.receive_some() == b""
+    ours.close()
+
+
 async def test_two_tasks_may_not_write_at_once(pair: Pair) -> None:
     ours, _ = pair
     while ours.send_now(bytes(64 * 1024)):

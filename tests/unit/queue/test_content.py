@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 
 import pytest
 import trio
@@ -177,6 +178,102 @@ async def test_a_new_spool_directory_is_fsynced_in_its_parent(tmp_path, monkeypa
     spool = str(tmp_path / "q" / "spool")
     first = [str(tmp_path), str(tmp_path / "q"), f"{spool}/01a.part", spool]
     assert steps == [*first, f"{spool}/01b.part", spool]
+
+
+async def test_files_that_are_finished_together_share_the_fsync_of_their_directory(tmp_path, monkeypatch):
+    """The first is held in its fsync until the others have been renamed; they share the next one."""
+    others, renamed, directories = 3, threading.Semaphore(0), []
+    fsync, rename = os.fsync, os.rename
+
+    def slow(descriptor):
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(tmp_path):
+            directories.append(descriptor)
+            if len(directories) == 1:
+                for _ in range(1 + others):
+                    assert renamed.acquire(timeout=10)
+        fsync(descriptor)
+
+    def told(before, after):
+        rename(before, after)
+        renamed.release()
+
+    monkeypatch.setattr(os, "fsync", slow)
+    monkeypatch.setattr(os, "rename", told)
+
+    async def take(name):
+        taken = ContentWriter(tmp_path, MessageId(name), inline_limit=10, max_size=1000)
+        await taken.write(b"x" * 11)
+        await taken.finish()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(1 + others):
+            nursery.start_soon(take, f"01{number}")
+    assert 2 <= len(directories) <= 1 + others
+    assert len(list(tmp_path.iterdir())) == 1 + others
+
+
+def test_an_fsync_that_began_before_is_not_shared(tmp_path, monkeypatch):
+    shared, order = content._SharedSync(tmp_path), []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def sync(_):
+        order.append(threading.current_thread().name)
+        begun.set()
+        assert go_on.wait(10)
+
+    monkeypatch.setattr(content, "sync_directory", sync)
+    threads = [threading.Thread(target=shared.run, name=name) for name in ("first", "second")]
+    threads[0].start()
+    assert begun.wait(10)
+    threads[1].start()
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_an_fsync_that_failed_is_not_shared(tmp_path, monkeypatch):
+    shared, tries = content._SharedSync(tmp_path), []
+
+    def sync(_):
+        tries.append(None)
+        if len(tries) == 1:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(content, "sync_directory", sync)
+    with pytest.raises(OSError):
+        shared.run()
+    shared.run()
+    assert len(tries) == 2
+
+
+async def test_what_is_in_memory_is_read_without_a_thread(tmp_path, monkeypatch):
+    if not hasattr(os, "RWF_NOWAIT"):
+        pytest.skip("Linux only")
+    taken = writer(tmp_path)
+    await taken.write(b"x" * 100)
+    stored = await taken.finish()
+    try:
+        with (tmp_path / stored.name).open("rb") as file:
+            os.preadv(file.fileno(), [bytearray(10)], 0, os.RWF_NOWAIT)
+    except OSError:
+        pytest.skip("this file system cannot say what is in memory")
+    monkeypatch.setattr(SpoolContent, "_read", None)
+    assert await stored.read(90, 100) == b"x" * 10
+
+
+@pytest.mark.parametrize("error", [11, 95])
+async def test_what_may_not_be_in_memory_is_read_in_a_thread(tmp_path, monkeypatch, error):
+    def refusing(*_):
+        raise OSError(error, os.strerror(error))
+
+    taken = writer(tmp_path)
+    await taken.write(bytes(range(100)))
+    stored = await taken.finish()
+    monkeypatch.setattr(os, "preadv", refusing)
+    assert await stored.read(90, 100) == bytes(range(90, 100))
+    monkeypatch.setattr(os, "preadv", lambda *_: 3)
+    assert await stored.read(90, 100) == bytes(range(90, 100))
 
 
 def test_a_sweep_without_a_directory_finds_nothing(tmp_path):

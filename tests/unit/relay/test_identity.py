@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import count
 from random import Random
 
 from deliver.relay.identity import MessageIds
@@ -33,3 +34,9 @@ def test_a_restart_in_the_same_millisecond_gives_other_ids() -> None:
 
 def test_far_future_still_fits() -> None:
     assert MessageIds(lambda: 4e9, Random(1))() > MessageIds(lambda: 1.7e9, Random(1))()
+
+
+def test_all_ids_of_a_run_have_bits_of_their_own() -> None:
+    milliseconds = count(1_700_000_000_000)
+    ids = MessageIds(lambda: next(milliseconds) / 1000, Random(1))
+    assert len({ids()[-8:] for _ in range(500)}) == 500
