@@ -131,4 +131,7 @@ class Reach:
         return sessions[won]
 
     def _use_up(self, target: Target) -> None:
-        self.waiting = tuple(other for other in self.waiting if other != target)
+        if self.waiting == (target,):  # the usual case
+            self.waiting = ()
+        else:
+            self.waiting = tuple(other for other in self.waiting if other != target)

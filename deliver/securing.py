@@ -43,6 +43,7 @@ from hints.records import Feature, SessionKey, Word
 
 _log = logging.getLogger("outrider.connection")
 
+_NOBODY = TrustStore.empty()
 CLOSING = 421  # RFC 5321 3.8: the server ends the session, whatever was asked
 
 
@@ -287,7 +288,7 @@ class Securing(Encounter):
 
     def _trust_store(self) -> TrustStore:
         if self._policy.authentication not in (Authentication.PKIX, Authentication.TRIED):
-            return TrustStore.empty()
+            return _NOBODY
         store = self._destination.tls.trust_store
         return self._agent.trust(None if store is None else str(self._agent.settings.path(store)))
 

@@ -181,5 +181,9 @@ def clean(name: str, value: object) -> Scalar:
     text = str(value)
     known = FIELDS.get(name)
     if known is not None and known.kind is Kind.JSON:
-        return OMITTED if len(text) > MAX_JSON else text.translate(_UNSTORABLE)
-    return text[:MAX_TEXT].translate(_UNSTORABLE)
+        return OMITTED if len(text) > MAX_JSON else _storable(text)
+    return _storable(text[:MAX_TEXT])
+
+
+def _storable(text: str) -> str:
+    return text if text.isascii() and "\0" not in text else text.translate(_UNSTORABLE)

@@ -57,7 +57,7 @@ def file(conn: Connection, batch: Sequence[Pending], *, again: bool = True) -> N
     for one, known in fresh:
         for table, row in _rows(one, known):
             if table in _FOLDS:
-                key = tuple(row[column.name] for column in table.primary_key)
+                key = tuple([row[name] for name in _KEYS[table]])
                 folded.setdefault(table, {}).setdefault(key, []).append(row)
             else:
                 inserts.setdefault(table, []).append(row)
@@ -205,7 +205,7 @@ def _fold(conn: Connection, table: Table, changes: Mapping[tuple[Any, ...], Sequ
         (changed if row is not None else new).append(folded)
     insert_rows(conn, table, new)
     if changed:
-        keys = table.primary_key.columns.keys()
+        keys = _KEYS[table]
         renamed = [
             {(f"key_{name}" if name in keys else name): value for name, value in row.items()}
             for row in changed
@@ -215,7 +215,7 @@ def _fold(conn: Connection, table: Table, changes: Mapping[tuple[Any, ...], Sequ
 
 def _there(conn: Connection, table: Table, keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Row]:
     """The rows of these keys: found by the parts that tell most, then compared."""
-    columns = table.primary_key.columns.keys()
+    columns = _KEYS[table]
     wanted = set(keys)
     found: dict[tuple[Any, ...], Row] = {}
     for start in range(0, len(keys), _KEYS_AT_A_TIME):
@@ -234,6 +234,7 @@ _TELLING: Final[Mapping[Table, tuple[str, ...]]] = {
     tables.attempts: ("message_id",),
     tables.certificates: ("host", "sha256"),
 }
+_KEYS: Final = {table: tuple(table.primary_key.columns.keys()) for table in _TELLING}
 _SELECTS: Final = {
     table: select(table).where(*(table.c[name].in_(bindparam(name, expanding=True)) for name in names))
     for table, names in _TELLING.items()

@@ -16,18 +16,18 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Float,
     ForeignKey,
     Index,
     Integer,
     MetaData,
-    Select,
     Table,
     Text,
     bindparam,
@@ -36,6 +36,7 @@ from sqlalchemy import (
     insert,
     literal_column,
     select,
+    text,
     update,
 )
 
@@ -80,7 +81,8 @@ event_pending = Table(
     Column("not_before", Float, nullable=False, default=0.0),
     Column("last_error", Text),
     Index("event_pending_seq", "seq"),
-    Index("event_pending_message", "action", "message_id", "seq"),
+    # of those that were put off, which are few: `_EVER`
+    Index("event_pending_message", "action", "message_id", "seq", sqlite_where=text("not_before > 0")),
 )
 
 Append = Callable[[Connection, str | None, Iterable[Event]], None]
@@ -261,42 +263,57 @@ _PEND: Final = insert(event_pending).from_select(
 
 def pending(conn: Connection, action: str, limit: int, *, now: float) -> tuple[Pending, ...]:
     """The next events for an action, oldest first; those of a message wait behind one to be retried."""
-    rows = conn.execute(_NEXT, {"of": action, "now": now, "at_most": limit}).all()
+    put_off = conn.execute(_PUT_OFF, {"of": action, "now": now}).first() is not None
+    query = _NEXT_UNHELD if put_off else _NEXT
+    rows = conn.execute(query, {"of": action, "now": now, "at_most": limit}).all()
     return tuple(
         Pending(seq, number, message_id, _decoded(name, at, body), tries)
         for seq, number, message_id, name, at, body, tries in rows
     )
 
 
-def _next() -> Select[Any]:
+_NOW: Final = bindparam("now", type_=Float)
+_OF_ACTION: Final = event_pending.c.action == bindparam("of", type_=Text)
+# said although it goes without saying: it leads SQLite to the index
+_EVER: Final[ColumnElement[int]] = literal_column("0")
+
+_PUT_OFF: Final = (
+    select(event_pending.c.seq)
+    .where(
+        _OF_ACTION,
+        event_pending.c.dead == 0,
+        event_pending.c.not_before > _NOW,
+        event_pending.c.not_before > _EVER,
+    )
+    .limit(1)
+)
+_NEXT: Final = (
+    select(event_outbox, event_pending.c.tries)
+    .join(event_pending, event_pending.c.seq == event_outbox.c.seq)
+    .where(_OF_ACTION, event_pending.c.dead == 0, event_pending.c.not_before <= _NOW)
+    .order_by(event_pending.c.seq)  # of the index that leads to them: nothing is sorted
+    .limit(bindparam("at_most", type_=Integer))
+)
+
+
+def _is_held() -> ColumnElement[bool]:
+    """An earlier event of the message is put off."""
     earlier = event_pending.alias()
-    now = bindparam("now", type_=Float)
-    held_back = (
+    return (
         select(earlier.c.seq)
         .where(
             earlier.c.action == event_pending.c.action,
             earlier.c.message_id == event_pending.c.message_id,
             earlier.c.seq < event_pending.c.seq,
             earlier.c.dead == 0,
-            earlier.c.not_before > now,
+            earlier.c.not_before > _NOW,
+            earlier.c.not_before > _EVER,
         )
         .exists()
     )
-    return (
-        select(event_outbox, event_pending.c.tries)
-        .join(event_pending, event_pending.c.seq == event_outbox.c.seq)
-        .where(
-            event_pending.c.action == bindparam("of", type_=Text),
-            event_pending.c.dead == 0,
-            event_pending.c.not_before <= now,
-            ~held_back,
-        )
-        .order_by(event_pending.c.seq)  # of the index that leads to them: nothing is sorted
-        .limit(bindparam("at_most", type_=Integer))
-    )
 
 
-_NEXT: Final = _next()
+_NEXT_UNHELD: Final = _NEXT.where(~_is_held())
 
 
 def claim(conn: Connection, action: str, limit: int, *, now: float, lease: float) -> tuple[Pending, ...]:
@@ -373,6 +390,7 @@ def next_due(conn: Connection, action: str, *, now: float) -> float | None:
             event_pending.c.action == action,
             event_pending.c.dead == 0,
             event_pending.c.not_before > now,
+            event_pending.c.not_before > _EVER,
         )
     ).scalar_one_or_none()
     return None if due is None else float(due)

@@ -18,6 +18,8 @@ import dns.zonefile
 from dns.rdtypes.ANY.DNSKEY import DNSKEY
 from dns.rdtypes.ANY.DS import DS
 
+from deliver.dnssec.names import known
+
 MAX_LINES = 10_000
 
 # KSK-2017 and KSK-2024, as published by IANA (https://data.iana.org/root-anchors/root-anchors.xml).
@@ -127,7 +129,7 @@ def _read(line: int, record: str) -> Iterator[tuple[dns.name.Name, DS | DNSKEY]]
                 raise ValueError(f"line {line}: the DNSKEY is not a zone key")
             if isinstance(rdata, DNSKEY) and rdata.flags & 0x0080:
                 raise ValueError(f"line {line}: the DNSKEY is revoked")
-            yield rrset.name, rdata
+            yield known(rrset.name.labels), rdata
 
 
 def _records(text: str) -> Iterator[tuple[int, str]]:

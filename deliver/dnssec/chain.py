@@ -26,7 +26,7 @@ from deliver.dnssec.desk import Unproved, Work
 from deliver.dnssec.evidence import Part, Security, Step
 from deliver.dnssec.keys import InsecureZone, KeyCache, NoCut, SecureZone
 from deliver.dnssec.reading import Reading
-from deliver.dnssec.records import RecordSet, Signature, negative_ttl
+from deliver.dnssec.records import RecordSet, Signature, negative_ttl, type_name
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.signature import Verified
 from deliver.dnssec.validator import Authentic, Validator
@@ -135,7 +135,7 @@ class _Judgement:
             part,
             str(zone or owner),
             str(owner),
-            dns.rdatatype.to_text(rdtype or self.question.rdtype),
+            type_name(rdtype or self.question.rdtype),
             security,
             marks=(verified.mark,) if verified is not None else (),
             refusal=refusal,

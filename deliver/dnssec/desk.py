@@ -19,7 +19,7 @@ from deliver.dnssec.budget import Budget, Exhausted, Limits
 from deliver.dnssec.evidence import Part, Security, Step
 from deliver.dnssec.keys import InsecureZone, KeyCache, SecureZone, ZoneState
 from deliver.dnssec.reading import Reading, read
-from deliver.dnssec.records import RecordSet, Signature
+from deliver.dnssec.records import RecordSet, Signature, type_name
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.signature import Verified, verify_rrset
 from deliver.dnssec.verdict import Ask, Failure, Reply
@@ -117,7 +117,7 @@ class Desk:
     ) -> Unproved:
         """The error for a step that failed."""
         zone = owner if part in (Part.DNSKEY, Part.ANCHOR) else scope_of(owner, rdtype)
-        step = Step(part, str(zone), str(owner), dns.rdatatype.to_text(rdtype), security, refusal=refusal)
+        step = Step(part, str(zone), str(owner), type_name(rdtype), security, refusal=refusal)
         return Unproved(step, zone)
 
     def known(self, name: dns.name.Name) -> ZoneState | None:

@@ -43,7 +43,9 @@ class KnownName(dns.name.Name):
             return True
         if type(other) is KnownName:
             return self._folded == other._folded
-        return isinstance(other, dns.name.Name) and self.fullcompare(other)[1] == 0
+        if not isinstance(other, dns.name.Name) or len(self.labels) != len(other.labels):
+            return False
+        return self.fullcompare(other)[1] == 0
 
     def __ne__(self, other: object) -> bool:
         return not self == other

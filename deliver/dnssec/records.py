@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -76,6 +77,12 @@ class Signature:
             )
             + self.signer.to_digestable()
         )
+
+
+@functools.cache
+def type_name(rdtype: dns.rdatatype.RdataType) -> str:
+    """As in zone files; there are at most 65536."""
+    return dns.rdatatype.to_text(rdtype)
 
 
 def negative_ttl(soa: RecordSet) -> int:

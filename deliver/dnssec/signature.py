@@ -19,7 +19,7 @@ from deliver.dnssec.algorithm import Policy, key_fault, load, verify
 from deliver.dnssec.budget import Budget
 from deliver.dnssec.evidence import Mark
 from deliver.dnssec.names import known
-from deliver.dnssec.records import RecordSet, Signature
+from deliver.dnssec.records import RecordSet, Signature, type_name
 from deliver.dnssec.rule import Refusal, Rule
 
 _IN = 1
@@ -181,7 +181,7 @@ def _fault(rrset: RecordSet, rrsig: Signature, zone: dns.name.Name, now: int, po
 def _verified(rrset: RecordSet, rrsig: Signature, now: int) -> Verified:
     left = (rrsig.expiration - now) & 0xFFFFFFFF
     mark = Mark(
-        dns.rdatatype.to_text(rrset.rdtype),
+        type_name(rrset.rdtype),
         rrsig.key_tag,
         rrsig.algorithm,
         rrsig.inception,
@@ -200,4 +200,4 @@ def _further(before: Refusal, rule: Rule, rrset: RecordSet) -> Refusal:
 
 
 def _about(rrset: RecordSet) -> str:
-    return f"{rrset.name} {dns.rdatatype.to_text(rrset.rdtype)}"
+    return f"{rrset.name} {type_name(rrset.rdtype)}"

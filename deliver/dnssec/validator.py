@@ -33,7 +33,7 @@ from deliver.dnssec.keys import (
     vouched_keys,
 )
 from deliver.dnssec.reading import Reading
-from deliver.dnssec.records import RecordSet, Signature
+from deliver.dnssec.records import RecordSet, Signature, type_name
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.signature import Verified
 from deliver.dnssec.verdict import Ask
@@ -128,7 +128,7 @@ class Validator(Desk):
         if insecure is not None:
             return insecure
         rrsets = reading.denials()
-        about = f"{name} {dns.rdatatype.to_text(rdtype)}"
+        about = f"{name} {type_name(rdtype)}"
         signatures = [rrsig for rrset in rrsets for rrsig in reading.authority.over(rrset)]
         refusal = Refusal(Rule.DENIAL_MISSING, about)
         if rrsets and not signatures:
@@ -375,7 +375,7 @@ class Validator(Desk):
             part,
             str(zone.name),
             str(name),
-            dns.rdatatype.to_text(rdtype),
+            type_name(rdtype),
             Security.INSECURE if insecure else Security.SECURE,
             marks=valid.marks,
             refusal=Refusal(rule, str(name)) if rule is not None else None,
@@ -394,4 +394,4 @@ def _no_ds(parent: SecureZone, zone: dns.name.Name, refusal: Refusal) -> Step:
 
 
 def _about(rrset: RecordSet) -> str:
-    return f"{rrset.name} {dns.rdatatype.to_text(rrset.rdtype)}"
+    return f"{rrset.name} {type_name(rrset.rdtype)}"

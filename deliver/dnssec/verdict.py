@@ -10,7 +10,7 @@ import dns.name
 import dns.rdatatype
 
 from deliver.dnssec.evidence import Security, Step
-from deliver.dnssec.records import RecordSet
+from deliver.dnssec.records import RecordSet, type_name
 from deliver.dnssec.response import Response
 from deliver.dnssec.rule import Refusal
 
@@ -23,7 +23,7 @@ class Ask:
     rdtype: dns.rdatatype.RdataType
 
     def __str__(self) -> str:
-        return f"{self.name} {dns.rdatatype.to_text(self.rdtype)}"
+        return f"{self.name} {type_name(self.rdtype)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,19 +26,21 @@ class WallClock:
 
     def __init__(self, epoch: float | None = None) -> None:
         self._epoch = epoch
-        self._offset: float | None = None
+        self._offset = 0.0
+        self._steady: trio.abc.Clock | None = None  # trio's, of this run
 
     def now(self) -> float:
         """Seconds since the epoch."""
-        if self._offset is None:
+        if self._steady is None:
             self.resync()
-        assert self._offset is not None
-        return self._offset + trio.current_time()
+            assert self._steady is not None
+        return self._offset + self._steady.current_time()
 
     def resync(self) -> None:
         """Anchor again: to the system's clock, or to the given epoch."""
         epoch = datetime.now(UTC).timestamp() if self._epoch is None else self._epoch
-        self._offset = epoch - trio.current_time()
+        self._steady = trio.lowlevel.current_clock()
+        self._offset = epoch - self._steady.current_time()
 
     async def follow_system(self) -> None:
         """Anchor again now and then, until cancelled: signatures and schedules go by a clock that is set."""

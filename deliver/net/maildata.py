@@ -13,7 +13,7 @@ import trio
 
 from deliver.errors import Blame, MessageError, PeerError, StorageError
 from deliver.message import Content
-from deliver.net.chunks import LAST_WORDS, PIECE
+from deliver.net.chunks import AT_ONCE, LAST_WORDS, PIECE
 from deliver.outcome import Phase
 from deliver.smtp.client import Exchange
 from deliver.smtp.command import EndOfContent
@@ -34,12 +34,37 @@ class MailData:
         self._transaction = transaction
         self._content = content
         self._fold = fold
-        self._reading = trio.CancelScope()
-        self._written = trio.Event()
+        # Of a writer with a reader beside it:
+        self._reading: trio.CancelScope
+        self._written: trio.Event
         self._failure: PeerError | None = None
 
     async def run(self) -> None:
         """Write, read and fold. Raises PeerError; content that fails settles the transaction itself."""
+        if self._content.size <= AT_ONCE:
+            await self._run_in_turn()
+        else:
+            await self._run_side_by_side()
+
+    async def _run_in_turn(self) -> None:
+        """Content that any socket takes at once, then the answer; nobody need read meanwhile."""
+        wire, transaction = self._wire, self._transaction
+        try:
+            await self._write_content()
+        except StorageError as error:
+            transaction.lost(str(error), Blame.LOCAL)
+            wire.machine.break_off()
+        except MessageError as error:
+            transaction.unsendable(str(error))
+            wire.machine.break_off()
+        while not transaction.finished:
+            self._fold(await wire.await_exchange())
+        if wire.unwritable:
+            wire.machine.break_off()
+
+    async def _run_side_by_side(self) -> None:
+        """A writer, and beside it the reader."""
+        self._reading, self._written, self._failure = trio.CancelScope(), trio.Event(), None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write)
             await self._read()

@@ -20,13 +20,12 @@ part of the data: the stream is broken from then on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from types import TracebackType
 
 import trio
 
+from deliver.net.prompt import IN_A_ROW, PromptStream
 from deliver.tls.engine import PIECE, TlsEngine, TlsError
 from deliver.tls.verdict import Handshake
 
@@ -59,6 +58,42 @@ class _Exclusive:
         self._busy = False
 
 
+class _Turns:
+    """One task at a time, in the order in which they came; whoever finds nobody there does not wait."""
+
+    def __init__(self) -> None:
+        self.taken = False
+        self._queue = trio.lowlevel.ParkingLot()
+
+    async def take(self) -> None:
+        if self.taken:
+            await self._queue.park()  # until it is handed over
+        self.taken = True
+
+    def give(self) -> None:
+        if self._queue:
+            self._queue.unpark()
+        else:
+            self.taken = False
+
+
+class _AsBroken:
+    """After the handshake TLS failures are trio's, with the TlsError as cause."""
+
+    def __init__(self, stream: TlsStream) -> None:
+        self._stream = stream
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if isinstance(error, TlsError):
+            self._stream.give_up()
+            raise trio.BrokenResourceError(str(error)) from error
+
+
 class TlsStream(trio.abc.Stream):
     """One TLS connection over `transport`, which it owns from now on."""
 
@@ -71,9 +106,11 @@ class TlsStream(trio.abc.Stream):
         self._sending = _Exclusive("sending on")
         self._receiving = _Exclusive("receiving from")
         self._handshaking = trio.Lock()
-        self._pulling = trio.Lock()
+        self._pulling = _Turns()
         self._pulls = 0
-        self._out_order = trio.StrictFIFOLock()
+        self._out_order = _Turns()
+        self._as_broken = _AsBroken(self)
+        self._in_a_row = 0  # reads that need not have waited
 
     @property
     def handshake(self) -> Handshake | None:
@@ -115,17 +152,17 @@ class TlsStream(trio.abc.Stream):
                 await self._negotiate()
             except TlsError:
                 await self._send_alert()
-                self._break()
+                self.give_up()
                 raise
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                self._break()
+                self.give_up()
                 if self._state is _State.CLOSED:
                     raise
                 raise TlsError(
                     "negotiating TLS", f"the connection was lost: {error}".rstrip(": "), truncated=True
                 ) from error
             except BaseException:
-                self._break()
+                self.give_up()
                 raise
             self._facts = self._engine.facts()
             return self._facts
@@ -135,16 +172,40 @@ class TlsStream(trio.abc.Stream):
         with self._sending:
             self._check()
             await trio.lowlevel.checkpoint_if_cancelled()
-            await self._ensure_handshake()
+            if self._facts is None:
+                await self._ensure_handshake()
             sent = False
             rest = memoryview(data).cast("B")
             while rest:
-                with self._as_broken():
+                with self._as_broken:
                     self._engine.write(bytes(rest[:MAX_SEND_STEP]))
                 rest = rest[MAX_SEND_STEP:]
                 sent = await self._flush(with_held=True) or sent
             if not sent:
                 await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def send_now(self, data: bytes) -> bytes | None:
+        """Send what leaves without waiting; None: everything has left.
+
+        Otherwise what is left for `send_all`, or b"" where only octets of ours are left, for `flush`.
+        """
+        transport = self.transport
+        if type(transport) is not PromptStream or self._facts is None or len(data) > MAX_SEND_STEP:
+            return data
+        with self._sending:
+            self._check()
+            if self._out_order.taken:
+                return data
+            with self._as_broken:
+                self._engine.write(data)
+            out = self._take(with_held=True)
+            try:
+                sent = transport.send_now(out)
+            except BaseException:
+                self.give_up()
+                raise
+            self._held = out[sent:]
+            return b"" if self._held else None
 
     async def flush(self) -> None:
         """Send the held flight: the verdict accepts the peer, although we have nothing to say yet."""
@@ -163,7 +224,7 @@ class TlsStream(trio.abc.Stream):
             self._check()
             if self._facts is None:
                 return None
-            with self._as_broken():
+            with self._as_broken:
                 return self._engine.read(PIECE)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -179,18 +240,19 @@ class TlsStream(trio.abc.Stream):
             self._check()
             if max_bytes is not None and max_bytes < 1:
                 raise ValueError("max_bytes must be at least 1")
-            await self._ensure_handshake()
-            await trio.lowlevel.checkpoint()
+            if self._facts is None:
+                await self._ensure_handshake()
+            await self._let_others_in()
             while True:
                 self._check()
                 # A client that waits for an answer has accepted the peer; a server's tickets wait on.
                 await self._flush(with_held=not self._engine.server_side)
-                with self._as_broken():
+                with self._as_broken:
                     data = self._engine.read(PIECE if max_bytes is None else max_bytes)
                 if data is not None:
                     return data  # no checkpoint from here: a cancellation would lose what was decrypted
                 await self._flush(with_held=False)  # reading may have made an answer, such as a key update
-                with self._as_broken():
+                with self._as_broken:
                     await self._pull()
 
     async def discard(self) -> None:
@@ -233,7 +295,7 @@ class TlsStream(trio.abc.Stream):
 
     async def _ensure_handshake(self) -> None:
         if self._facts is None:
-            with self._as_broken():
+            with self._as_broken:
                 await self.do_handshake()
         self._check()
 
@@ -248,14 +310,25 @@ class TlsStream(trio.abc.Stream):
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
                 return
 
+    async def _let_others_in(self) -> None:
+        """What was received already could be read for ever without waiting."""
+        self._in_a_row = (self._in_a_row + 1) % IN_A_ROW
+        if self._in_a_row:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
+
     async def _pull(self) -> None:
         """Feed once from the transport; of several tasks that wait for octets one reads for all."""
         seen = self._pulls
-        async with self._pulling:
+        await self._pulling.take()
+        try:
             if seen == self._pulls:
                 data = await self.transport.receive_some(PIECE)
                 self._pulls += 1
                 self._engine.feed(bytes(data))
+        finally:
+            self._pulling.give()
 
     def _take(self, *, with_held: bool) -> bytes:
         out = self._engine.outgoing()
@@ -270,14 +343,17 @@ class TlsStream(trio.abc.Stream):
         try:
             await self._transmit(out)
         except BaseException:
-            self._break()  # an unknown part of `out` has left
+            self.give_up()  # an unknown part of `out` has left
             raise
         return True
 
     async def _transmit(self, out: bytes) -> None:
         if out:
-            async with self._out_order:
+            await self._out_order.take()
+            try:
                 await self.transport.send_all(out)
+            finally:
+                self._out_order.give()
 
     def _check(self) -> None:
         if self._state is _State.CLOSED:
@@ -285,15 +361,7 @@ class TlsStream(trio.abc.Stream):
         if self._state is _State.BROKEN:
             raise trio.BrokenResourceError("this TLS stream is broken")
 
-    def _break(self) -> None:
+    def give_up(self) -> None:
+        """Something was lost: nothing more is sent or received."""
         if self._state is _State.OPEN:
             self._state = _State.BROKEN
-
-    @contextmanager
-    def _as_broken(self) -> Iterator[None]:
-        """After the handshake TLS failures are trio's, with the TlsError as cause."""
-        try:
-            yield
-        except TlsError as error:
-            self._break()
-            raise trio.BrokenResourceError(str(error)) from error

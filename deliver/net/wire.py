@@ -22,7 +22,7 @@ import trio
 from deliver.errors import PeerError
 from deliver.message import Content, Recipient
 from deliver.net.arrived import has_arrived
-from deliver.net.chunks import AT_ONCE, LAST_WORDS, ChunkedUpload
+from deliver.net.chunks import LAST_WORDS, ChunkedUpload
 from deliver.net.ledger import EARLY, Ledger
 from deliver.net.maildata import MailData
 from deliver.net.pace import MIN_RATE, Pace
@@ -39,6 +39,7 @@ from deliver.smtp.transaction import AwaitReply, Done, SendChunks, SendCommands,
 
 CHUNK = 64 * 1024  # octets read at once
 FEW = 1024  # octets of a flight that every socket takes at once: no reader is needed beside the writer
+NOW = 16 * 1024  # octets that are offered to the socket before anything waits
 CLOSING = 1.0  # seconds for an orderly end of the stream
 
 REUSABLE = frozenset({State.READY, State.ENVELOPE, State.CHUNKS})
@@ -322,13 +323,18 @@ class Wire:
         if self.unwritable:
             return
         await trio.lowlevel.checkpoint_if_cancelled()
+        if patience is not None and patience <= 0:
+            raise self.timed_out(phase, patience)
         try:
-            rest = self._after_writing_now(octets) if len(octets) <= AT_ONCE else octets
+            rest = self._after_writing_now(octets) if len(octets) <= NOW else octets
             if rest is None:
                 return
             patience = self.patience(phase) if patience is None else patience
             with trio.move_on_after(patience):
-                await self.stream.send_all(rest)
+                if rest or not isinstance(self.stream, TlsStream):
+                    await self.stream.send_all(rest)
+                else:
+                    await self.stream.flush()
                 return
         except trio.BrokenResourceError as error:
             self.unwritable = True
@@ -337,11 +343,15 @@ class Wire:
         raise self.timed_out(phase, patience)
 
     def _after_writing_now(self, octets: bytes) -> bytes | None:
-        """What is left for `send_all` after the socket took what it takes without waiting; None: nothing."""
-        if type(self.stream) is not PromptStream:
-            return octets
-        sent = self.stream.send_now(octets)
-        return octets[sent:] if sent < len(octets) else None
+        """What is left for `send_all` after the socket took what it takes without waiting; None: nothing.
+
+        b"" where TLS has its own octets left, for `flush`.
+        """
+        stream = self.stream
+        if type(stream) is PromptStream:
+            sent = stream.send_now(octets)
+            return octets[sent:] if sent < len(octets) else None
+        return stream.send_now(octets) if type(stream) is TlsStream else octets
 
     def patience(self, phase: Phase) -> float:
         """The deadline of a reply in seconds from now, see `deliver.net.pace`."""

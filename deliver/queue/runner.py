@@ -26,7 +26,7 @@ from sqlalchemy import Connection
 
 from deliver.errors import StorageError
 from deliver.net.clock import Clock
-from deliver.queue import claiming, due, misdated, schedule
+from deliver.queue import claiming, due, freeze, misdated, schedule
 from deliver.queue.admission import Permits
 from deliver.queue.claiming import Claim
 from deliver.queue.execution import (
@@ -72,10 +72,9 @@ class Running:
 
 @dataclass(slots=True, eq=False)
 class Wish:
-    """To claim `most` messages of `domains`, None for all; what came of it when it is `over`."""
+    """To claim one message for the site of `domain`, None: whatever may go; what came of it when it is `over`."""
 
-    domains: tuple[str, ...] | None
-    most: int | None
+    domain: str | None
     begun: tuple[Running, ...] = ()
     moment: float | None = None
     error: Exception | None = None
@@ -257,15 +256,13 @@ class Runner:
             self.turns.look()
         self._seen = now
 
-    async def _claim_and_look(
-        self, domains: tuple[str, ...] | None = None, most: int | None = None
-    ) -> tuple[tuple[Running, ...], float | None]:
-        """Claim for every free worker, or `most`, of these domains if any; they run from here on.
+    async def _claim_and_look(self, domain: str | None = None) -> tuple[tuple[Running, ...], float | None]:
+        """Claim for every free worker, or one message for the site of `domain`; they run from here on.
 
         Also when there is more to claim, None for never. Raises StorageError.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        mine = Wish(domains, most)
+        mine = Wish(domain)
         self._wishes.append(mine)
         with trio.CancelScope(shield=True):  # what another claims for us is ours to settle
             async with self._claiming:
@@ -291,8 +288,8 @@ class Runner:
     async def _claim(self, wishes: list[Wish]) -> None:
         now = self._clock.now()
         free = self._occupancy.free(now)
-        look = any(wish.domains is None for wish in wishes)
-        if free <= 0 or self._stopping or (not look and self._nothing_left(now)):
+        look = next((wish for wish in wishes if wish.domain is None), None)
+        if free <= 0 or self._stopping or (look is None and self._nothing_left(now)):
             for wish in wishes:
                 wish.moment = now
             return
@@ -307,35 +304,42 @@ class Runner:
             line=self._line,
         )
 
+        waiting: dict[str, list[Wish]] = {}
+        for wish in wishes:
+            if wish.domain is not None:
+                waiting.setdefault(self.lanes.site(wish.domain), []).append(wish)
+        sites = [] if look else [(len(some), self._domains_of(some)) for some in waiting.values()]
+
         def take_permitted(
             conn: Connection,
-        ) -> tuple[list[tuple[Claim, ...]], list[tuple[Key, ...]], float | None, float]:
+        ) -> tuple[list[Claim], list[tuple[Key, ...]], float | None, float]:
             permits = Permits(self.lanes, self.throttle, now, self._holds)  # one for each run of this
-            taken: list[tuple[Claim, ...]] = []
-            left = free
-            for wish in wishes:
-                if wish.domains is not None and not permits.may_have_one(wish.domains[0]):
-                    taken.append(())
-                    continue
-                limit = left if wish.most is None else min(wish.most, left)
-                taken.append(take(conn, admission=permits, limit=limit, domains=wish.domains))
-                left -= len(taken[-1])
-            if not look:
-                return taken, permits.held, now, self._left_due
-            return (
-                taken,
-                permits.held,
-                due.next_due(conn, permits.opens_at, soon=now + BRIEF),
-                due.first_due(conn),
-            )
+            if look:
+                taken = [*take(conn, admission=permits, limit=free)]
+                moment = due.next_due(conn, permits.opens_at, soon=now + BRIEF)
+                return taken, permits.held, moment, due.first_due(conn)
+            taken, rules = [], freeze.active(conn, now)
+            for most, domains in sites:
+                if permits.may_have_one(domains[0]):
+                    limit = min(most, free - len(taken))
+                    taken += take(conn, admission=permits, limit=limit, domains=domains, rules=rules)
+            return taken, permits.held, now, self._left_due
 
         taken, held, moment, self._left_due = await self._shard.sql.write(
             take_permitted, durable=False, brief=True
         )
-        holds = iter(held)
-        for wish, claims in zip(wishes, taken, strict=True):
-            wish.begun = tuple(self._began(claim, next(holds), now) for claim in claims)
+        for wish in wishes:
             wish.moment = moment
+        for claim, places in zip(taken, held, strict=True):
+            # a worker that waits has a session with the site
+            who = waiting.get(self.lanes.site(claim.domain))
+            wish = who.pop(0) if who else look or wishes[0]
+            wish.begun += (self._began(claim, places, now),)
+
+    def _domains_of(self, wishes: list[Wish]) -> tuple[str, ...]:
+        """The domains of the one site that these wishes are for, their own first."""
+        own = [wish.domain for wish in wishes if wish.domain is not None]
+        return tuple(dict.fromkeys((*own, *self.lanes.domains(own[0]))))
 
     def _began(self, claim: Claim, held: tuple[Key, ...], now: float) -> Running:
         turn = self.turns.begin(claim.attempt_id, claim.domain, held, now)
@@ -357,7 +361,9 @@ class Runner:
 
         following: tuple[Running, ...] = (running,)
         while following:
-            (running,) = following
+            running, *others = following
+            for other in others:
+                nursery.start_soon(self._work, other, nursery)
             await running.execution.run(running.claim, running.scope, over)
             served += 1
             following = ()
@@ -379,7 +385,7 @@ class Runner:
         if self._nothing_left(self._clock.now()):
             return ()
         try:
-            return (await self._claim_and_look(self.lanes.domains(domain), most=1))[0]
+            return (await self._claim_and_look(domain))[0]
         except StorageError as error:
             log.error("%s", error)
             return ()

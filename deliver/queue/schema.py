@@ -99,7 +99,6 @@ recipient = Table(
     Column("freeze_id", Integer),  # the rule that holds it
     Index("recipient_due", "state", "domain", "next_attempt"),
     Index("recipient_turn", "state", "domain", "sender", "next_attempt"),
-    Index("recipient_leased", "attempt_id"),
 )
 
 destination = Table(
@@ -112,19 +111,6 @@ destination = Table(
     Index("destination_due", "due", "domain"),
     Index("destination_turn", "served_at", "due", "domain"),
 )
-
-# Indexes of some rows: table, name, column, which rows. For PostgreSQL they are made by their text: to name
-# it in an Index loads its whole dialect, also where nobody has such a database.
-_OF_SOME: Final = (
-    (message, "message_report_due", "report_due", "report_due IS NOT NULL"),
-    (message, "message_completed", "completed_at", "completed_at IS NOT NULL"),
-    (message, "message_by_age", "received_at", "completed_at IS NULL"),
-    (message, "message_by_size", "size", "completed_at IS NULL"),
-    (recipient, "recipient_held", "held_until", "held_until IS NOT NULL"),
-    (recipient, "recipient_frozen", "freeze_id", "freeze_id IS NOT NULL"),
-)
-for _table, _name, _column, _which in _OF_SOME:
-    Index(_name, _table.c[_column], sqlite_where=text(_which)).ddl_if("sqlite")
 
 attempt = Table(
     "attempt",
@@ -141,9 +127,22 @@ attempt = Table(
     Column("trace", Text),  # JSON: the findings
     Column("node", Text),  # who makes it, where several share a database
     Index("attempt_message", "message_id"),
-    Index("attempt_open", "ended_at", "lease_until"),
     sqlite_autoincrement=True,  # an id is never used again: the journal refers to it
 )
+
+# Indexes of some rows: table, name, column, which rows. For PostgreSQL they are made by their text: to name
+# it in an Index loads its whole dialect, also where nobody has such a database.
+_OF_SOME: Final = (
+    (message, "message_report_due", "report_due", "report_due IS NOT NULL"),
+    (message, "message_completed", "completed_at", "completed_at IS NOT NULL"),
+    (message, "message_by_age", "received_at", "completed_at IS NULL"),
+    (message, "message_by_size", "size", "completed_at IS NULL"),
+    (recipient, "recipient_held", "held_until", "held_until IS NOT NULL"),
+    (recipient, "recipient_frozen", "freeze_id", "freeze_id IS NOT NULL"),
+    (attempt, "attempt_open", "lease_until", "ended_at IS NULL"),
+)
+for _table, _name, _column, _which in _OF_SOME:
+    Index(_name, _table.c[_column], sqlite_where=text(_which)).ddl_if("sqlite")
 
 freeze = Table(
     "freeze",
@@ -236,6 +235,15 @@ def _widen_size(connection: sqlalchemy.Connection) -> None:
         connection.exec_driver_sql("ALTER TABLE message ALTER COLUMN size TYPE BIGINT")
 
 
+def _index_what_is_put_off(connection: sqlalchemy.Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("DROP INDEX IF EXISTS event_pending_message")
+        connection.exec_driver_sql(
+            "CREATE INDEX event_pending_message ON event_pending (action, message_id, seq) "
+            "WHERE not_before > 0"
+        )
+
+
 def _all_of(
     *steps: Callable[[sqlalchemy.Connection], None],
 ) -> Callable[[sqlalchemy.Connection], None]:
@@ -301,6 +309,14 @@ MIGRATIONS: Final[tuple[Callable[[sqlalchemy.Connection], None], ...]] = (
             "CREATE INDEX recipient_held ON recipient (held_until) WHERE held_until IS NOT NULL",
             "DROP INDEX IF EXISTS recipient_frozen",
             "CREATE INDEX recipient_frozen ON recipient (freeze_id) WHERE freeze_id IS NOT NULL",
+        ),
+    ),
+    _all_of(
+        _index_what_is_put_off,
+        _statements(
+            "DROP INDEX IF EXISTS recipient_leased",
+            "DROP INDEX IF EXISTS attempt_open",
+            "CREATE INDEX attempt_open ON attempt (lease_until) WHERE ended_at IS NULL",
         ),
     ),
 )

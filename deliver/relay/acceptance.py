@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from deliver.errors import MessageError, OutriderError
-from deliver.message import Envelope, Mailbox, Recipient
+from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.relay.admission import ContentFacts
 from deliver.relay.headerfields import HeaderFields
 from deliver.relay.intake import Origin, Sink
-from deliver.relay.received import HopCounter, received_header
+from deliver.relay.received import HopCounter, protocol_name, received_header
 from deliver.relay.security import Client
 from deliver.relay.submission import Completion
+from deliver.relay.terms import Terms
 from deliver.smtp.action import BeginContent, EndContent
 from deliver.smtp.reply import Reply
 from deliver.smtp.server import ServerMachine
@@ -46,6 +47,31 @@ class Incoming:
         rest = self.completion.finish() if self.completion is not None else b""
         if rest:
             await self.sink.write(rest)
+
+
+def origin_of(
+    message_id: MessageId, client: Client, machine: ServerMachine, now: float, *, lmtp: bool, utf8: bool
+) -> Origin:
+    """Where the message that begins comes from; `now` in seconds since the epoch."""
+    protocol = protocol_name(
+        lmtp=lmtp,
+        extended=machine.extended,
+        utf8=utf8,
+        secured=client.secured is not None,
+        authenticated=client.authenticated is not None,
+    )
+    return Origin(
+        message_id, client.address, machine.helo, protocol, now, client.authenticated or "", client.proxy
+    )
+
+
+def incoming_at(sink: Sink, origin: Origin, header_size: int, terms: Terms) -> Incoming:
+    """The message that begins, on these terms."""
+    completion = None
+    if terms.submission:
+        completion = Completion(origin.received_at, f"{origin.message_id}@{terms.hostname}")
+    fields = HeaderFields(terms.header_names) if terms.header_names else None
+    return Incoming(origin, sink, header_size, HopCounter(), completion, fields)
 
 
 def facts_of(incoming: Incoming, question: EndContent) -> ContentFacts:

@@ -1,9 +1,8 @@
 """The stream of one client: every wait for it has its end (RFC 5321 4.5.3.2.7).
 
-One clock serves the whole conversation, as one for each wait would cost more than what is waited for:
+A `Timekeeper` watches the conversation, as a timer for each wait would cost more than what is waited for:
 
     clocked     the block in which the conversation goes on; it is cancelled when a wait in it takes too long
-    keep_time   runs beside it
     protect     from here to `expose` nothing else cancels the block: what is done must not be cut
 """
 
@@ -15,6 +14,8 @@ from collections.abc import Callable
 import trio
 
 from deliver.net.prompt import PromptStream
+from deliver.net.tlsstream import TlsStream
+from deliver.relay.timekeeper import Timekeeper
 
 READ_SIZE = 64 * 1024  # octets
 LINGERING_READS = 64  # pieces read and thrown away before we close for good
@@ -28,36 +29,36 @@ class ConnectionLost(Exception):
 class ClientStream:
     """What is read and written, and until when. `tell` gets what is unusual about the end of a connection."""
 
-    def __init__(self, stream: trio.abc.Stream, patience: float, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        patience: float,
+        tell: Callable[[str], None],
+        timekeeper: Timekeeper,
+    ) -> None:
         """`patience`: seconds in which the client must take a reply."""
         self.stream = stream
+        self.timekeeper = timekeeper
+        self.due = math.inf
         self.reading = False
         self.outlasted = False
+        self._unsent: bytes | None = None  # of what was to be written; b"": what TLS made of it
         self._patience = patience
         self._tell = tell
-        self._due = math.inf
-        self._alarm = trio.CancelScope()  # in which the timekeeper sleeps, until:
-        self._alarm_at = math.inf
         self._scope = trio.CancelScope()
-        self._timekeeper_left = False
 
-    async def keep_time(self) -> None:
-        """End the block `clocked` when its wait is over in vain; until cancelled."""
-        try:
-            while True:
-                self._alarm_at = self._due
-                with trio.CancelScope(deadline=self._due) as self._alarm:
-                    await trio.sleep_forever()
-                if trio.current_time() >= self._due:  # which may be later than it was
-                    self._due = math.inf
-                    self._scope.cancel()
-        finally:  # what is protected outlives us, and still has its end
-            self._timekeeper_left = True
-            self._scope.deadline = self._due
+    def time_is_up(self) -> None:
+        """The block's wait is over in vain."""
+        self.due = math.inf
+        self._scope.cancel()
+
+    def keep_own_time(self) -> None:
+        """What is protected outlives the timekeeper, and still has its end."""
+        self._scope.deadline = self.due
 
     def clocked(self) -> trio.CancelScope:
         """A new block, in which nothing waits yet."""
-        self.reading, self.outlasted, self._due = False, False, math.inf
+        self.reading, self.outlasted, self.due = False, False, math.inf
         self._scope = trio.CancelScope()
         return self._scope
 
@@ -68,7 +69,7 @@ class ClientStream:
 
     def expose(self) -> None:
         """The protection ends; `outlasted` says whether its time had ended before, and with it the block."""
-        self._due = math.inf
+        self.due = math.inf
         self._scope.shield = False
         self.outlasted = self._scope.cancel_called
 
@@ -89,29 +90,39 @@ class ClientStream:
                 raise ConnectionLost("the connection was lost") from None
             self._tell("closed without close_notify")
             data = b""  # content that was cut is not complete without its end, whoever cut it
-        self.reading, self._due = False, math.inf
+        self.reading, self.due = False, math.inf
         return data
 
-    def write_now(self, data: bytes) -> bytes:
-        """What does not leave at once, usually nothing. Raises ConnectionLost."""
-        if not isinstance(self.stream, PromptStream):
-            return data
+    def write_now(self, data: bytes) -> bool:
+        """Whether it left at once, as nearly always; if not, `write_rest` is next. Raises ConnectionLost."""
+        stream, left = self.stream, data or None
         try:
-            return data[self.stream.send_now(data) :]
+            if isinstance(stream, PromptStream):
+                left = data[stream.send_now(data) :] or None
+            elif isinstance(stream, TlsStream):
+                left = stream.send_now(data)
         except trio.BrokenResourceError:
             raise ConnectionLost("the connection was lost") from None
+        self._unsent = left
+        return left is None
 
     async def write(self, data: bytes) -> None:
         """Raises ConnectionLost; the block ends when the client does not take it."""
-        data = self.write_now(data)
-        if not data:
-            return
+        if not self.write_now(data):
+            await self.write_rest()
+
+    async def write_rest(self) -> None:
+        """What did not leave at once. As `write`."""
+        data, self._unsent = self._unsent, None
         self._wait(trio.current_time() + self._patience)
         try:
-            await self.stream.send_all(data)
+            if data or not isinstance(self.stream, TlsStream):
+                await self.stream.send_all(data or b"")
+            else:  # encrypted, but not sent
+                await self.stream.flush()
         except trio.BrokenResourceError:
             raise ConnectionLost("the connection was lost") from None
-        self._due = math.inf
+        self.due = math.inf
 
     async def linger(self, why: str, *, secured: bool) -> None:
         """Let the client read our last words: octets left unread would reset the connection before that."""
@@ -135,8 +146,7 @@ class ClientStream:
             await trio.aclose_forcefully(self.stream)
 
     def _wait(self, until: float) -> None:
-        self._due = until
-        if until < self._alarm_at:
-            self._alarm.deadline = self._alarm_at = until
-        if self._timekeeper_left:
-            self._scope.deadline = until
+        self.due = until
+        self.timekeeper.expect(until)
+        if self.timekeeper.left:
+            self.keep_own_time()

@@ -25,19 +25,20 @@ from deliver.relay.acceptance import (
     envelope_of as envelope_of,
     facts_of,
     header_of,
+    incoming_at,
+    origin_of,
 )
 from deliver.relay.access import denial
 from deliver.relay.admission import content_refusals, recipient_refusal
 from deliver.relay.clientlog import say_accepted, say_closed, say_detail, say_not_accepted
 from deliver.relay.clientstream import CLOSING, ClientStream, ConnectionLost
-from deliver.relay.headerfields import HeaderFields
-from deliver.relay.intake import Intake, Origin
+from deliver.relay.exchange import LoginExchange
+from deliver.relay.intake import Intake
 from deliver.relay.introduction import has_spoken
 from deliver.relay.limits import Allowance, ClientLimits
-from deliver.relay.received import HopCounter, protocol_name
-from deliver.relay.security import Challenge, Client, Exchange, LoggedIn, LoginRefused, NoSecurity, Security
-from deliver.relay.submission import Completion
+from deliver.relay.security import Client, NoSecurity, Security
 from deliver.relay.terms import Terms as Terms
+from deliver.relay.timekeeper import Timekeeper
 from deliver.report.log import say
 from deliver.smtp.action import (
     AbandonContent,
@@ -80,9 +81,11 @@ class Connection:
         new_id: Callable[[], MessageId],
         security: Security | None = None,
         limits: ClientLimits | None = None,
+        timekeeper: Timekeeper | None = None,
     ) -> None:
         """`client.address` is in the form of `access.client_address`."""
-        self._line = ClientStream(stream, terms.idle_timeout, self._tell_detail)
+        shared = timekeeper if timekeeper is not None and timekeeper.running else None
+        self._line = ClientStream(stream, terms.idle_timeout, self._tell_detail, shared or Timekeeper())
         self._who = client
         self._machine = machine
         self._terms = terms
@@ -91,7 +94,7 @@ class Connection:
         self._new_id = new_id
         self._security = security or NoSecurity()
         self._limits = limits or ClientLimits(Allowance(), trio.current_time)
-        self._exchange: Exchange | None = None
+        self._login = LoginExchange(self._security, machine)
         self._judged: tuple[Client, Reply | None] | None = None
         self._incoming: Incoming | None = None
         self._stopping = False
@@ -112,10 +115,18 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the client, close the stream, log one line."""
-        async with trio.open_nursery() as beside:
-            beside.start_soon(self._line.keep_time)
-            await self._serve()
-            beside.cancel_scope.cancel()
+        timekeeper = self._line.timekeeper
+        timekeeper.add(self._line)
+        try:
+            if timekeeper.running:
+                await self._serve()
+                return
+            async with trio.open_nursery() as beside:
+                beside.start_soon(timekeeper.run)
+                await self._serve()
+                beside.cancel_scope.cancel()
+        finally:
+            timekeeper.discard(self._line)
 
     async def _serve(self) -> None:
         why = "the relay is stopping"
@@ -136,10 +147,10 @@ class Connection:
 
     async def _finish(self, why: str, seconds: float) -> None:
         """Leave nothing behind, whatever happened."""
-        if self._exchange is not None or self._incoming is not None:
+        if self._login.under_way or self._incoming is not None:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + ABANDON_DEADLINE):
                 try:
-                    self._give_up_login()
+                    self._login.give_up()
                     await self._abandon(why)
                 except Exception:
                     log.exception("abandoning a message of %s failed unexpectedly", self._client)
@@ -224,28 +235,10 @@ class Connection:
 
     async def _log_in(self, question: AuthExchange) -> None:
         await self._write()  # what follows may take its time
-        if question.first:
-            self._exchange = self._security.begin(question.mechanism, self._who)
-        assert self._exchange is not None, "no exchange has begun"
-        answer = await self._exchange.respond(question.response)
-        match answer:
-            case Challenge(data=data):
-                self._machine.challenge(data)
-                return
-            case LoggedIn(identity=identity):
-                self._machine.authenticate(identity)
-                self._who = replace(self._who, authenticated=identity)
-            case LoginRefused(reply=reply):
-                self._machine.refuse(reply)
-        self._exchange = None
+        self._who = await self._login.answer(question, self._who)
 
     async def _abandon_login(self, action: AbandonExchange) -> None:
-        self._give_up_login()
-
-    def _give_up_login(self) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.abandon()
+        self._login.give_up()
 
     async def _consider_sender(self, question: ConsiderSender) -> None:
         if self._limits.message(self._who.address):
@@ -276,15 +269,6 @@ class Connection:
     def _lmtp_door(self) -> bool:
         return False
 
-    def _protocol(self, *, utf8: bool) -> str:
-        return protocol_name(
-            lmtp=self._lmtp_door,
-            extended=self._machine.extended,
-            utf8=utf8,
-            secured=self._who.secured is not None,
-            authenticated=self._who.authenticated is not None,
-        )
-
     async def _consider_space(self, size: int) -> None:
         try:
             space = await self._intake.check_space(size)
@@ -299,23 +283,14 @@ class Connection:
             self._machine.refuse(Reply(452, ("4.3.1 Not enough space, try again later",)))
 
     async def _begin(self, question: BeginContent) -> None:
-        origin = Origin(
-            self._new_id(),
-            self._who.address,
-            self._machine.helo,
-            self._protocol(utf8=question.mail.smtputf8),
-            self._clock.now(),
-            self._who.authenticated or "",
-            self._who.proxy,
-        )
+        origin = origin_of(
+            self._new_id(), self._who, self._machine, self._clock.now(),
+            lmtp=self._lmtp_door, utf8=question.mail.smtputf8,
+        )  # fmt: skip
         header = header_of(origin, question, self._who, self._terms.hostname)
-        terms, completion = self._terms, None
-        if terms.submission:
-            completion = Completion(origin.received_at, f"{origin.message_id}@{terms.hostname}")
-        fields = HeaderFields(terms.header_names) if terms.header_names else None
         try:
             sink = await self._intake.begin(origin)
-            self._incoming = Incoming(origin, sink, len(header), HopCounter(), completion, fields)
+            self._incoming = incoming_at(sink, origin, len(header), self._terms)
             await sink.write(header)
         except OutriderError as error:
             await self._abandon(str(error))
@@ -391,11 +366,10 @@ class Connection:
         """It is ours and the client is told so, whatever ends meanwhile."""
         self._accepted += 1
         say_accepted(self._who, self._machine.helo, envelope)
-        rest = self._line.write_now(self._machine.take_output())
-        if not rest:
+        if self._line.write_now(self._machine.take_output()):
             return
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING) as shield:
-            await self._line.write(rest)
+            await self._line.write_rest()
         if shield.cancelled_caught:  # an unknown part was sent: the replies are out of step
             raise ConnectionLost(UNREAD)
 

@@ -27,6 +27,7 @@ from deliver.relay.introduction import introduce
 from deliver.relay.limits import Allowance, ClientLimits, connections_within
 from deliver.relay.security import Client, NoSecurity, Security
 from deliver.relay.terms import DEFAULT, Terms, terms_of
+from deliver.relay.timekeeper import Timekeeper
 from deliver.report.log import say
 from deliver.settings import Relay, Route
 from deliver.smtp.answer import encode
@@ -66,6 +67,7 @@ class Listener:
         self._introducing = 0  # connections whose PROXY header is awaited
         self._stopped = trio.Event()
         self._serving = trio.CancelScope()
+        self._timekeeper = Timekeeper()
         self._limits = limits or ClientLimits(Allowance(), trio.current_time)
         self.reconfigure(
             settings, hostname, intake, routes, security=security, protocol_detail=protocol_detail
@@ -116,12 +118,15 @@ class Listener:
         `places` as in `terms.places`, one for each; none: the terms are those of `relay.listen`.
         """
         with self._serving:
-            async with trio.open_nursery() as self._nursery:
-                self._note_open()
-                for listener, place in zip(listeners, places or [DEFAULT] * len(listeners), strict=True):
-                    self.add(listener, place)
-                task_status.started()
-                await self._stopped.wait()
+            async with trio.open_nursery() as beside:
+                await beside.start(self._timekeeper.run)
+                async with trio.open_nursery() as self._nursery:
+                    self._note_open()
+                    for listener, place in zip(listeners, places or [DEFAULT] * len(listeners), strict=True):
+                        self.add(listener, place)
+                    task_status.started()
+                    await self._stopped.wait()
+                beside.cancel_scope.cancel()
 
     def add(self, listener: trio.abc.Listener[trio.SocketStream], place: str = DEFAULT) -> None:
         """Accept there too; only while `serve` runs."""
@@ -218,8 +223,9 @@ class Listener:
         offer = terms.offer(tls=security.tls, mechanisms=security.mechanisms(client))
         machine = ServerMachine(terms.limits, terms.hostname, offer)
         return Connection(
-            stream, client, machine, terms, self._intake, self._clock, self._new_id, security, self._limits
-        )
+            stream, client, machine, terms, self._intake, self._clock, self._new_id, security, self._limits,
+            self._timekeeper,
+        )  # fmt: skip
 
     async def _accepted(self, stream: trio.SocketStream, place: str = DEFAULT) -> None:
         try:

@@ -37,6 +37,7 @@ from deliver.relay.intake import Intake, Origin
 from deliver.relay.listener import Listener
 from deliver.relay.security import Client
 from deliver.relay.terms import DEFAULT
+from deliver.relay.timekeeper import Timekeeper
 from deliver.report.log import say
 from deliver.settings import Relay, Route
 from deliver.settled import Digest, Job
@@ -171,9 +172,10 @@ class LmtpConnection(Connection):
         clock: Clock,
         new_id: Callable[[], MessageId],
         deadline: float,
+        timekeeper: Timekeeper,
     ) -> None:
         """`deadline` in seconds, from the end of the content to our replies."""
-        super().__init__(stream, client, machine, terms, intake, clock, new_id)
+        super().__init__(stream, client, machine, terms, intake, clock, new_id, timekeeper=timekeeper)
         self._lmtp = machine
         self._deadline = deadline
 
@@ -279,8 +281,9 @@ class LmtpListener(Listener):
     def _connection(self, stream: trio.abc.Stream, client: Client, terms: Terms) -> Connection:
         machine = LmtpMachine(terms.limits, terms.hostname)
         return LmtpConnection(
-            stream, client, machine, terms, self._intake, self._clock, self._new_id, self._deadline
-        )
+            stream, client, machine, terms, self._intake, self._clock, self._new_id, self._deadline,
+            self._timekeeper,
+        )  # fmt: skip
 
     async def _accepted(self, stream: trio.SocketStream, place: str = DEFAULT) -> None:
         if stream.socket.family == socket.AF_UNIX:

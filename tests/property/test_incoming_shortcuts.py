@@ -126,3 +126,18 @@ def test_hops_are_counted_the_same_in_one_piece_and_in_many(fields: list[bytes],
     for start, end in pairwise(starts):
         counter.feed(content[start:end])
     assert counter.hops == expected
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(
+    st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b"a", b"\x85", b"\x0b\x0c\x1c", b"\xe2\x80\xa8"])).map(
+        b"".join
+    )
+)
+@example(b"\r")
+@example(b"a\r\n\r")
+def test_bare_line_ends_are_those_outside_of_pairs(content: bytes) -> None:
+    inspection = Inspection(0)
+    inspection.look_at(content)
+    rest = content.replace(b"\r\n", b"")
+    assert (inspection.defect is Defect.BARE) == (b"\r" in rest or b"\n" in rest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -27,6 +27,7 @@ from deliver.resolve.answer import (
     Query,
     RecordType,
 )
+from deliver.resolve.cache import CachingResolver
 from deliver.settings import Delivery, Route, Settings
 from deliver.smtp.reply import EnhancedCode
 from deliver.tls.pkix import TrustStore
@@ -305,3 +306,67 @@ async def test_an_address_of_our_own_is_never_dialled(autojump_clock: trio.testi
     result, net = await deliver({SIX: Way(), FOUR: Way()}, own_sockets=frozenset({(SIX, 25)}))
     assert outcome(result).contact.address == FOUR
     assert net.dialled == [(FOUR, 0.0)]
+
+
+async def test_who_runs_an_attempt_may_end_it_sooner(autojump_clock: trio.testing.MockClock) -> None:
+    """Then it has no deadline of its own, and still says what is known."""
+    for outer, sooner in ((5, True), (50, False)):
+        began = trio.current_time()
+        with trio.CancelScope(deadline=began + outer) as scope:
+            async with trio.open_nursery() as nursery:
+                net, clock = Net(nursery, {FOUR: Way(1000)}), WallClock(1_700_000_000.0)
+                ours = agent(net, MemoryHints(clock=clock.now), clock, delivery=Delivery(deadline=20.0))
+                who = (Recipient(0, Mailbox("a", "x.test")),)
+                envelope = Envelope(MessageId("m"), None, who, len(BODY), False, clock.now())
+                story = Attempt(ours, envelope, who, InlineContent(BODY))
+                await story.run()
+        assert scope.cancelled_caught is sooner
+        assert trio.current_time() - began == pytest.approx(min(outer, 20))
+        found = outcome(story.result())
+        assert isinstance(found, Deferred)
+        assert ("delivery.deadline" in found.why) is not sooner
+
+
+class Renumbered(Net):
+    """DNS names one of its addresses, for a minute."""
+
+    named = FOUR
+
+    async def lookup(self, query: Query) -> Answer:
+        if query.type is RecordType.A:
+            return Found((AddressRecord(self.named),), False, 60)
+        answer = await super().lookup(query)
+        return replace(answer, ttl=60) if isinstance(answer, NoData) else answer
+
+
+async def test_messages_share_what_was_decided_and_follow_what_changes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The same trace and outcome for the second message; another address as soon as DNS may name one."""
+    async with trio.open_nursery() as nursery:
+        net, clock = Renumbered(nursery, {FOUR: Way(), OTHER: Way()}), WallClock(1_700_000_000.0)
+        cache = CachingResolver(net, now=trio.current_time, entries=100, max_ttl=1000)
+        hints = MemoryHints(clock=clock.now)
+        ours = replace(agent(net, hints, clock), resolver=cache)
+        who = (Recipient(0, Mailbox("a", "x.test")),)
+
+        async def send() -> AttemptResult:
+            envelope = Envelope(MessageId("m"), None, who, len(BODY), False, clock.now())
+            story = Attempt(ours, envelope, who, InlineContent(BODY))
+            await story.run()
+            return story.result()
+
+        first = await send()
+        second = await send()
+        assert isinstance(outcome(first), Delivered)
+        assert [(found.code, found.text) for found in second.trace.findings] == [
+            (found.code, found.text) for found in first.trace.findings
+        ]
+        assert second.site == first.site == "10:mx.x.test:25/dane"
+        assert events(second) == events(first)
+        net.named = OTHER
+        await send()
+        await trio.sleep(60)
+        assert isinstance(outcome(await send()), Delivered)
+        nursery.cancel_scope.cancel()
+    assert [address for address, _ in net.dialled] == [FOUR, FOUR, FOUR, OTHER]

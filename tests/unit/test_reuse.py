@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from deliver import reusing
 from deliver.agent import Agent
 from deliver.assembly import build_agent
 from deliver.attempt import Attempt
@@ -21,6 +22,9 @@ from deliver.pool import SessionPool
 from deliver.queue.content import InlineContent
 from deliver.report.result import as_dict
 from deliver.settings import Delivery, Dns, Duration, Pool, Route, Rule, Settings, Tls
+from deliver.tls.judge import judge as tls_judge
+from deliver.tls.policy import TlsPolicy
+from deliver.tls.verdict import Handshake, TlsVerdict
 from events.catalogue import Event, vocabulary_problems
 from events.port import Allow, Refuse
 from hints.memory import MemoryHints
@@ -249,6 +253,28 @@ async def test_a_certificate_that_has_expired_meanwhile_ends_the_reuse(desk: Des
     result = await desk.send("a@dane-ta.test")
     assert isinstance(only(result), Deferred)
     assert {"reuse-refused", "expired"} <= set(codes(result))
+
+
+async def test_a_verdict_serves_the_messages_of_a_moment(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[float] = []
+
+    def judge(policy: TlsPolicy, evidence: Handshake, now: float, *against: Any) -> TlsVerdict:
+        judged.append(now)
+        return tls_judge(policy, evidence, now, *against)
+
+    class Still(Later):
+        def now(self) -> float:
+            return start + self.offset
+
+    monkeypatch.setattr(reusing, "judge", judge)
+    start = desk.agent.clock.now()
+    clock = Still()
+    desk.agent = replace(desk.agent, clock=clock)
+    await desk.deliver("a@dane-ta.test")
+    for clock.offset in (0.0, 0.5, 0.9, 1.0, 1.5, 0.2):
+        result = await desk.send("a@dane-ta.test")
+        assert "dane-ta-match" in codes(result), "told to each of them"
+    assert [round(now - start, 3) for now in judged] == [0.0, 1.0, 0.2], "also after the clock was set back"
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,9 @@ def test_events_of_several_messages_are_appended_at_once_in_order(engine):
     assert found == [("m1", "a"), ("m1", "b"), (None, "c")]
 
 
-def test_nothing_is_sorted_to_find_what_is_next(engine):
-    query = outbox._NEXT.compile(engine)
+@pytest.mark.parametrize("query", [outbox._NEXT, outbox._NEXT_UNHELD])
+def test_nothing_is_sorted_to_find_what_is_next(engine, query):
+    query = query.compile(engine)
     values = query.construct_params({"of": "a", "now": 1.0, "at_most": 10})
     with engine.begin() as conn:
         plan = conn.exec_driver_sql(

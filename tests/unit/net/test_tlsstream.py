@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,8 @@ import trio
 import trio.testing
 from OpenSSL import SSL
 
+from deliver.net import tlsstream
+from deliver.net.prompt import IN_A_ROW, PromptStream
 from deliver.net.tlsstream import CLOSE_PATIENCE, TlsStream
 from deliver.tls.context import context_for
 from deliver.tls.engine import TlsEngine, TlsError
@@ -55,8 +58,10 @@ async def shake_hands(client: TlsStream, server: TlsStream) -> None:
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
 async def test_is_a_two_way_stream_of_trio(
-    house: House, version: int, autojump_clock: trio.testing.MockClock
+    house: House, version: int, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tlsstream, "IN_A_ROW", 1)  # trio wants a turn of the loop for each operation
+
     async def in_memory() -> tuple[TlsStream, TlsStream]:
         ours, theirs = trio.testing.memory_stream_pair()
         pair = client_stream(ours), server_stream(theirs, house, version)
@@ -376,3 +381,87 @@ async def test_discard_closes_at_once_and_for_good(house: House) -> None:
     assert isinstance(caught.value.__cause__, TlsError)
     with pytest.raises(trio.ClosedResourceError):
         await client.flush()
+
+
+@asynccontextmanager
+async def over_sockets(house: House) -> AsyncIterator[tuple[TlsStream, TlsStream]]:
+    """Client and server after the handshake, the last flight of both sent."""
+    ours, theirs = map(PromptStream, socket.socketpair())
+    client, server = client_stream(ours), server_stream(theirs, house)
+    async with client, server:
+        await shake_hands(client, server)
+        await client.flush()
+        await server.flush()
+        yield client, server
+
+
+async def test_what_the_socket_takes_leaves_without_a_turn_of_the_loop(house: House) -> None:
+    async with over_sockets(house) as (client, server):
+        with trio.testing.assert_no_checkpoints():
+            assert client.send_now(b"MAIL FROM:<>\r\n") is None
+        assert await server.receive_some() == b"MAIL FROM:<>\r\n"
+
+
+async def test_what_the_socket_does_not_take_leaves_in_order_later(house: House) -> None:
+    async with over_sockets(house) as (client, server):
+        said, left = bytearray(), None
+        while left is None:
+            piece = bytes([len(said) % 251]) * 5000
+            said += piece
+            left = client.send_now(piece)
+        assert left == b"", "TLS has taken all of it"
+        heard = bytearray()
+
+        async def listen() -> None:
+            while len(heard) < len(said) + 4:
+                heard.extend(await server.receive_some())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            await client.flush()
+            await client.send_all(b"QUIT")
+        assert heard == said + b"QUIT"
+
+
+async def test_over_other_streams_nothing_is_sent_without_waiting(house: House) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    client, server = client_stream(ours), server_stream(theirs, house)
+    await shake_hands(client, server)
+    assert client.send_now(b"EHLO x\r\n") == b"EHLO x\r\n"
+
+
+async def test_nothing_is_sent_without_waiting_before_the_handshake(house: House) -> None:
+    ours, theirs = map(PromptStream, socket.socketpair())
+    async with client_stream(ours) as client, theirs:
+        assert client.send_now(b"EHLO x\r\n") == b"EHLO x\r\n"
+        assert not theirs.arrived()
+
+
+async def test_a_broken_connection_breaks_the_stream_also_without_waiting(house: House) -> None:
+    async with over_sockets(house) as (client, server):
+        await server.transport.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            client.send_now(b"x")
+        with pytest.raises(trio.BrokenResourceError):
+            await client.receive_some()
+
+
+async def test_data_that_is_there_does_not_starve_the_others(house: House) -> None:
+    async with over_sockets(house) as (client, server):
+        await server.send_all(bytes(8 * IN_A_ROW))
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            await client.receive_some(1)
+            turns = 0
+            for _ in range(8 * IN_A_ROW - 1):
+                await client.receive_some(1)
+            assert 7 <= turns <= 16
+            nursery.cancel_scope.cancel()

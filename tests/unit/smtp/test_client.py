@@ -84,7 +84,7 @@ def test_a_whole_session_one_by_one() -> None:
         assert machine.send(command) == command.octets
         exchange = answer(machine, reply)
         index = number + 1 if number > 5 else number  # the reply to the content was due from 354 on
-        assert (exchange.phase, exchange.command, exchange.index) == (phase, command, index)
+        assert (exchange.phase, exchange.command, exchange.number) == (phase, command, index)
         assert machine.state is state
     machine.receive(b"")
     assert machine.next_exchange() is None

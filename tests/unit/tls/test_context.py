@@ -112,7 +112,7 @@ def test_the_server_cannot_renegotiate(house: House) -> None:
             client.feed(data)
     before = client.facts()
     assert server._connection.renegotiate()
-    server._connection.do_handshake()
+    server.handshake()
     client.feed(server.outgoing())  # HelloRequest
     assert client.read() is None
     server.feed(client.outgoing())
