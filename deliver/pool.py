@@ -100,14 +100,21 @@ class NoPool:
 
 
 @dataclass(eq=False, slots=True)
+class _Listener:
+    """The scope of the task, and whether it is over."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    over: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(eq=False, slots=True)
 class _Resting:
-    """A session in the pool; a task listens to it from `due` to `until` at most, then `over` is there."""
+    """A session in the pool; a task listens to it from `due` to `until` at most."""
 
     session: Idle
     due: float
     until: float
-    listening: trio.CancelScope = field(default_factory=trio.CancelScope)
-    over: trio.Event | None = None
+    listener: _Listener | None = None
     taken: bool = False
 
 
@@ -153,12 +160,15 @@ class SessionPool:
 
     def put(self, session: Idle) -> bool:
         """Keep it if there is time left and somebody to listen; where there is no room the oldest goes."""
-        if self._nursery is None or not session.usable or (patience := self._patience(session)) <= 0:
+        if self._nursery is None or not session.usable:
             return False
-        if self.count >= self._limits.max_sessions:
+        now = trio.current_time()
+        patience = self._patience(session, now)
+        if patience <= 0:
+            return False
+        if self._count >= self._limits.max_sessions:
             oldest = min(self._all(), key=lambda resting: resting.session.opened_at)
             self._dismiss(oldest, self._nursery)
-        now = trio.current_time()
         resting = _Resting(session, now + min(patience, UNHEARD), now + patience)
         self._resting.setdefault(session.terms, []).append(resting)
         self._count += 1
@@ -172,14 +182,15 @@ class SessionPool:
             resting = found[-1]
             resting.taken = True
             self._forget(resting)
+            session = resting.session
             try:
                 await self._hear(resting)
             except BaseException:
-                await self._let_go(resting.session, UNNEEDED)
+                await self._let_go(session, UNNEEDED)
                 raise
-            if resting.session.usable and self._patience(resting.session) > 0:
-                return resting.session
-            await self._let_go(resting.session, ENDED)
+            if session.usable and self._patience(session, trio.current_time()) > 0:
+                return session
+            await self._let_go(session, ENDED)
         return None
 
     async def _let_go(self, session: Idle, why: str) -> None:
@@ -191,19 +202,19 @@ class SessionPool:
 
     async def _hear(self, resting: _Resting) -> None:
         """What it said until now is known; nobody reads from it any more."""
-        if resting.over is not None:
-            resting.listening.cancel()
+        if resting.listener is not None:
+            resting.listener.scope.cancel()
             with trio.CancelScope(shield=True):  # at once: until then the listener may still read
-                await resting.over.wait()
+                await resting.listener.over.wait()
         elif not resting.session.glance():
             with trio.move_on_after(GLANCE):
                 await resting.session.overhear()
 
-    def _patience(self, session: Idle) -> float:
+    def _patience(self, session: Idle, now: float) -> float:
         """How many seconds it may stay, from now on."""
         if self._limits.max_messages is not None and session.messages >= self._limits.max_messages:
             return 0
-        age = trio.current_time() - session.opened_at
+        age = now - session.opened_at
         return min(float(self._limits.idle), self._limits.max_age - age)
 
     async def _listen_in_time(self, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
@@ -219,23 +230,22 @@ class SessionPool:
                 for resting in [each for each in self._unheard if each.due <= now]:
                     assert nursery is not None, "the pool is open"
                     del self._unheard[resting]
-                    resting.over = trio.Event()
-                    nursery.start_soon(self._listen, resting, resting.over)
+                    resting.listener = _Listener()
+                    nursery.start_soon(self._listen, resting, resting.listener)
 
     def _dismiss(self, resting: _Resting, nursery: trio.Nursery) -> None:
         """Close it, in its own time."""
-        heard = resting.over is not None
         self._forget(resting)
-        if heard:
-            resting.listening.cancel()
+        if resting.listener is not None:
+            resting.listener.scope.cancel()
         else:
             nursery.start_soon(self._part, resting.session, UNNEEDED)
 
-    async def _listen(self, resting: _Resting, over: trio.Event) -> None:
+    async def _listen(self, resting: _Resting, listener: _Listener) -> None:
         """Until it is taken, the server speaks, its time is over, or the pool closes."""
         session, why = resting.session, UNNEEDED
         try:
-            with resting.listening:
+            with listener.scope:
                 with trio.move_on_at(resting.until):
                     await session.overhear()
                     why = ENDED
@@ -246,7 +256,7 @@ class SessionPool:
                 await session.cut_off()
             raise
         finally:
-            over.set()
+            listener.over.set()
         if not resting.taken:
             self._forget(resting)
             await self._part(session, why)

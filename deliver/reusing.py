@@ -181,7 +181,9 @@ class Reusing(Securing):
         connecting = self._events.connecting()
         if not isinstance(agent.gate, OpenGate):
             await self._ask_again(connecting)
-        if not self.usable or not self._holds_today():
+            if not self.usable:
+                return False
+        if not self._holds_today():
             return False
         self._add("reused", f"An open session with {target} serves this message too", Verdict.OK)
         return True

@@ -179,7 +179,7 @@ class Database:
                 for write in batch:
                     self._run_in_savepoint(connection, write)
         except Exception as error:
-            if not wait and _is_busy(error):
+            if not wait and not self._begun and _is_busy(error):
                 return False
             self._fail(batch, error)
         return True

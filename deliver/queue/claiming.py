@@ -99,12 +99,14 @@ def claim(
     node: str | None = None,
     line: due.Line | None = None,
     rules: tuple[Rule, ...] | None = None,
+    survey: due.Survey | None = None,
 ) -> tuple[Claim, ...]:
     """Lease at most `limit` messages' due recipients for `lease` seconds, as far as `admission` allows.
 
     With `domains` only of these, in that order. What a freeze rule matches is held instead, and so is what
     cannot be read. `node` is who claims, where several share the database; domains that another is busy with
     are passed over. `line`: see `due.due_domains`. `rules`: the active ones, if they have been read already.
+    `survey` is filled if there are no `domains`.
     """
     rules = freeze.active(conn, now) if rules is None else rules
     taking = _Taking(conn, now, lease, retry, admission, node, rules, append)
@@ -114,12 +116,16 @@ def claim(
     def opens_at(domain: str) -> float:
         return math.inf if domain in passed else admission.opens_at(domain)
 
+    survey = survey or due.Survey()
+    turn: list[tuple[str, str]] = []
     while len(claims) < limit:
         wanted = limit - len(claims)
-        if domains is None:
-            turn = due.due_domains(conn, now, opens_at, wanted, line)
-        else:
+        if domains is not None:
             turn = due.due_among(conn, now, tuple(domains), opens_at, wanted)
+        elif survey.whole and conn.dialect.name == ALONE:  # what was closed then is closed now
+            turn = _open_again(conn, now, turn, passed, admission, survey)[:wanted]
+        else:
+            turn = due.due_domains(conn, now, opens_at, wanted, line, survey)
         if not turn:
             break
         free = free_destinations(conn, [domain for domain, _ in turn])
@@ -128,7 +134,28 @@ def claim(
         passed.update(domain for domain, first in found.items() if first is None)
         claims += taking.lease_all(found.values())
         due.note_all_served(conn, served, now)
+    else:
+        survey.whole = False  # there may be more
     return tuple(claims)
+
+
+def _open_again(
+    conn: Connection,
+    now: float,
+    turn: list[tuple[str, str]],
+    passed: set[str],
+    admission: Admission,
+    survey: due.Survey,
+) -> list[tuple[str, str]]:
+    """Those of the last turn that have more and are open still, in the order of their next turn."""
+    found = []
+    for domain, last_sender in due.due_again(conn, now, [domain for domain, _ in turn]):
+        opens = admission.opens_at(domain)
+        if opens <= now and domain not in passed:
+            found.append((domain, last_sender))
+        else:
+            survey.opening = min(survey.opening, opens)
+    return found
 
 
 @dataclass(slots=True)

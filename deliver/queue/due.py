@@ -41,6 +41,7 @@ FEW: Final = 20  # of those that are given: mostly one of the first has somethin
 
 LOOKED_AT: Final = 1000  # destinations that one look of the runner goes through
 _FRONT_OF_DUE: Final = (-math.inf, "")
+_BEHIND_ALL: Final = chr(0x10FFFF)  # no domain's name is greater
 _FRONT_OF_TURN: Final = (-math.inf, -math.inf, "")
 
 Place = tuple[float | str, ...]  # in an ordered query: the values that it is ordered by
@@ -62,6 +63,17 @@ class Line:
     behind: tuple[float, float, str] | None = None
 
 
+@dataclass(slots=True)
+class Survey:
+    """What a claim found out about all that is due, so that nobody need look through it again.
+
+    `whole`: it has seen every due destination; `opening` is then when one of them opens that is closed now.
+    """
+
+    whole: bool = False
+    opening: float = math.inf
+
+
 def next_due(conn: Connection, opens_at: Opening = always, *, soon: float | None = None) -> float | None:
     """When the next recipient is due and its domain open; None when none is queued, or none will open.
 
@@ -74,6 +86,16 @@ def next_due(conn: Connection, opens_at: Opening = always, *, soon: float | None
             break
         if soon is not None and number >= LOOKED_AT:
             return min(earliest, max(float(row.due), soon))
+        earliest = min(earliest, max(float(row.due), opens_at(row.domain)))
+    return None if earliest == math.inf else earliest
+
+
+def next_after(conn: Connection, now: float, opens_at: Opening, opening: float) -> float | None:
+    """`next_due`, where no destination that is due at `now` opens before `opening`."""
+    earliest = opening
+    for row in _pages(conn, _BY_DUE, (now, _BEHIND_ALL), _place_by_due):
+        if row.due >= earliest:
+            break
         earliest = min(earliest, max(float(row.due), opens_at(row.domain)))
     return None if earliest == math.inf else earliest
 
@@ -109,20 +131,31 @@ def note_due_again(conn: Connection, domain: str) -> None:
 
 
 def due_domains(
-    conn: Connection, now: float, opens_at: Opening, limit: int, line: Line | None = None
+    conn: Connection,
+    now: float,
+    opens_at: Opening,
+    limit: int,
+    line: Line | None = None,
+    survey: Survey | None = None,
 ) -> list[tuple[str, str]]:
     """Domains with something due that are open, each with the sender who was served last.
 
     The one that was served longest ago is first. With `line` no more than LOOKED_AT are looked at, and the
-    next call goes on behind them: the line may be long, and all of it be closed.
+    next call goes on behind them: the line may be long, and all of it be closed. `survey` is filled.
     """
     found: list[tuple[str, str]] = []
+    survey = survey or Survey()
     if first_due(conn) > now:
+        survey.whole = True
         return found
+    at_front = line is None or line.behind is None
     front = _FRONT_OF_TURN if line is None or line.behind is None else line.behind
     for number, row in enumerate(_pages(conn, _IN_TURN, front, _place_in_turn, now=now)):
-        if opens_at(row.domain) <= now:
+        opens = opens_at(row.domain)
+        if opens <= now:
             found.append((row.domain, row.last_sender))
+        elif opens < survey.opening:
+            survey.opening = opens
         if len(found) >= limit:
             if line is not None and line.behind is not None:
                 line.behind = _place_in_turn(row)
@@ -130,11 +163,21 @@ def due_domains(
         if line is not None and number + 1 >= LOOKED_AT:
             line.behind = _place_in_turn(row)
             return found
+    survey.whole = at_front
     if line is not None and line.behind is not None:
         line.behind = None
         if not found:  # those at the front were not looked at this time
-            return due_domains(conn, now, opens_at, limit, line)
+            return due_domains(conn, now, opens_at, limit, line, survey)
     return found
+
+
+def due_again(conn: Connection, now: float, domains: Iterable[str]) -> list[tuple[str, str]]:
+    """Those of the domains that have something due still, whether open or not, in the order of `due_domains`.
+
+    SQLite only.
+    """
+    found = _DUE_AGAIN_AMONG.all(conn, domains=json.dumps([*domains]), now=now)
+    return [(row.domain, row.last_sender) for row in found]
 
 
 def due_among(
@@ -255,6 +298,11 @@ _DUE_NOW: Final = select(destination.c.domain, destination.c.last_sender).where(
 )
 _GIVEN: Final = select(func.json_each(bindparam("domains", type_=Text)).table_valued("value").c.value)
 _DUE_AMONG: Final = Statement(_DUE_NOW.where(destination.c.domain.in_(_GIVEN)))
+_DUE_AGAIN_AMONG: Final = Statement(
+    _DUE_NOW.where(destination.c.domain.in_(_GIVEN)).order_by(
+        destination.c.served_at, destination.c.due, destination.c.domain
+    )
+)
 _BY_DUE: Final = _paged(
     select(destination).where(destination.c.due.is_not(None)), destination.c.due, destination.c.domain
 )

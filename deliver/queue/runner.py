@@ -72,7 +72,7 @@ class Running:
 
 @dataclass(slots=True, eq=False)
 class Wish:
-    """To claim one message for the site of `domain`, None: whatever may go; what came of it when it is `over`."""
+    """To claim one message for the site of `domain`, None: whatever may go; what came of it when `over`."""
 
     domain: str | None
     begun: tuple[Running, ...] = ()
@@ -315,8 +315,12 @@ class Runner:
         ) -> tuple[list[Claim], list[tuple[Key, ...]], float | None, float]:
             permits = Permits(self.lanes, self.throttle, now, self._holds)  # one for each run of this
             if look:
-                taken = [*take(conn, admission=permits, limit=free)]
-                moment = due.next_due(conn, permits.opens_at, soon=now + BRIEF)
+                survey = due.Survey()
+                taken = [*take(conn, admission=permits, limit=free, survey=survey)]
+                if survey.whole:
+                    moment = due.next_after(conn, now, permits.opens_at, survey.opening)
+                else:
+                    moment = due.next_due(conn, permits.opens_at, soon=now + BRIEF)
                 return taken, permits.held, moment, due.first_due(conn)
             taken, rules = [], freeze.active(conn, now)
             for most, domains in sites:

@@ -124,8 +124,10 @@ class ClientStream:
             raise ConnectionLost("the connection was lost") from None
         self.due = math.inf
 
-    async def linger(self, why: str, *, secured: bool) -> None:
+    async def linger(self, why: str, *, secured: bool, said_quit: bool) -> None:
         """Let the client read our last words: octets left unread would reset the connection before that."""
+        if said_quit and isinstance(self.stream, PromptStream) and not self.stream.arrived():
+            return  # nothing is unread, nor will be: it has said all it had to say
         with trio.move_on_after(CLOSING):
             if secured:
                 await self.stream.aclose()
@@ -139,11 +141,12 @@ class ClientStream:
                     self._tell(f"reset after: {why}")
 
     async def close(self) -> None:
-        """At once."""
+        """At once; no cancellation is noticed here."""
         if isinstance(self.stream, PromptStream):
             self.stream.close()
         else:
-            await trio.aclose_forcefully(self.stream)
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(self.stream)
 
     def _wait(self, until: float) -> None:
         self.due = until

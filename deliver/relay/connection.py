@@ -55,6 +55,7 @@ from deliver.smtp.action import (
     StartTls,
 )
 from deliver.smtp.reply import Reply
+from deliver.smtp.request import Verb
 from deliver.smtp.server import ServerMachine
 
 CONTENT_DEADLINE = 2 * 3600.0  # seconds for the content of one message, however slowly it drips
@@ -183,7 +184,11 @@ class Connection:
             self._progressing = True
             if isinstance(action, Close):
                 await self._write()
-                await self._line.linger(action.why, secured=self._who.secured is not None)
+                await self._line.linger(
+                    action.why,
+                    secured=self._who.secured is not None,
+                    said_quit=action.why == Verb.QUIT.value,
+                )
                 return action.why
             await performers[type(action)](self, action)
 

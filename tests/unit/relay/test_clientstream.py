@@ -97,3 +97,25 @@ async def test_a_client_that_does_not_read_ends_the_block(autojump_clock: MockCl
         assert block.cancelled_caught
         assert trio.current_time() == pytest.approx(300.0)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("behind", [b"", b"NOOP\r\n"])
+async def test_who_said_quit_and_nothing_behind_it_is_not_waited_for(behind: bytes) -> None:
+    async with over_a_socket() as (ours, theirs):
+        line, left = line_on(ours), trio.Event()
+        await line.write(b"221 Bye\r\n")
+        if behind:
+            await theirs.send_all(behind)
+
+        async def leave() -> None:
+            await line.linger("QUIT", secured=False, said_quit=True)
+            await line.close()
+            left.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave)
+            await trio.testing.wait_all_tasks_blocked()
+            assert left.is_set() == (not behind)
+            assert await theirs.receive_some(100) == b"221 Bye\r\n"
+            assert await theirs.receive_some(100) == b""
+            await theirs.aclose()

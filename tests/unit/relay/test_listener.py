@@ -543,3 +543,17 @@ async def test_a_commit_is_finished_after_the_relay_was_told_to_end(autojump_clo
             service.cancel()
     assert len(memory.accepted) == 1
     assert "250 2.0.0 Ok: queued as" in (await client.reply())
+
+
+async def test_a_connection_that_is_cut_by_the_relays_end_is_logged(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "outrider.relay")
+    with trio.CancelScope() as service:
+        async with trio.open_nursery() as nursery:
+            client = await connect(nursery, listener(Memory()))
+            await client.send("EHLO x\r\n")
+            assert await client.replies(1) == [250]
+            service.cancel()
+    (closed,) = [record for record in caplog.records if record.message == "connection closed"]
+    assert closed.facts["why"] == "the relay is stopping"  # type: ignore[attr-defined]
