@@ -145,7 +145,10 @@ class Opening(Reusing, LoggingIn):
 
     @property
     def _offers(self) -> Capabilities:
-        return self._open_wire.machine.capabilities if self._presumed is None else self._presumed.answer
+        if self._presumed is not None:
+            return self._presumed.answer
+        assert self._wire is not None, "the session is not open"
+        return self._wire.machine.capabilities
 
     @property
     def _name(self) -> str:

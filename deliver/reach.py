@@ -66,7 +66,7 @@ class Reach:
 
     async def leave(self, session: Session, why: str | None) -> None:
         """It may wait for the next message, or is closed; `why`: what went wrong, None: nothing."""
-        if why is None and session.usable and self._agent.pool.put(session):
+        if why is None and self._agent.pool.put(session):  # which takes only what is usable
             session.rest()
         else:
             await session.close(why)

@@ -141,8 +141,9 @@ class Reusing(Securing):
 
     def rest(self) -> None:
         """The message is served: what it cost goes on record, what happens from now on is told apart."""
-        if self._open_wire.ledger.flights:
-            self._trace.add(self._open_wire.ledger.finding(self._target.host))
+        ledger = self._open_wire.ledger
+        if ledger.flights:
+            self._trace.add(ledger.finding(self._target.host))
         self._trace = self._events.rest()
 
     async def part(self, why: str) -> Sequence[Event]:
@@ -179,24 +180,24 @@ class Reusing(Securing):
         wire.pace.timeouts, wire.pace.min_rate = destination.smtp.timeouts, destination.smtp.min_rate
         wire.ledger = Ledger()
         connecting = self._events.connecting()
-        if not isinstance(agent.gate, OpenGate):
-            await self._ask_again(connecting)
-            if not self.usable:
-                return False
+        if not isinstance(agent.gate, OpenGate) and not await self._asked_again(connecting):
+            return False
         if not self._holds_today():
             return False
         self._add("reused", f"An open session with {target} serves this message too", Verdict.OK)
         return True
 
-    async def _ask_again(self, connecting: Event) -> None:
-        """The vetoes, for this message. Raises Unusable."""
+    async def _asked_again(self, connecting: Event) -> bool:
+        """The vetoes, for this message; whether the server is still there after them. Raises Unusable."""
         began = trio.current_time()
         await self._ask_gate(connecting, Phase.CONNECT)
         for announced in self._events.announced_again(self._agent.gate.watches):
             await self._ask_gate(announced, Phase.TLS)
-        if trio.current_time() - began > UNHEARD:
-            with trio.move_on_after(GLANCE):
-                await self.overhear()
+        if trio.current_time() - began <= UNHEARD:
+            return True
+        with trio.move_on_after(GLANCE):
+            await self.overhear()
+        return self.usable
 
     def _holds_today(self) -> bool:
         """Judge the certificate and its staple again, under this message's policy."""

@@ -49,6 +49,7 @@ class Session(Opening):
         smtp = self._destination.smtp
 
         def begin(these: tuple[Recipient, ...], chunking: bool) -> Transaction:
+            wire = self._open_wire
             return Transaction(
                 envelope,
                 these,
@@ -58,8 +59,8 @@ class Session(Opening):
                 pass_8bit=smtp.pass_8bit,
                 chunking=chunking and self._chunking,
                 prdr=smtp.prdr and Word.PRDR not in self._target.avoid,
-                logged_in=self._open_wire.machine.logged_in,
-                reset=self._open_wire.needs_reset,
+                logged_in=wire.machine.logged_in,
+                reset=wire.needs_reset,
             )
 
         self.messages += 1

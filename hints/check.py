@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 from hints.prune import MAX_EVIDENCE, TLS_SESSION
@@ -42,6 +43,7 @@ SESSION_VERSIONS = ("TLSv1.2", "TLSv1.3")
 MAX_TIME = 253_402_300_799.0  # seconds since the epoch, the end of the year 9999
 _MOMENTS = ("first_seen", "last_seen", "expires")
 LEVELS = ("none", "encrypt", "pkix", "dane-ta", "dane-ee")
+_WORDS = frozenset(Word)
 
 
 def accept(note: Note) -> Note | None:
@@ -51,25 +53,29 @@ def accept(note: Note) -> Note | None:
             if not (is_address(note.address) and is_port(note.port)):
                 return None
             keywords = tuple(clean(line, MAX_KEYWORD) for line in note.keywords[:MAX_KEYWORDS])
-            return replace(note, greeted_as=clean(note.greeted_as, MAX_HOST), keywords=keywords)
+            name = clean(note.greeted_as, MAX_HOST)
+            if name == note.greeted_as and keywords == note.keywords:
+                return note
+            return replace(note, greeted_as=name, keywords=keywords)
         case Reachability():
             host = _host(note.host)
             if host is None or not (is_address(note.address) and is_port(note.port)):
                 return None
             error = None if note.error is None else clean(note.error, MAX_ERROR) or "unknown"
-            return replace(note, host=host, error=error)
+            return (
+                note if host == note.host and error == note.error else replace(note, host=host, error=error)
+            )
         case LevelSeen():
             domain, host = _host(note.domain), _host(note.host)
             if domain is None or host is None or note.level not in LEVELS:
                 return None
-            return replace(note, domain=domain, host=host)
+            same = domain == note.domain and host == note.host
+            return note if same else replace(note, domain=domain, host=host)
         case Feature():
             host = _host(note.host)
-            if host is None or not (
-                is_address(note.address) and is_port(note.port) and note.word in tuple(Word)
-            ):
+            if host is None or not (is_address(note.address) and is_port(note.port) and note.word in _WORDS):
                 return None
-            return replace(note, host=host)
+            return note if host == note.host else replace(note, host=host)
 
 
 def accept_key(key: SessionKey) -> SessionKey | None:
@@ -137,8 +143,13 @@ def clean(value: str, limit: int) -> str:
 
 def is_address(value: object) -> bool:
     """An IP address in the form that Python prints."""
+    return isinstance(value, str) and len(value) <= 64 and _is_address(value)
+
+
+@lru_cache(maxsize=4096)  # each connection leaves several notes
+def _is_address(text: str) -> bool:
     try:
-        return isinstance(value, str) and len(value) <= 64 and str(ipaddress.ip_address(value)) == value
+        return str(ipaddress.ip_address(text)) == text
     except ValueError:
         return False
 

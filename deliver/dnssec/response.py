@@ -135,7 +135,7 @@ class _Wire:
     def _section(self, count: int) -> Section:
         ttls: dict[Key, int] = {}
         octets: dict[Key, list[bytes]] = {}
-        signatures: dict[Key, tuple[Signature, ...]] = {}
+        signatures: dict[Key, list[Signature]] = {}
         for _ in range(count):
             name, rdtype, rdclass, ttl, end = self._record()
             if rdtype in (_OPT, _TSIG):
@@ -144,8 +144,7 @@ class _Wire:
                 self.at = end
             elif rdtype == _RRSIG:
                 signature = self._signature(end)
-                key = name, _type(signature.type_covered)
-                signatures[key] = (*signatures.get(key, ()), signature)
+                signatures.setdefault((name, _type(signature.type_covered)), []).append(signature)
             else:
                 key = name, _type(rdtype)
                 octets.setdefault(key, []).append(self._canonical(rdtype, end))
@@ -155,7 +154,7 @@ class _Wire:
             key: RecordSet(*key, ttls[key], tuple(found) if len(found) == 1 else unique(found))
             for key, found in octets.items()
         }
-        return Section(rrsets, signatures)
+        return Section(rrsets, {key: tuple(found) for key, found in signatures.items()})
 
     def _options(self, count: int) -> tuple[int, tuple[dns.edns.EDEOption, ...]]:
         """The extended part of the response code, and the errors, of the additional section's OPT record."""

@@ -6,7 +6,8 @@ on. Content that fails between two chunks ends the transaction without LAST.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -44,53 +45,58 @@ class ChunkedUpload:
         self._reading: trio.CancelScope
         self._turn: trio.Event  # something is due, or everything was written
         self._written: trio.Event
-        self._failure: PeerError | None
+        self._failure: PeerError | None = None
 
     async def run(self, action: SendChunks) -> None:
         """Write, read and fold until nothing is due. Raises PeerError."""
-        if self._content.size - self._offset <= AT_ONCE:
-            await self._run_in_turn(action)
-            whole = not self._wire.unwritable
+        if self._content.size - self._offset <= FIRST_CHUNK:
+            whole = await self._run_at_once(action.commands)
         else:
-            whole = await self._run_side_by_side(action)
+            whole = await self._run_side_by_side(partial(self._write_chunks, action))
         machine = self._wire.machine
         if machine.state is not State.CLOSING and not (whole and machine.synchronised()):
             machine.break_off()
 
-    async def _run_in_turn(self, action: SendChunks) -> None:
-        """All that is left in one write; nobody need read meanwhile."""
+    async def _run_at_once(self, commands: tuple[Command, ...]) -> bool:
+        """All that is left in one chunk: what the socket takes at once needs no reader beside the writer.
+
+        Whether everything has left.
+        """
         wire, transaction = self._wire, self._transaction
         try:
-            await self._write_at_once(action.commands)
+            octets = b"" if wire.unwritable else await self._last_chunk(commands)
         except StorageError as error:
             transaction.lost(str(error), Blame.LOCAL)
         except MessageError as error:
             transaction.unsendable(str(error))
-        while wire.machine.due and not transaction.finished:
-            exchange = await wire.await_exchange()
-            if wire.unwritable and _answers_content(exchange):
-                raise _not_left()
-            self._fold(exchange)
+        else:
+            patience = wire.pace.patience_with(len(octets))
+            rest = await wire.write_now(octets, Phase.DOT, patience)
+            if rest is not None and len(rest) > AT_ONCE:
+                return await self._run_side_by_side(partial(wire.write_rest, rest, Phase.DOT, patience))
+            if rest is not None:
+                await wire.write_rest(rest, Phase.DOT, patience)
+            while wire.machine.due and not transaction.finished:
+                self._take(await wire.await_exchange())
+        return not wire.unwritable
 
-    async def _write_at_once(self, commands: tuple[Command, ...]) -> None:
-        """Raises StorageError, MessageError, PeerError."""
-        wire, machine = self._wire, self._wire.machine
-        if wire.unwritable:
-            return
-        octets = await self._next_chunk(AT_ONCE)
+    async def _last_chunk(self, commands: tuple[Command, ...]) -> bytes:
+        """The commands, and all that is left behind them. Raises StorageError, MessageError, PeerError."""
+        machine = self._wire.machine
+        octets = await self._next_chunk(FIRST_CHUNK)
         announcement = BdatLast(len(octets))
         machine.check_in_step(Phase.DOT)
         pieces = [machine.send(command) for command in (*commands, announcement)]
         pieces.append(machine.send_octets(octets))
         self._transaction.dot_handed_over()
-        await wire.write_content(b"".join(pieces), Phase.DOT)
+        return b"".join(pieces)
 
-    async def _run_side_by_side(self, action: SendChunks) -> bool:
+    async def _run_side_by_side(self, writing: Callable[[], Awaitable[None]]) -> bool:
         """A writer, and beside it the reader; whether everything that was announced has left."""
         self._reading, self._failure = trio.CancelScope(), None
         self._turn, self._written = trio.Event(), trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write, action)
+            nursery.start_soon(self._write, writing)
             await self._read()
             nursery.cancel_scope.cancel()
         failure: PeerError | None = self._failure
@@ -135,7 +141,7 @@ class ChunkedUpload:
 
     def _take(self, exchange: Exchange) -> None:
         if (self._failure or self._wire.unwritable) and _answers_content(exchange):
-            raise _not_left()
+            raise MalformedReply("an answer to content that had not left")
         if not self._transaction.finished:
             self._fold(exchange)
 
@@ -148,9 +154,9 @@ class ChunkedUpload:
     def _patience(self, phase: Phase) -> float:
         return LAST_WORDS if self._wire.unwritable else self._wire.patience(phase)
 
-    async def _write(self, action: SendChunks) -> None:
+    async def _write(self, writing: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._write_chunks(action)
+            await writing()
         except StorageError as error:
             self._transaction.lost(str(error), Blame.LOCAL)
             self._reading.cancel()
@@ -218,7 +224,3 @@ class ChunkedUpload:
 
 def _answers_content(exchange: Exchange) -> bool:
     return exchange.phase is Phase.DOT and (exchange.reply.positive or exchange.reply.intermediate)
-
-
-def _not_left() -> MalformedReply:
-    return MalformedReply("an answer to content that had not left")

@@ -23,12 +23,13 @@ from deliver.errors import PeerError
 from deliver.message import Content, Recipient
 from deliver.net.arrived import has_arrived
 from deliver.net.chunks import LAST_WORDS, ChunkedUpload
+from deliver.net.folding import Folding, Journal as Journal
 from deliver.net.ledger import EARLY, Ledger
 from deliver.net.maildata import MailData
 from deliver.net.pace import MIN_RATE, Pace
 from deliver.net.prompt import PromptStream
 from deliver.net.tlsstream import TlsStream
-from deliver.outcome import Delivered, Outcome, Phase
+from deliver.outcome import Outcome, Phase
 from deliver.settings import Timeouts
 from deliver.smtp.client import ClientMachine, Exchange, Lost, State, TimedOut
 from deliver.smtp.command import Command, Ehlo, Helo, LocalMisuse, Quit, Rset, StartTls
@@ -39,12 +40,11 @@ from deliver.smtp.transaction import AwaitReply, Done, SendChunks, SendCommands,
 
 CHUNK = 64 * 1024  # octets read at once
 FEW = 1024  # octets of a flight that every socket takes at once: no reader is needed beside the writer
-NOW = 16 * 1024  # octets that are offered to the socket before anything waits
+NOW = 16 * 1024  # octets of a write that is tried at once: one after the other they must not starve the rest
 CLOSING = 1.0  # seconds for an orderly end of the stream
 
 REUSABLE = frozenset({State.READY, State.ENVELOPE, State.CHUNKS})
 
-Journal = Callable[[tuple[Recipient, ...], Delivered], None]
 Fold = Callable[[Exchange], None]
 
 _log = logging.getLogger("outrider.delivery")
@@ -152,7 +152,7 @@ class Wire:
         awaited. When cancelled, ask the transaction for its outcomes. With `early` EHLO leaves in front of
         the transaction, whose first commands do not wait for its answer.
         """
-        fold = _Fold(transaction, on_dot_reply, early)
+        fold = Folding(transaction, on_dot_reply, early)
         self.pace.begin(content.size)
         try:
             with self._whole:
@@ -322,36 +322,47 @@ class Wire:
         """
         if self.unwritable:
             return
+        rest = await self.write_now(octets, phase, patience) if len(octets) <= NOW else octets
+        if rest is not None:
+            await self.write_rest(rest, phase, patience)
+
+    async def write_now(self, octets: bytes, phase: Phase, patience: float | None = None) -> bytes | None:
+        """Write what leaves without waiting; what is left for `write_rest`, None if there is nothing.
+
+        Raises TimedOut where no time is left.
+        """
+        if self.unwritable:
+            return None
         await trio.lowlevel.checkpoint_if_cancelled()
         if patience is not None and patience <= 0:
             raise self.timed_out(phase, patience)
+        stream = self.stream
         try:
-            rest = self._after_writing_now(octets) if len(octets) <= NOW else octets
-            if rest is None:
-                return
-            patience = self.patience(phase) if patience is None else patience
-            with trio.move_on_after(patience):
+            if type(stream) is PromptStream:
+                sent = stream.send_now(octets)
+                return octets[sent:] if sent < len(octets) else None
+            return stream.send_now(octets) if type(stream) is TlsStream else octets
+        except trio.BrokenResourceError as error:
+            self._not_read_any_more(phase, error)
+            return None
+
+    async def write_rest(self, rest: bytes, phase: Phase, patience: float | None = None) -> None:
+        """Write what `write_now` has left, b"" where only TLS has some octets of its own. Raises TimedOut."""
+        patience = self.patience(phase) if patience is None else patience
+        with trio.move_on_after(patience):
+            try:
                 if rest or not isinstance(self.stream, TlsStream):
                     await self.stream.send_all(rest)
                 else:
                     await self.stream.flush()
-                return
-        except trio.BrokenResourceError as error:
-            self.unwritable = True
-            _log.debug("writing %s: %s", phase.value, _reason(error))
+            except trio.BrokenResourceError as error:
+                self._not_read_any_more(phase, error)
             return
         raise self.timed_out(phase, patience)
 
-    def _after_writing_now(self, octets: bytes) -> bytes | None:
-        """What is left for `send_all` after the socket took what it takes without waiting; None: nothing.
-
-        b"" where TLS has its own octets left, for `flush`.
-        """
-        stream = self.stream
-        if type(stream) is PromptStream:
-            sent = stream.send_now(octets)
-            return octets[sent:] if sent < len(octets) else None
-        return stream.send_now(octets) if type(stream) is TlsStream else octets
+    def _not_read_any_more(self, phase: Phase, error: trio.BrokenResourceError) -> None:
+        self.unwritable = True
+        _log.debug("writing %s: %s", phase.value, _reason(error))
 
     def patience(self, phase: Phase) -> float:
         """The deadline of a reply in seconds from now, see `deliver.net.pace`."""
@@ -383,31 +394,6 @@ class _Whole:
     ) -> None:
         if kind is not None:
             self._machine.break_off()
-
-
-class _Fold:
-    """Gives a reply to the transaction and the journal; no checkpoint may come between reading and this."""
-
-    def __init__(self, transaction: Transaction, on_dot_reply: Journal, early: EarlyHello | None) -> None:
-        self._transaction = transaction
-        self._on_dot_reply = on_dot_reply
-        self._early = early
-
-    def __call__(self, exchange: Exchange) -> None:
-        if exchange.phase in (Phase.BANNER, Phase.EHLO):
-            assert self._early is not None, "a greeting or EHLO inside a transaction that did not send it"
-            self._early.got(exchange)
-            return
-        delivered = self._transaction.got(exchange)
-        if delivered:
-            try:
-                outcome = self._transaction.delivered
-                assert outcome is not None, "somebody was delivered to"
-                self._on_dot_reply(delivered, outcome)
-            except (
-                Exception
-            ):  # the message is delivered whatever the journal says; the outcome is settled later
-                _log.exception("the journal of deliveries failed")
 
 
 def _reason(error: BaseException) -> str:

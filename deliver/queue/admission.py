@@ -24,19 +24,23 @@ class Permits:
     held: list[tuple[Key, ...]] = field(default_factory=list)
     _taken: Counter[str] = field(default_factory=Counter)
     _taken_sites: Counter[str] = field(default_factory=Counter)
+    _full: set[str] = field(default_factory=set)  # sites that will take no more, at this look
     _places: Counter[Key] = field(default_factory=Counter)
 
     def opens_at(self, domain: str) -> float:
         """See `deliver.queue.claiming.Admission`."""
         lanes = self.lanes
+        site = lanes.site(domain)
+        if site in self._full:
+            return math.inf
         if not self._taken_sites:
             moment = lanes.opens_at(domain)
         else:
-            moment = lanes.opens_at(
-                domain, self._taken.get(domain, 0), self._taken_sites.get(lanes.site(domain), 0)
-            )
+            taken = self._taken_sites.get(site, 0)
+            moment = lanes.opens_at(domain, self._taken.get(domain, 0), taken)
+            if moment == math.inf == lanes.site_opens_at(site, taken):
+                self._full.add(site)
         if self.throttle.limited:
-            site = lanes.site(domain)
             moment = max(moment, self.throttle.opens_at(self.throttle.subject(domain, site), self._places))
         return max(moment, self.holds[domain]) if domain in self.holds else moment
 

@@ -117,13 +117,13 @@ def claim(
         return math.inf if domain in passed else admission.opens_at(domain)
 
     survey = survey or due.Survey()
-    turn: list[tuple[str, str]] = []
+    known: list[str] = []  # when all was looked through: those that may be open still
     while len(claims) < limit:
         wanted = limit - len(claims)
         if domains is not None:
             turn = due.due_among(conn, now, tuple(domains), opens_at, wanted)
         elif survey.whole and conn.dialect.name == ALONE:  # what was closed then is closed now
-            turn = _open_again(conn, now, turn, passed, admission, survey)[:wanted]
+            turn = _open_again(conn, now, known, passed, admission, survey)[:wanted]
         else:
             turn = due.due_domains(conn, now, opens_at, wanted, line, survey)
         if not turn:
@@ -134,33 +134,38 @@ def claim(
         passed.update(domain for domain, first in found.items() if first is None)
         claims += taking.lease_all(found.values())
         due.note_all_served(conn, served, now)
-    else:
-        survey.whole = False  # there may be more
+        behind = {
+            domain for domain, _ in turn
+        }  # these were looked at now, and are closed unless they were found
+        known = [*found, *[domain for domain in known if domain not in behind]]
+        survey.opening = min(survey.opening, taking.opening)
+    if len(claims) >= limit or conn.dialect.name != ALONE:
+        survey.whole = False  # there may be more, or others have changed it
     return tuple(claims)
 
 
 def _open_again(
     conn: Connection,
     now: float,
-    turn: list[tuple[str, str]],
+    known: list[str],
     passed: set[str],
     admission: Admission,
     survey: due.Survey,
 ) -> list[tuple[str, str]]:
-    """Those of the last turn that have more and are open still, in the order of their next turn."""
+    """Those of the known domains that have more and are open still, in the order of their next turn."""
     found = []
-    for domain, last_sender in due.due_again(conn, now, [domain for domain, _ in turn]):
+    for domain, last_sender in due.due_again(conn, now, known):
         opens = admission.opens_at(domain)
         if opens <= now and domain not in passed:
             found.append((domain, last_sender))
         else:
-            survey.opening = min(survey.opening, opens)
+            survey.opening = min(survey.opening, max(now, opens))
     return found
 
 
 @dataclass(slots=True)
 class _Taking:
-    """What one call of `claim` goes by, and how much it has `held`."""
+    """What one call of `claim` goes by, how much it has `held`, and when the first closed domain opens."""
 
     conn: Connection
     now: float
@@ -171,6 +176,7 @@ class _Taking:
     rules: tuple[Rule, ...]
     append: Append
     held: int = 0
+    opening: float = math.inf
 
     def one_of_each(self, turn: list[tuple[str, str]]) -> tuple[dict[str, Found | None], list[Served]]:
         """For each domain that may go now its next message, None if nothing of it may; and who was served."""
@@ -178,9 +184,11 @@ class _Taking:
         served: list[Served] = []
         for start in range(0, len(turn), AT_ONCE):
             some = turn[start : start + AT_ONCE]
-            first = self._heads([domain for domain, _ in some if self.admission.opens_at(domain) <= self.now])
+            if start:  # a site may have filled up since the turn was found
+                some = [each for each in some if self._is_open(each[0])]
+            first = self._heads([domain for domain, _ in some])
             for domain, last_sender in some:
-                if self.admission.opens_at(domain) > self.now:  # what the domains before it took
+                if not self._is_open(domain):  # what the domains before it took
                     continue
                 if not self.admission.reserve(domain):
                     found[domain] = None
@@ -188,6 +196,12 @@ class _Taking:
                 found[domain], sender = self._next_of(domain, last_sender, first.get(domain))
                 served.append((domain, sender))
         return found, served
+
+    def _is_open(self, domain: str) -> bool:
+        opens = self.admission.opens_at(domain)
+        if self.now < opens < self.opening:
+            self.opening = opens
+        return opens <= self.now
 
     def _heads(self, domains: list[str]) -> dict[str, Any]:
         try:

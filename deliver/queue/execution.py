@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 from sqlalchemy import Connection
@@ -74,26 +74,22 @@ class Ended:
     @property
     def again(self) -> float:
         """When a recipient is due again (epoch seconds), inf for never."""
-        due = (each.next_attempt for each in self.settlements if each.next_attempt is not None)
-        return min(due, default=math.inf)
+        due = [each.next_attempt for each in self.settlements if each.next_attempt is not None]
+        return min(due) if due else math.inf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Watched:
-    """Content that tells when it is read: octets on their way are progress."""
+    """Content that counts how often it is read: octets on their way are progress. `size` in octets."""
 
     content: Content
-    noticed: Callable[[], None]
+    size: int
+    reads: int = 0
 
-    @property
-    def size(self) -> int:
-        """Octets altogether."""
-        return self.content.size
-
-    async def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int) -> Coroutine[Any, Any, bytes]:
         """See `deliver.message.Content`."""
-        self.noticed()
-        return await self.content.read(offset, length)
+        self.reads += 1
+        return self.content.read(offset, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +126,9 @@ class Execution:
                 if content is None:
                     result = conclusion.without_content(claim.recipients)
                 else:
-                    read = _Counter()
-                    watched = Watched(content, read.count)
+                    watched = Watched(content, content.size)
                     attempt = self.begin(claim, watched, partial(self._note, claim, journalled))
-                    self.silent.begin(claim, self.silence, partial(_progress, attempt, read), scope)
+                    self.silent.begin(claim, self.silence, partial(_progress, attempt, watched), scope)
                     await attempt.run()
             if scope.cancelled_caught and trio.current_time() >= scope.deadline:
                 log.error(
@@ -225,6 +220,8 @@ class Execution:
             return ()
 
     def _decide(self, claim: Claim, result: AttemptResult) -> tuple[Settlement, ...]:
+        if all(isinstance(outcome, Delivered) for _, outcome in result.outcomes):  # as nearly always
+            return tuple([Settlement(recipient, outcome) for recipient, outcome in result.outcomes])
         now = self.clock.now()
         waited = {
             recipient.ordinal: seconds
@@ -276,13 +273,5 @@ class Execution:
         return None
 
 
-@dataclass(slots=True)
-class _Counter:
-    value: int = 0
-
-    def count(self) -> None:
-        self.value += 1
-
-
-def _progress(attempt: Attempt, read: _Counter) -> tuple[int, int]:
-    return attempt.progress(), read.value
+def _progress(attempt: Attempt, watched: Watched) -> tuple[int, int]:
+    return attempt.progress(), watched.reads

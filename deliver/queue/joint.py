@@ -27,7 +27,7 @@ from deliver.queue.statement import Statement
 from deliver.queue.store import Settled
 from deliver.sqlrun import Joint, OneByOne
 from events.catalogue import Event
-from events.outbox import Append, appending
+from events.outbox import Append, Appending, appending
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Accept(Joint[None]):
         store.ACCEPT_MESSAGE.change_each(conn, messages)
         store.ACCEPT_RECIPIENT.change_each(conn, recipients)
         due.note_due_each(conn, dues)
-        _append(conn, writes[0].append, ((each.envelope.id, each.events) for each in writes))
+        _common(writes).each(conn, [(each.envelope.id, each.events) for each in writes])
         return [None] * len(writes)
 
 
@@ -144,8 +144,8 @@ def _settle_plain(conn: Connection, writes: Sequence[Settle]) -> dict[int, tuple
         over = last
     else:
         over = {name: each for name, each in last.items() if _IS_COMPLETE.scalar(conn, of=name)}
-    append = writes[0].append
-    _append(conn, append, ((each.claim.envelope.id, _events(each, over)) for each in writes))
+    append = _common(writes)
+    append.each(conn, [(each.claim.envelope.id, _events(each, over)) for each in writes])
     ended = {each.claim.attempt_id: _spool_files(each.claim) for each in over.values()}
     for name, each in last.items():
         if name not in over:  # recipients are open, or the sender is owed something about another one
@@ -166,8 +166,12 @@ def _spool_files(claim: Claim) -> tuple[str, ...]:
     return (claim.spool_name,) if claim.spool_name else ()
 
 
-def _append(conn: Connection, append: Append, told: Iterable[tuple[str | None, Iterable[Event]]]) -> None:
-    appending(append).each(conn, told)
+def _common(writes: Sequence[Accept] | Sequence[Settle]) -> Appending:
+    """What appends the events of all. Raises OneByOne where that differs."""
+    append = writes[0].append
+    if any(each.append != append for each in writes):
+        raise OneByOne
+    return appending(append)
 
 
 # `store.complete` in one statement, for messages about which nothing is owed.

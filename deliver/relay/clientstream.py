@@ -126,8 +126,8 @@ class ClientStream:
 
     async def linger(self, why: str, *, secured: bool, said_quit: bool) -> None:
         """Let the client read our last words: octets left unread would reset the connection before that."""
-        if said_quit and isinstance(self.stream, PromptStream) and not self.stream.arrived():
-            return  # nothing is unread, nor will be: it has said all it had to say
+        if said_quit and isinstance(self.stream, PromptStream) and _nothing_unread(self.stream):
+            return  # nor will anything be: it has said all it had to say
         with trio.move_on_after(CLOSING):
             if secured:
                 await self.stream.aclose()
@@ -153,3 +153,13 @@ class ClientStream:
         self.timekeeper.expect(until)
         if self.timekeeper.left:
             self.keep_own_time()
+
+
+def _nothing_unread(stream: PromptStream) -> bool:
+    """Whether the client has sent nothing more, or closed its side; what it did send is thrown away."""
+    try:
+        return not stream.socket.recv(READ_SIZE)
+    except BlockingIOError:
+        return True
+    except OSError:  # for who reads on
+        return False

@@ -98,11 +98,10 @@ class Meter:
 
     def observe(self, metric: str, seconds: float) -> None:
         """Add to a histogram."""
-        place = bisect_left(SECONDS, seconds)
-        limit = "+Inf" if place == len(SECONDS) else str(SECONDS[place])
+        limit = _LIMITS[bisect_left(SECONDS, seconds)]
         with self._lock:
-            self._add(metric, _key({"le": limit}))
-            self._add(metric, _key({"part": SUM}), seconds)
+            self._add(metric, limit)
+            self._add(metric, _TOTAL, seconds)
 
     def tell(self, events: Iterable[Event]) -> None:
         """Count what the events of the catalogue say."""
@@ -229,6 +228,10 @@ def _key(labels: Mapping[str, str]) -> str:
 @lru_cache(maxsize=1024)
 def _key_of(labels: tuple[tuple[str, str], ...]) -> str:
     return json.dumps(sorted(labels), separators=(",", ":"))
+
+
+_LIMITS: Final = (*(_key({"le": str(each)}) for each in SECONDS), _key({"le": "+Inf"}))
+_TOTAL: Final = _key({"part": SUM})
 
 
 # What events say

@@ -79,7 +79,7 @@ class Testimony:
             "lookup_dnssec_authenticated": "yes" if secure else "no",
             "connection_reused": 0,
         }
-        self.levels[host, address] = policy.level
+        self.levels[host, address] = str(policy.level)
         return Connection(self, policy, fields, self.now())
 
     def no_route(self, refusal: NoHost) -> None:
@@ -214,7 +214,7 @@ class Connection:
             "lookup_dnssec_authenticated": "yes" if secure else "no",
             "connection_reused": 1,
         }
-        testimony.levels[str(fields["host"]), str(fields["host_address"])] = policy.level
+        testimony.levels[str(fields["host"]), str(fields["host_address"])] = str(policy.level)
         other = Connection(testimony, policy, fields, self._began)
         other._tls = self._tls.copy()
         other._announced = self._announced
@@ -278,7 +278,7 @@ class Connection:
             "tls_version": handshake.version,
             "tls_cipher": handshake.cipher,
             "tls_group": handshake.group,
-            "tls_level": self._policy.level,
+            "tls_level": str(self._policy.level),
             "tls_required": int(self._policy.required),
             "tls_out_sni": self._policy.sni,
             "tls_out_resumption": int(resumption),

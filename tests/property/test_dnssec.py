@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import dns.exception
 import dns.message
 import dns.name
 import dns.rdatatype
@@ -15,6 +14,7 @@ from deliver.dnssec.anchors import parse
 from deliver.dnssec.chain import judge
 from deliver.dnssec.evidence import Security
 from deliver.dnssec.keys import KeyCache
+from deliver.dnssec.response import MalformedResponse, read_response
 from deliver.dnssec.verdict import Ask, Failure, Judged, Reply
 from tests.unit.dnssec.lab import NOW, Lab, ask, lab
 from tests.zoo.denial import Nsec3
@@ -58,9 +58,9 @@ def world() -> Lab:
 def said(judged: Judged) -> tuple[object, ...]:
     """What a caller would act on."""
     records = judged.records
-    data = None if records is None else (records.name, records.rdtype, {r.to_digestable() for r in records})
+    data = None if records is None else (records.name, records.rdtype, frozenset(records.canonical))
     aliases = tuple((alias.owner, alias.target) for alias in judged.aliases)
-    return judged.absence, aliases, repr(data) if data is None else (data[0], data[1], frozenset(data[2]))
+    return judged.absence, aliases, data
 
 
 @functools.cache
@@ -72,7 +72,7 @@ def truth(text: str) -> tuple[object, ...]:
 
 @functools.cache
 def wire(question: Ask) -> bytes:
-    reply = world().reply(question)
+    reply = world().message(question)
     assert not isinstance(reply, Failure)
     return reply.to_wire(max_size=65535)
 
@@ -80,9 +80,9 @@ def wire(question: Ask) -> bytes:
 def parsed(octets: bytes) -> Reply:
     """As a transport would: what cannot be parsed is no reply."""
     try:
-        return dns.message.from_wire(octets)
-    except (dns.exception.DNSException, ValueError, NotImplementedError) as error:
-        return Failure(type(error).__name__)
+        return read_response(octets)
+    except MalformedResponse as error:
+        return Failure(str(error))
 
 
 def run(text: str, altered: dict[int, bytes], cache: KeyCache | None = None) -> Judged:

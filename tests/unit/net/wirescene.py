@@ -66,6 +66,17 @@ class Server:
         self.got += head + found
         return head + found
 
+    async def read(self, size: int) -> bytes:
+        """So many octets; fewer at the end of the stream."""
+        while len(self._unread) < size:
+            data = await self.stream.receive_some()
+            if not data:
+                break
+            self._unread += data
+        head, self._unread = self._unread[:size], self._unread[size:]
+        self.got += head
+        return head
+
     async def open(self) -> None:
         await self.say(HELLO)
         await self.read_until(b"\r\n")

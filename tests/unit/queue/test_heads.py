@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
+import pytest
 from hypothesis import Phase, given, settings, strategies as st
-from sqlalchemy import select, text, update
+from sqlalchemy import delete, select, text, update
 
-from deliver.queue import claiming, freeze, schema
+from deliver.queue import claiming, due, freeze, schema
 from deliver.queue.admission import Permits
 from deliver.queue.heads import heads
 from deliver.queue.lanes import Feedback, Lanes, Terms
 from deliver.queue.schema import State, attempt, destination, message, recipient
 from deliver.queue.throttle import Limit, Rate, Throttle
 from deliver.sqlrun import Database
-from tests.unit.queue.values import NOW, RETRY, Recorder, accept
+from tests.unit.queue.values import NOW, RETRY, Recorder, accept, claim
 
 DOMAINS = tuple(f"d{number:02}.example" for number in range(10))
 SENDERS = ("ann@a.example", "bulk@a.example", "zoe@a.example", None)
@@ -23,16 +25,16 @@ mails = st.lists(
     st.tuples(
         st.lists(st.sampled_from(DOMAINS), min_size=1, max_size=4),
         st.sampled_from(SENDERS),
-        st.sampled_from([NOW - 7200.0, NOW - 60.0, NOW, NOW + 60.0]),  # due
+        st.sampled_from([NOW - 7200.0, NOW - 60.0, NOW, NOW, NOW + 30.0, NOW + 60.0, NOW + 90.0]),  # due
         st.sampled_from(["", "", "", "", "notify = 'X'", "local_part = CAST(x'ff61' AS TEXT)"]),
     ),
-    max_size=25,
+    max_size=40,
 )
 limits = st.sampled_from(
     [(), (Limit("sender", ("bulk@*",), Rate.of(1, 60.0, 1)),), (Limit("domain", at_a_time=1),)]
 )
 rules = st.sampled_from([None, ("sender", "ann@a.example"), ("sender", "<>"), ("domain", "d03.example")])
-TERMS = Terms(start=2, per_domain=2)
+TERMS = Terms(start=3, per_domain=3)
 
 
 def fill(conn, queue, rule, last_senders):
@@ -58,14 +60,28 @@ def claimed(queue, rule, limit, last_senders, most):
     lanes.end("d01.example", lanes.begin("d01.example"), Feedback.GOOD, "site", started=NOW, now=NOW)
     lanes.end("d02.example", lanes.begin("d02.example"), Feedback.GOOD, "site", started=NOW, now=NOW)
 
+    lanes.end("d04.example", lanes.begin("d04.example"), Feedback.UNREACHABLE, None, started=NOW - 9, now=NOW)
+
     def run(conn):
         fill(conn, queue, rule, last_senders)
         found = []
         for now in (NOW, NOW + 61):
             permits = Permits(lanes, Throttle(limit), now)
+            survey = due.Survey()
             claims = claiming.claim(
-                conn, now=now, limit=most, lease=99.0, retry=RETRY, admission=permits, append=events
+                conn,
+                now=now,
+                limit=most,
+                lease=99.0,
+                retry=RETRY,
+                admission=permits,
+                append=events,
+                survey=survey,
             )
+            if survey.whole:
+                moment = due.next_after(conn, now, permits.opens_at, survey.opening)
+                expected = due.next_due(conn, permits.opens_at)
+                assert moment == expected or max(moment or math.inf, expected or math.inf) <= now
             found.append([dataclasses.astuple(each) for each in claims])
             found.append([each.content for each in claims])
         conn.connection.driver_connection.text_factory = lambda octets: octets.decode("utf-8", "replace")
@@ -90,12 +106,11 @@ def claimed(queue, rule, limit, last_senders, most):
 )
 def test_a_claim_is_the_same_with_and_without_them(queue, rule, limit, last_senders, most):
     together = claimed(queue, rule, limit, last_senders, most)
-    one_by_one, claiming.heads = claiming.heads, lambda conn, domains, now: {}
-    try:
-        alone = claimed(queue, rule, limit, last_senders, most)
-    finally:
-        claiming.heads = one_by_one
-    assert together == alone
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claiming, "heads", lambda conn, domains, now: {})
+        patch.setattr(claiming, "ALONE", "no database")
+        one_by_one = claimed(queue, rule, limit, last_senders, most)
+    assert together == one_by_one
 
 
 def test_heads_are_of_the_domains_that_are_asked_for(conn):
@@ -110,3 +125,18 @@ def test_heads_are_of_the_domains_that_are_asked_for(conn):
     }
     assert {row.state for row in conn.execute(select(recipient.c.state))} == {State.QUEUED.value}
     assert heads(conn, DOMAINS, NOW - 1) == {}
+
+
+def test_attempts_that_begin_together_get_ids_that_were_never_used(conn):
+    used = set()
+    for turn in range(3):
+        for number in range(3):
+            accept(conn, f"m{turn}{number}", f"x@d{turn}{number}.example")
+        found = claim(conn)
+        ids = {each.attempt_id for each in found}
+        assert {row.id for row in conn.execute(select(attempt.c.id))} == ids
+        assert len(ids) == 3
+        assert not ids & used
+        used |= ids
+        conn.execute(delete(attempt))
+        conn.execute(delete(message))

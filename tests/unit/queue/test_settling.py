@@ -148,12 +148,12 @@ def test_a_company_that_is_under_way_takes_nobody_along(conn):
 
 
 def test_several_companies_of_one_transaction_each_get_their_own(conn):
-    made = []
+    made, events = [], Recorder()
     for name, outcome in (("m1", DELIVERED), ("m2", FAILED), ("m3", DELIVERED)):
         accept(conn, name, f"{name}@{name}.example")
         (claimed,) = claim(conn)
         settlement = store.Settlement(claimed.recipients[0], outcome, None)
-        write = joint.Settle(claimed, (settlement,), (), NOW, "[]", 0.0, Recorder())
+        write = joint.Settle(claimed, (settlement,), (), NOW, "[]", 0.0, events)
         made.append(settling.Member(None, claimed, None, write))
     companies = [Company(made[:2]), Company(), Company(made[2:])]
     settled = Company.together(conn, companies)
