@@ -59,6 +59,7 @@ from deliver.tls.policy import (
     floor_unknown,
     in_clear_text,
 )
+from deliver.unreached import temporary, unreached
 
 IN_7BIT = "no other host is left, and the message is not signed: it is sent in 7-bit text"
 LOOKUPS = 5  # hosts looked up at a time
@@ -398,27 +399,13 @@ class Attempt:
 
     def _without_contact(self) -> Outcome:
         """For a recipient that no session reached."""
-        if self._gave_up:
-            return Deferred(self._gave_up, Blame.LOCAL, Phase.CONNECT, enhanced=EnhancedCode(4, 4, 7))
-        if not self._refusals:
-            return Deferred("the attempt was interrupted", Blame.LOCAL, enhanced=EnhancedCode(4, 3, 2))
-        refusal = self._temporary_refusal or self._refusals[-1]
-        failed = Failed(refusal.why, Blame.DESTINATION, enhanced=EnhancedCode(*refusal.enhanced))
-        if self._by_settings and refusal.permanent:
-            return failed_for_now(
-                failed, "the settings name this server: mail waits until they or DNS are right"
-            )
-        return failed if refusal.permanent else Deferred(refusal.why, failed.blame, enhanced=failed.enhanced)
-
-    @property
-    def _temporary_refusal(self) -> NoHost | None:
-        return next((refusal for refusal in self._refusals if not refusal.permanent), None)
+        return unreached(self._refusals, self._gave_up, by_settings=self._by_settings)
 
     def _for_now(self, outcome: Outcome) -> Outcome:
         """A recipient whom a host that was not asked may take has not failed."""
         if not isinstance(outcome, Failed):
             return outcome
-        if self._temporary_refusal is not None:
-            return failed_for_now(outcome, self._temporary_refusal.why)
+        if (refusal := temporary(self._refusals)) is not None:
+            return failed_for_now(outcome, refusal.why)
         why = self._gave_up or self._rest or (None if self._over else "the attempt was interrupted")
         return outcome if why is None else failed_for_now(outcome, why)

@@ -2,7 +2,8 @@
 
     terms     what cannot be had afterwards: equal, or the message gets another session
     adopt     for another message: the vetoes are asked again, the certificate is judged again, under this
-              message's policy, at this moment; only then is it used
+              message's policy, at this moment; only then is it used. Of the same question within one second
+              (MOMENT) the answer still holds
     rest      nothing is due and another transaction may begin: it may wait for the next message
 
 Nothing is said to the server in between: the next MAIL follows the final reply (RFC 5321 3.3), after RSET

@@ -1,5 +1,7 @@
 """Content as BDAT chunks on a wire (RFC 3030): one writer, and beside it the one reader of all replies.
 
+Content that fits into one chunk, and that the socket takes at once, needs neither task.
+
 A refusal stops the next chunk; the one that was announced is written to its end, so that the session lives
 on. Content that fails between two chunks ends the transaction without LAST.
 """
@@ -24,7 +26,7 @@ from deliver.smtp.transaction import SendChunks, Transaction
 if TYPE_CHECKING:
     from deliver.net.wire import Wire
 
-AT_ONCE = 8 * 1024  # octets that any socket takes without waiting: no reader is needed beside the writer
+AT_ONCE = 8 * 1024  # octets that any socket takes soon: no reader is needed beside the writer
 PIECE = 64 * 1024  # octets per write, each with its own deadline
 LAST_WORDS = 5.0  # seconds for a server that does not read any more to say why, and for us to finish a chunk
 

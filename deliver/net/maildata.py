@@ -1,7 +1,8 @@
 """Content as mail data on a wire (RFC 5321 4.1.1.4): one writer, and beside it the one reader of the reply.
 
-An early refusal stops the content, and the connection is of no more use then: the server would take what we
-say next for content. Content that fails on the way ends the transaction without a dot.
+Content so small that any socket takes it soon is written first and answered then. An early refusal stops
+the content, and the connection is of no more use then: the server would take what we say next for content.
+Content that fails on the way ends the transaction without a dot.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Outside a transaction a failure raises: Lost, TimedOut (a Lost) or MalformedReply; all are PeerErrors. In
 `transact` they become outcomes, and so does content that cannot be read. A deadline is for a whole reply:
 single octets do not prolong it. Flights and content are written while replies are read, so that two full
-buffers never wait for each other (RFC 2920 3.1) and an early refusal stops the content.
+buffers never wait for each other (RFC 2920 3.1) and an early refusal stops the content; what the socket takes
+at once has left before anybody could wait, and is only followed by reading.
 
 After any failure, and after any cancellation, the machine is BROKEN: no late reply can be taken for another
 command's, and neither QUIT nor a dot is sent. Only the final dot's write counts as handing the message over;

@@ -46,6 +46,12 @@ def test_whether_the_next_server_reports_is_kept(path, known):
     assert noted.outcome.dsn_passed is bool(known)
 
 
+@pytest.mark.parametrize("text", ["2.0.0 für \u2028 Sie\n", "2.0.0 half a pair \udc80"])
+def test_any_text_of_a_reply_is_kept(path, text):
+    Journal(path).note(proof(1, text))
+    assert read(path) == (proof(1, text),)
+
+
 def test_a_record_of_an_earlier_version_is_read(path):
     body = b'{"attempt":7,"message":"m7","ordinals":[0],"code":250,"lines":["Ok"],"host":"","address":""}'
     path.parent.mkdir()
