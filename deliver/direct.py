@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
@@ -139,7 +140,15 @@ class Direct:
         assert self._nursery is not None, "not running"
         patience = PATIENCE if limit.deadline < math.inf else LONG_PATIENCE
         errand = _Errand(
-            self._agent, self._records, envelope, recipients, content, job, self._numbers, patience
+            self._agent,
+            self._records,
+            envelope,
+            recipients,
+            content,
+            job,
+            self._numbers,
+            patience,
+            in_company=lambda: len(self._under_way) > 1,
         )
         if self._interrupted:
             errand.interrupt()
@@ -182,8 +191,12 @@ class _Errand:
         job: Job | None,
         numbers: count[int],
         patience: float,
+        *,
+        in_company: Callable[[], bool],
     ) -> None:
+        """`in_company`: whether other messages are under way."""
         self._patience = patience
+        self._in_company = in_company
         self._agent = agent
         self._records = records
         self._envelope = envelope
@@ -274,7 +287,12 @@ class _Errand:
     async def _settle(self, leg: _Leg, result: AttemptResult) -> None:
         if self._records is not None:
             await self._records.settle(
-                self._job, leg.number, self._envelope, result.outcomes, result.trace.events
+                self._job,
+                leg.number,
+                self._envelope,
+                result.outcomes,
+                result.trace.events,
+                in_company=self._in_company(),
             )
         for recipient, outcome in result.outcomes:
             self._results[recipient.ordinal] = (outcome, result.trace)

@@ -33,6 +33,7 @@ from deliver.settings import Settings
 from events.actions import matcher
 from events.backlog import Backlog
 from events.catalogue import Event
+from events.outbox import Appending
 from events.shipper import Shipper
 
 ANSWERING = 5.0  # seconds for callers to be answered once their deliveries were ended
@@ -208,7 +209,7 @@ async def _behind(
         yield Doors(settings, digest, None, None, (), ())
         return
     backlog = Backlog(settings.events.backlog, matcher(event_actions(settings)))
-    records = await Records.open(settings, backlog.append, clock)
+    records = await Records.open(settings, Appending(backlog.append_each), clock)
     try:
         yield Doors(settings, digest, records, backlog, lmtp, handover)
     finally:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import sqlalchemy
 
@@ -25,16 +25,32 @@ from deliver.owner import is_alive, own_name
 from deliver.queue.journal import Journal, Proof, read as read_journal
 from deliver.settings import Settings
 from deliver.settled import Job, Opened
-from deliver.sqlrun import Sql
+from deliver.sqlrun import Joint, Sql
 from events import outbox
 from events.catalogue import Event
-
-if TYPE_CHECKING:
-    from deliver.queue.store import Append  # with the whole queue
+from events.outbox import Append
 
 PRUNE_EVERY = 3600.0  # seconds
+COMPANY = 0.05  # seconds that what others may share waits for them, at most
 
 _log = logging.getLogger("outrider.delivery")
+
+
+@dataclass(frozen=True, slots=True)
+class _Testimony(Joint[None]):
+    """Events of a message, to be put down."""
+
+    about: str
+    events: Sequence[Event]
+    append: Append
+
+    def __call__(self, conn: sqlalchemy.Connection) -> None:
+        self.append(conn, self.about, self.events)
+
+    @classmethod
+    def together(cls, conn: sqlalchemy.Connection, writes: Sequence[_Testimony]) -> Sequence[None]:
+        outbox.appending(writes[0].append).each(conn, [(each.about, each.events) for each in writes])
+        return [None] * len(writes)
 
 
 class Records:
@@ -96,19 +112,26 @@ class Records:
         envelope: Envelope,
         outcomes: Sequence[tuple[Recipient, Outcome]],
         events: Sequence[Event],
+        *,
+        in_company: bool = False,
     ) -> None:
-        """Outcomes and events, in one durable commit. Never raises an error of the tree."""
+        """Outcomes and events, in one durable commit. Never raises an error of the tree.
+
+        `in_company`: others end too, and may share it.
+        """
         now = self._clock.now()
+        testimony = _Testimony(envelope.id, events, self._append)
 
         def write(conn: sqlalchemy.Connection) -> None:
-            if job is not None:
-                settled.settle(
-                    conn, job=job, message_id=envelope.id, outcomes=outcomes, owner=self.owner, now=now
-                )
-            self._append(conn, envelope.id, events)
+            assert job is not None
+            settled.settle(
+                conn, job=job, message_id=envelope.id, outcomes=outcomes, owner=self.owner, now=now
+            )
+            testimony(conn)
 
+        patience = COMPANY if in_company else 0.0
         try:
-            await self.sql.write(write)
+            await self.sql.write(testimony if job is None else write, patience=patience, brief=True)
         except StorageError as error:
             _log.critical("%s: what became of it is not on record: %s", envelope.id, error)
             return
