@@ -2,9 +2,9 @@
 
 Writes run one batch at a time; those that arrive while a batch runs form the next one and share its fsync.
 
-- Statements of brief writes run on the loop's thread, only COMMIT in a worker's: a thread that executes
-  statements gives up the interpreter at each of them and fights for it with the loop, which costs more than
-  the statements do. Where they wait for the disk, or another process holds the file, batches run in a thread.
+- Statements of brief writes run on the loop's thread, only a COMMIT with fsync in a worker's: a thread that
+  executes statements gives up the interpreter at each of them and fights for it with the loop, which costs
+  more than they do. Where they wait for the disk, or another process holds the file, a thread runs them.
 - A durable write with patience waits for company, but never much longer than a COMMIT takes: where fsync is
   quick, waiting costs more than it saves.
 - A write that has started cannot be cancelled: its caller gets the value, and the cancellation at its next
@@ -133,17 +133,26 @@ class SqlRunner:
 
     async def _run(self, batch: list[Write[Any]]) -> None:
         """In one transaction; see the module's text for where."""
-        rest = self._commit if self._run_here(batch) else self._execute_and_commit
-        await trio.to_thread.run_sync(rest, batch, limiter=self._writer)
+        if not self._run_here(batch):
+            await trio.to_thread.run_sync(self._execute_and_commit, batch, limiter=self._writer)
+        elif any(write.durable for write in batch):
+            await trio.to_thread.run_sync(self._commit, batch, limiter=self._writer)
+        else:
+            await trio.lowlevel.checkpoint()  # it has been committed
 
     def _run_here(self, batch: list[Write[Any]]) -> bool:
-        """Run the statements at once, if they are few and nobody has to be waited for; whether they ran."""
+        """Run the statements at once, if they are few and nobody has to be waited for; whether they ran.
+
+        Where nothing has to be durable they are committed too.
+        """
         if len(batch) > HERE or not all(write.brief for write in batch):
             return False
         if trio.current_time() < self._slow_until:
             return False
         began, worked = time.perf_counter(), time.thread_time()
         ran = self._database.execute(batch, wait=False)
+        if ran and not any(write.durable for write in batch):
+            self._database.commit(batch)
         if time.perf_counter() - began - (time.thread_time() - worked) > WAITED:
             self._slow_until = trio.current_time() + SLOW_FOR
         return ran

@@ -12,7 +12,7 @@ import trio.testing
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
-from deliver import groupcommit
+from deliver import groupcommit, sqlrun
 from deliver.groupcommit import SqlRunner
 
 
@@ -169,3 +169,21 @@ async def test_a_brief_write_that_fails_does_not_fail_its_neighbours(runner, pat
         await runner.write(put(2), brief=True)
     assert len(raised) == 1
     assert await runner.read(numbers) == [1, 2]
+
+
+async def test_what_need_not_be_durable_is_committed_without_a_thread(runner, monkeypatch):
+    def in_a_thread(*args, **more):
+        raise AssertionError("a thread was asked for")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trio.to_thread, "run_sync", in_a_thread)
+        await runner.write(put(1), durable=False, brief=True)
+    assert await runner.read(numbers) == [1]
+
+
+async def test_only_durable_commits_move_the_wal_into_the_file(runner):
+    def pages(conn: Connection) -> int:
+        return int(conn.execute(text("PRAGMA wal_autocheckpoint")).scalar_one())
+
+    assert await runner.write(pages, durable=False, brief=True) == 0
+    assert await runner.write(pages, brief=True) == sqlrun.WAL_PAGES
