@@ -103,9 +103,9 @@ def contenders(workers: int) -> tuple[Contender, Contender]:
     return theirs, Contender("LMTP", ours, validating_resolver=False, settings=handed)
 
 
-def cores() -> int:
-    """One worker for each."""
-    return max(1, len(os.sched_getaffinity(0)))
+def processes() -> int:
+    """One for each second core, see conf/examples/lmtp.toml: Postfix needs the others."""
+    return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("bench lmtp")
     parser.add_argument("--scenario", default="domains", choices=tuple(SCENARIOS))
     parser.add_argument("--messages", type=int, default=MESSAGES, help="(default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=cores(), help="(default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=processes(), help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="(default: %(default)s)")
     options = parser.parse_known_args(arguments)[0]
     code = place.enter(arguments, "lmtp") if not place.inside() else None

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -252,8 +251,11 @@ class _Errand:
         journalled: dict[int, Delivered] = {}
         try:
             with leg.scope:
-                async with own or nullcontext():
+                if own is None:
                     await self._attempt(leg, turns, journalled)
+                else:
+                    async with own:
+                        await self._attempt(leg, turns, journalled)
         except Closed as closed:
             leg.last_call(str(closed))
         except Exception:  # a bug must cost this domain a deferral, not the others their outcome

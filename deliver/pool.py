@@ -26,7 +26,7 @@ from deliver.settings import Pool as Limits
 from events.catalogue import Event
 
 FAREWELL = 2.0  # seconds for QUIT on everything when the pool ends
-UNHEARD = 0.25  # seconds without a listener: where mail flows, sessions are taken before that
+UNHEARD = 1.5  # seconds without a listener: where mail flows, sessions are taken before that
 GLANCE = 0.001  # seconds
 ENDED = "the server ended the session"
 UNNEEDED = "not needed any more"
@@ -245,11 +245,12 @@ class SessionPool:
         """Until it is taken, the server speaks, its time is over, or the pool closes."""
         session, why = resting.session, UNNEEDED
         try:
+            listener.scope.deadline = resting.until
             with listener.scope:
-                with trio.move_on_at(resting.until):
-                    await session.overhear()
-                    why = ENDED
-                why = why if why == ENDED else "idle for long enough"
+                await session.overhear()
+                why = ENDED
+            if why != ENDED and trio.current_time() >= resting.until:
+                why = "idle for long enough"
         except BaseException:
             self._forget(resting)
             if not resting.taken:

@@ -17,7 +17,7 @@ import sqlalchemy
 from deliver import settled
 from deliver.errors import OutriderError, StorageError
 from deliver.groupcommit import SqlRunner
-from deliver.message import Envelope, Recipient
+from deliver.message import Envelope, MessageId, Recipient
 from deliver.net.clock import Clock
 from deliver.outbox import OUTBOX
 from deliver.outcome import Delivered, Outcome
@@ -31,25 +31,41 @@ from events.catalogue import Event
 from events.outbox import Append
 
 PRUNE_EVERY = 3600.0  # seconds
+FEW = 20  # recipients whose rows the loop's thread may write
 COMPANY = 0.05  # seconds that what others may share waits for them, at most
 
 _log = logging.getLogger("outrider.delivery")
 
 
 @dataclass(frozen=True, slots=True)
-class _Testimony(Joint[None]):
-    """Events of a message, to be put down."""
+class _Settlement(Joint[None]):
+    """What became of a message: outcomes, if its caller is known by a job, and events."""
 
-    about: str
+    job: Job | None
+    message_id: MessageId
+    outcomes: Sequence[tuple[Recipient, Outcome]]
     events: Sequence[Event]
+    owner: str
+    now: float  # seconds since the epoch
     append: Append
 
     def __call__(self, conn: sqlalchemy.Connection) -> None:
-        self.append(conn, self.about, self.events)
+        self.together(conn, (self,))
 
     @classmethod
-    def together(cls, conn: sqlalchemy.Connection, writes: Sequence[_Testimony]) -> Sequence[None]:
-        outbox.appending(writes[0].append).each(conn, [(each.about, each.events) for each in writes])
+    def together(cls, conn: sqlalchemy.Connection, writes: Sequence[_Settlement]) -> Sequence[None]:
+        """See `Joint.together`."""
+        for each in writes:
+            if each.job is not None:
+                settled.settle(
+                    conn,
+                    job=each.job,
+                    message_id=each.message_id,
+                    outcomes=each.outcomes,
+                    owner=each.owner,
+                    now=each.now,
+                )
+        outbox.appending(writes[0].append).each(conn, [(each.message_id, each.events) for each in writes])
         return [None] * len(writes)
 
 
@@ -91,6 +107,7 @@ class Records:
                 proofs=self._proofs,
             ),
             durable=False,
+            brief=len(envelope.recipients) <= FEW,
         )
 
     def note(
@@ -119,19 +136,12 @@ class Records:
 
         `in_company`: others end too, and may share it.
         """
-        now = self._clock.now()
-        testimony = _Testimony(envelope.id, events, self._append)
-
-        def write(conn: sqlalchemy.Connection) -> None:
-            assert job is not None
-            settled.settle(
-                conn, job=job, message_id=envelope.id, outcomes=outcomes, owner=self.owner, now=now
-            )
-            testimony(conn)
-
+        settlement = _Settlement(
+            job, envelope.id, outcomes, events, self.owner, self._clock.now(), self._append
+        )
         patience = COMPANY if in_company else 0.0
         try:
-            await self.sql.write(testimony if job is None else write, patience=patience, brief=True)
+            await self.sql.write(settlement, patience=patience, brief=len(outcomes) <= FEW)
         except StorageError as error:
             _log.critical("%s: what became of it is not on record: %s", envelope.id, error)
             return

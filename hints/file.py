@@ -71,6 +71,12 @@ PRUNED_BY_A_WRITE = 10_000
 PRUNE_PAUSE = 0.01  # seconds between two of them: a writer that waits asks again within 10 ms at first
 FREED_WHEN_FULL = 4  # a full file loses this part of each kind, the least recently seen
 
+# Written out: to build the statement for every new session costs more than SQLite does.
+_BEST = (
+    f"SELECT {', '.join(level_seen.c.keys())} FROM level_seen "  # noqa: S608  # nothing of anybody's is in it
+    "WHERE domain = ? AND host = ? AND expires > ? AND best_at > ?"
+)
+
 
 class HintsFile:
     """`max_size` in octets. Thread-safe; every method may block and raises only Unavailable."""
@@ -157,15 +163,10 @@ class HintsFile:
         )
 
     def _best(self, domain: str, host: str, now: float) -> str | None:
-        query = select(level_seen).where(
-            level_seen.c.domain == domain,
-            level_seen.c.host == host,
-            level_seen.c.expires > now,
-            level_seen.c.best_at > now - LEVEL_SEEN,
-        )
         with self._open(now)[1].connect() as conn:
-            found = self._believed([row._asdict() for row in conn.execute(query)])
-            rows = [row for row in found if self._valid(is_level_seen(row))]
+            found = conn.exec_driver_sql(_BEST, (domain, host, now, now - LEVEL_SEEN)).all()
+        believed = self._believed([dict(zip(level_seen.c.keys(), row, strict=True)) for row in found])
+        rows = [row for row in believed if self._valid(is_level_seen(row))]
         return str(rows[0]["best"]) if rows else None
 
     def _claim(

@@ -26,12 +26,11 @@ from types import TracebackType
 import trio
 
 from deliver.net.prompt import IN_A_ROW, PromptStream
-from deliver.tls.engine import PIECE, TlsEngine, TlsError
+from deliver.tls.engine import MAX_WRITE, PIECE, TlsEngine, TlsError
 from deliver.tls.verdict import Handshake
 
 CLOSE_PATIENCE = 1.0  # seconds for close_notify; a peer that does not read must not hold us
 ALERT_PATIENCE = 1.0  # seconds for the alert after a failed handshake
-MAX_SEND_STEP = PIECE
 
 
 class _State(Enum):
@@ -105,7 +104,7 @@ class TlsStream(trio.abc.Stream):
         self._facts: Handshake | None = None
         self._sending = _Exclusive("sending on")
         self._receiving = _Exclusive("receiving from")
-        self._handshaking = trio.Lock()
+        self._handshaking = _Turns()
         self._pulling = _Turns()
         self._pulls = 0
         self._out_order = _Turns()
@@ -144,28 +143,33 @@ class TlsStream(trio.abc.Stream):
 
     async def do_handshake(self) -> Handshake:
         """Finish the handshake and hold its last flight. Safe to repeat. Raises TlsError."""
-        async with self._handshaking:
-            if self._facts is not None:
-                return self._facts
-            self._check()
-            try:
-                await self._negotiate()
-            except TlsError:
-                await self._send_alert()
-                self.give_up()
-                raise
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                self.give_up()
-                if self._state is _State.CLOSED:
-                    raise
-                raise TlsError(
-                    "negotiating TLS", f"the connection was lost: {error}".rstrip(": "), truncated=True
-                ) from error
-            except BaseException:
-                self.give_up()
-                raise
-            self._facts = self._engine.facts()
+        await self._handshaking.take()
+        try:
+            if self._facts is None:
+                self._check()
+                self._facts = await self._shake_hands()
             return self._facts
+        finally:
+            self._handshaking.give()
+
+    async def _shake_hands(self) -> Handshake:
+        try:
+            await self._negotiate()
+        except TlsError:
+            await self._send_alert()
+            self.give_up()
+            raise
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.give_up()
+            if self._state is _State.CLOSED:
+                raise
+            raise TlsError(
+                "negotiating TLS", f"the connection was lost: {error}".rstrip(": "), truncated=True
+            ) from error
+        except BaseException:
+            self.give_up()
+            raise
+        return self._engine.facts()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send `data` (after the held flight). Raises trio.BrokenResourceError, ClosedResourceError."""
@@ -178,8 +182,8 @@ class TlsStream(trio.abc.Stream):
             rest = memoryview(data).cast("B")
             while rest:
                 with self._as_broken:
-                    self._engine.write(bytes(rest[:MAX_SEND_STEP]))
-                rest = rest[MAX_SEND_STEP:]
+                    self._engine.write(bytes(rest[:MAX_WRITE]))
+                rest = rest[MAX_WRITE:]
                 sent = await self._flush(with_held=True) or sent
             if not sent:
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -190,7 +194,7 @@ class TlsStream(trio.abc.Stream):
         Otherwise what is left for `send_all`, or b"" where only octets of ours are left, for `flush`.
         """
         transport = self.transport
-        if type(transport) is not PromptStream or self._facts is None or len(data) > MAX_SEND_STEP:
+        if type(transport) is not PromptStream or self._facts is None or len(data) > MAX_WRITE:
             return data
         with self._sending:
             self._check()
@@ -275,12 +279,20 @@ class TlsStream(trio.abc.Stream):
         try:
             if speak:
                 self._engine.close()
-                with trio.move_on_after(CLOSE_PATIENCE):
-                    await self._transmit(self._take(with_held=False))
+                await self._say_last(self._take(with_held=False))
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
             pass  # the peer is gone already
         finally:
             await self.transport.aclose()
+
+    async def _say_last(self, out: bytes) -> None:
+        """Within CLOSE_PATIENCE, of which nearly nobody needs any."""
+        transport = self.transport
+        if type(transport) is PromptStream and not self._out_order.taken:
+            out = out[transport.send_now(out) :]
+        if out:
+            with trio.move_on_after(CLOSE_PATIENCE):
+                await self._transmit(out)
 
     async def _negotiate(self) -> None:
         while True:

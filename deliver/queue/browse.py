@@ -172,7 +172,8 @@ def _listing(
 ) -> tuple[str, dict[str, object]]:
     """The statement and its values; where `recipient` alone decides, the rest is looked up for the page."""
     by = SORTS[sort]
-    met = conditions(selection, now)
+    walk = by.of_message and not selection.of_recipients
+    met = conditions(selection, now, by_state=not walk)
     values: dict[str, object] = {**met.values, "limit": limit}
     if not (by.of_message or selection.of_messages or selection.text is not None):
         page = f"SELECT {row_name} FROM recipient WHERE {met.sql} ORDER BY {by.sql} LIMIT :limit"  # noqa: S608 (names of ours)
@@ -180,7 +181,7 @@ def _listing(
     tables, where = _BOTH, met.sql
     if by.of_message:
         where = f"message.completed_at IS NULL AND {where}"  # the index has no others
-        if not selection.of_recipients:
+        if walk:
             # SQLite keeps the order of a CROSS JOIN: it walks the messages by their index and stops
             tables = "message CROSS JOIN recipient"
             where = f"message.id = recipient.message_id AND {where}"

@@ -30,8 +30,7 @@ CHANGES: Final = "changes"
 RETRIES: Final = "retries"  # those of them that ask for an attempt now
 GIVEN_UP: Final = EnhancedCode(5, 0, 0)
 _ENDED: Final = "a date that was given has come"
-# The function keeps databases from choosing an index on the state: all that is held may be much.
-_HELD: Final = func.coalesce(recipient.c.state, "") == State.HELD.value
+_HELD: Final = hold.is_in(State.HELD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,5 +290,5 @@ def _done(conn: Connection, keys: Sequence[Key], changed: int, *, held: int = 0,
 def _count(conn: Connection, keys: Sequence[Key], state: State) -> int:
     if not keys:
         return 0
-    query = select(func.count()).where(hold.is_one_of(keys), recipient.c.state == state.value)
+    query = select(func.count()).where(hold.is_one_of(keys), hold.is_in(state))
     return int(conn.execute(query).scalar_one())

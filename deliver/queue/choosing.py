@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from sqlalchemy import Connection, bindparam, select
 
-from deliver.queue.schema import State, recipient
+from deliver.queue.schema import is_queued, recipient
 from deliver.queue.statement import Statement
 
 MAX_HOPS: Final = 20  # senders without anything due, or with a limit, that are passed over for one claim
@@ -85,7 +85,7 @@ def _sender_behind(conn: Connection, domain: str, sender: str) -> str | None:
     return _FIRST_SENDER.scalar(conn, domain=domain) if found is None else str(found)
 
 
-_QUEUED: Final = (recipient.c.state == State.QUEUED.value, recipient.c.domain == bindparam("domain"))
+_QUEUED: Final = (is_queued(), recipient.c.domain == bindparam("domain"))
 DUE: Final = (*_QUEUED, recipient.c.next_attempt <= bindparam("now"))
 _SENDERS: Final = select(recipient.c.sender).where(*_QUEUED).order_by(recipient.c.sender).limit(1)
 _FIRST_SENDER: Final = Statement(_SENDERS)

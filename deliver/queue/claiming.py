@@ -25,9 +25,9 @@ from deliver.message import Envelope, Recipient
 from deliver.outcome import Place
 from deliver.queue import choosing, codec, due, freeze, schedule
 from deliver.queue.choosing import CROWDED as CROWDED, Admission as Admission
-from deliver.queue.found import UNREADABLE, Found, read
+from deliver.queue.found import UNREADABLE, Found, is_unreadable, read, why_unreadable
 from deliver.queue.heads import heads
-from deliver.queue.hold import Append, Key, set_aside
+from deliver.queue.hold import Append, Key, is_in, set_aside
 from deliver.queue.locking import ALONE, free_destinations
 from deliver.queue.misdated import IMPOSSIBLE, TOLERANCE
 from deliver.queue.rule import Rule
@@ -207,7 +207,7 @@ class _Taking:
         try:
             return heads(self.conn, domains, self.now)
         except (DBAPIError, sqlite3.Error) as error:
-            if not _is_unreadable(error):
+            if not is_unreadable(error):
                 raise
             return {}  # they are looked at one by one
 
@@ -234,11 +234,8 @@ class _Taking:
                 mail = _MESSAGE.first(self.conn, of=choice.message_id)
                 rule = freeze.rule_of_sender(self.rules, codec.sender_of(mail))
                 found = read(domain, mail, due_now)
-            except UNREADABLE as error:
-                self._set_aside(choice.message_id, domain, error)
-                continue
-            except (DBAPIError, sqlite3.Error) as error:
-                if not _is_unreadable(error):
+            except (*UNREADABLE, DBAPIError, sqlite3.Error) as error:
+                if not is_unreadable(error):
                     raise
                 self._set_aside(choice.message_id, domain, error)
                 continue
@@ -268,9 +265,10 @@ class _Taking:
 
     def _set_aside(self, message_id: str, domain: str, error: Exception) -> None:
         """Nobody's mail is to wait for one that cannot be read."""
-        why = f"its record in the queue cannot be read: {str(error) or type(error).__name__}"
+        why = why_unreadable(error)
         log.error("%s: held for %s: %s", message_id, domain, why)
-        self.held += max(1, set_aside(self.conn, message_id, domain, why, self.now, self.append))
+        of_domain = recipient.c.domain == domain
+        self.held += max(1, set_aside(self.conn, message_id, of_domain, why, self.now, self.append))
 
     def lease_all(self, found: Iterable[Found | None]) -> list[Claim]:
         """Put on record that an attempt begins for each of these."""
@@ -346,15 +344,14 @@ class _Taking:
         return replace(envelope, received_at=self.now if first is None else float(first))
 
 
-def _is_unreadable(error: Exception) -> bool:
-    """Whether it is about the text in a row of SQLite, and not about the database."""
-    origin = error.orig if isinstance(error, DBAPIError) else error
-    return isinstance(origin, sqlite3.OperationalError) and str(origin).startswith("Could not decode")
-
-
 _DUE_OF_MESSAGE: Final = Statement(
     select(recipient)
-    .where(*choosing.DUE, recipient.c.message_id == bindparam("of"))
+    .where(
+        recipient.c.message_id == bindparam("of"),
+        is_in(State.QUEUED),
+        recipient.c.domain == bindparam("domain"),
+        recipient.c.next_attempt <= bindparam("now"),
+    )
     .order_by(recipient.c.ordinal)
     .limit(MAX_RECIPIENTS)
     .with_for_update(skip_locked=True)

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite
 
 from deliver.queue.locking import lock_destination
-from deliver.queue.schema import State, destination, recipient
+from deliver.queue.schema import destination, is_queued, recipient
 from deliver.queue.statement import Statement
 
 PAGE: Final = 200  # destinations that are looked at in one query, at most
@@ -243,7 +243,7 @@ def _place_in_turn(row: Any) -> tuple[float, float, str]:
 def _earliest() -> ScalarSelect[float | None]:
     return (
         select(func.min(recipient.c.next_attempt))
-        .where(recipient.c.state == State.QUEUED.value, recipient.c.domain == bindparam("of"))
+        .where(is_queued(), recipient.c.domain == bindparam("of"))
         .scalar_subquery()
     )
 

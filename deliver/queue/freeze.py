@@ -14,6 +14,8 @@ transaction.
 from __future__ import annotations
 
 import ipaddress
+import logging
+import sqlite3
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Final
@@ -32,13 +34,15 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
 from deliver.errors import UsageError
 from deliver.message import Mailbox
 from deliver.pattern import canonical, matches
-from deliver.queue.hold import Append, Key, clause, hold
+from deliver.queue.found import UNREADABLE, is_unreadable, why_unreadable
+from deliver.queue.hold import Append, Key, clause, hold, set_aside
 from deliver.queue.rule import Kind as Kind, Rule as Rule
-from deliver.queue.schema import State, freeze as table, message, recipient
+from deliver.queue.schema import freeze as table, is_queued, message, recipient
 from deliver.queue.selection import NULL_SENDER, name_matches, sent_by
 from deliver.queue.statement import Statement
 
@@ -49,12 +53,14 @@ _RULES: Final = Statement(select(table).order_by(table.c.id))
 _DUE_OF_DOMAIN: Final = Statement(
     select(recipient.c.message_id, recipient.c.ordinal)
     .where(
-        recipient.c.state == State.QUEUED.value,
+        is_queued(),
         recipient.c.domain == bindparam("domain"),
         recipient.c.next_attempt <= bindparam("now"),
     )
     .limit(bindparam("most", type_=Integer))
 )
+
+log = logging.getLogger("outrider.queue")
 
 
 def checked_pattern(kind: Kind, pattern: str) -> str:
@@ -142,9 +148,7 @@ def drop(conn: Connection, rule_ids: list[int]) -> None:
 
 def frozen(conn: Connection, rule: Rule, *, limit: int = CHUNK) -> list[Key]:
     """Queued recipients that the rule holds."""
-    query = select(recipient.c.message_id, recipient.c.ordinal).where(
-        recipient.c.state == State.QUEUED.value, _matches(rule)
-    )
+    query = select(recipient.c.message_id, recipient.c.ordinal).where(is_queued(), _matches(rule))
     return [Key(row[0], row[1]) for row in conn.execute(query.limit(limit))]
 
 
@@ -166,7 +170,37 @@ def due_of(conn: Connection, domain: str, now: float, limit: int = CHUNK) -> lis
 def hold_by(
     conn: Connection, rule: Rule, keys: list[Key], now: float, append: Append, *, wait: bool = True
 ) -> int:
-    """Hold these recipients in the name of the rule; returns how many."""
+    """Hold these recipients in the name of the rule; returns how many.
+
+    A message whose rows cannot be read is held with that reason, and not released with the others.
+    """
+    try:
+        return _hold_by(conn, rule, keys, now, append, wait)
+    except (*UNREADABLE, DBAPIError, sqlite3.Error) as error:
+        if not is_unreadable(error):
+            raise
+    by_message: dict[str, list[Key]] = {}
+    for key in keys:
+        by_message.setdefault(key.message_id, []).append(key)
+    return sum(_hold_readable(conn, rule, each, now, append, wait) for each in by_message.values())
+
+
+def _hold_readable(
+    conn: Connection, rule: Rule, keys: list[Key], now: float, append: Append, wait: bool
+) -> int:
+    """Those of one message."""
+    try:
+        return _hold_by(conn, rule, keys, now, append, wait)
+    except (*UNREADABLE, DBAPIError, sqlite3.Error) as error:
+        if not is_unreadable(error):
+            raise
+        why = why_unreadable(error)
+    log.error("%s: held: %s", keys[0].message_id, why)
+    these = recipient.c.ordinal.in_([key.ordinal for key in keys])
+    return set_aside(conn, keys[0].message_id, these, why, now, append)
+
+
+def _hold_by(conn: Connection, rule: Rule, keys: list[Key], now: float, append: Append, wait: bool) -> int:
     return hold(
         conn,
         keys,

@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Text, bindparam, exists, func, literal_column, select, type_coerce
 
 from deliver.queue.locking import ALONE
-from deliver.queue.schema import State, destination, message, recipient
+from deliver.queue.schema import destination, is_queued, message, recipient
 from deliver.queue.statement import Statement
 
 
@@ -36,7 +36,7 @@ def _heads() -> Statement:
     behind = (
         select(queued.c.sender)
         .where(
-            queued.c.state == State.QUEUED.value,
+            is_queued(queued),
             queued.c.domain == destination.c.domain,
             queued.c.sender > destination.c.last_sender,
         )
@@ -47,7 +47,7 @@ def _heads() -> Statement:
     )
     front = (
         select(first.c.sender)
-        .where(first.c.state == State.QUEUED.value, first.c.domain == destination.c.domain)
+        .where(is_queued(first), first.c.domain == destination.c.domain)
         .order_by(first.c.sender)
         .limit(1)
         .correlate(destination)
@@ -57,7 +57,7 @@ def _heads() -> Statement:
         select(literal_column("oldest.rowid"))
         .select_from(oldest)
         .where(
-            oldest.c.state == State.QUEUED.value,
+            is_queued(oldest),
             oldest.c.domain == destination.c.domain,
             oldest.c.sender == func.coalesce(behind, front),
             oldest.c.next_attempt <= bindparam("now"),

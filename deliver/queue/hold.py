@@ -8,7 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, TextClause, select, text, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    TextClause,
+    and_,
+    func,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 
 from deliver.queue import codec
 from deliver.queue.layout import Key as Key
@@ -22,9 +35,17 @@ Append = Callable[[Connection, str | None, Iterable[Event]], None]
 
 
 def is_one_of(keys: Sequence[Key]) -> ColumnElement[bool]:
-    """The rows of `recipient` with these keys."""
+    """The rows of `recipient` with these keys. The messages are named too: for pairs SQLite uses no index."""
     pairs = [(key.message_id, key.ordinal) for key in keys]
-    return tuple_(recipient.c.message_id, recipient.c.ordinal).in_(pairs)
+    return and_(
+        recipient.c.message_id.in_(dict.fromkeys(key.message_id for key in keys)),
+        tuple_(recipient.c.message_id, recipient.c.ordinal).in_(pairs),
+    )
+
+
+def is_in(*states: State) -> ColumnElement[bool]:
+    """Rows in one of the states, found by something else: no index on the state, as most may be in it."""
+    return or_(*(func.coalesce(recipient.c.state, "") == state.value for state in states))
 
 
 def clause(condition: Condition) -> TextClause:
@@ -45,28 +66,33 @@ def hold(
 ) -> int:
     """Hold those that are queued; returns how many. msg:hold is appended once per message.
 
-    Without `wait` not those that others have locked.
+    Without `wait` not those that others have locked. Raises for rows that cannot be read (see
+    `deliver.queue.found`), before it changes anything.
     """
     rows = with_messages(conn, keys, State.QUEUED, wait=wait)
     if not rows:
         return 0
+    told = _events("msg:hold", rows, reason, now)
     conn.execute(
         update(recipient)
         .where(is_one_of([Key(row.message_id, row.ordinal) for row in rows]))
         .values(state=State.HELD.value, held_reason=reason, held_until=until, freeze_id=freeze_id)
     )
-    tell(conn, "msg:hold", rows, reason, now, append)
+    for message_id, event in told:
+        append(conn, message_id, [event])
     return len(rows)
 
 
-def set_aside(conn: Connection, message_id: str, domain: str, reason: str, now: float, append: Append) -> int:
-    """Hold the queued recipients of the message in that domain without reading their rows; how many."""
+def set_aside(
+    conn: Connection, message_id: str, which: ColumnElement[bool], reason: str, now: float, append: Append
+) -> int:
+    """Hold those of the message's queued recipients without reading their rows; how many."""
     changed = conn.execute(
         update(recipient)
         .where(
             recipient.c.message_id == message_id,
-            recipient.c.domain == domain,
-            recipient.c.state == State.QUEUED.value,
+            which,
+            is_in(State.QUEUED),
         )
         .values(state=State.HELD.value, held_reason=reason[:MAX_REASON], held_until=None, freeze_id=None)
     ).rowcount
@@ -89,7 +115,7 @@ def with_messages(conn: Connection, keys: Sequence[Key], *states: State, wait: b
             message.c.spool_name,
         )
         .join(message, message.c.id == recipient.c.message_id)
-        .where(is_one_of(keys), recipient.c.state.in_([state.value for state in states]))
+        .where(is_one_of(keys), is_in(*states))
         .order_by(recipient.c.message_id, recipient.c.ordinal)
     )
     return list(conn.execute(locked(query, wait=wait)))
@@ -104,9 +130,15 @@ def tell(
     conn: Connection, name: str, rows: Iterable[Row[Any]], reason: str, now: float, append: Append
 ) -> None:
     """One event per message: `event_data` says why, `recipients_count` how many recipients it is about."""
+    for message_id, event in _events(name, rows, reason, now):
+        append(conn, message_id, [event])
+
+
+def _events(name: str, rows: Iterable[Row[Any]], reason: str, now: float) -> list[tuple[str, Event]]:
     by_message: dict[str, list[Row[Any]]] = {}
     for row in rows:
         by_message.setdefault(row.message_id, []).append(row)
+    told: list[tuple[str, Event]] = []
     for message_id, of_message in by_message.items():
         sender = codec.sender_of(of_message[0])
         event = Event(
@@ -120,4 +152,5 @@ def tell(
                 "recipients_count": len(of_message),
             },
         )
-        append(conn, message_id, [event])
+        told.append((message_id, event))
+    return told

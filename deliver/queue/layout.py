@@ -21,6 +21,10 @@ class State(StrEnum):
 
 OPEN_STATES: Final = (State.QUEUED, State.LEASED, State.HELD)
 
+# What the indexes of some recipients say: a planner knows them by these words, not by values that come later.
+IS_QUEUED: Final = f"state = '{State.QUEUED}'"
+IS_OPEN: Final = tuple(f"state = '{each}'" for each in OPEN_STATES)  # one of these
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select, update
 from deliver.queue import hold
 from deliver.queue.due import note_due
 from deliver.queue.hold import Key
-from deliver.queue.schema import State, destination, message, recipient
+from deliver.queue.schema import State, destination, is_queued, message, recipient
 
 IMPOSSIBLE: Final = 1.5e9  # July 2017, before there was an Outrider: clocks without a battery begin in 1970
 TOLERANCE: Final = 600.0  # by which clocks may differ
@@ -43,7 +43,7 @@ def find(conn: Connection, now: float, latest: float, *, everywhere: bool) -> Mi
     if now < IMPOSSIBLE:
         return Misdated()
     late = select(recipient.c.message_id, recipient.c.ordinal).where(
-        recipient.c.state == State.QUEUED.value, recipient.c.next_attempt > latest
+        is_queued(), recipient.c.next_attempt > latest
     )
     if not everywhere:
         few = select(destination.c.domain).where(destination.c.due > latest).limit(FEW)

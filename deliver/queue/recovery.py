@@ -36,7 +36,16 @@ from deliver.queue.due import note_due_again
 from deliver.queue.journal import Proof
 from deliver.queue.locking import CHUNK, lock_messages
 from deliver.queue.owed import owed
-from deliver.queue.schema import OPEN_STATES, State, attempt, destination, message, recipient
+from deliver.queue.schema import (
+    OPEN_STATES,
+    State,
+    attempt,
+    destination,
+    is_leased,
+    is_queued,
+    message,
+    recipient,
+)
 from deliver.queue.store import Append, complete
 from deliver.smtp.reply import EnhancedCode
 from events import outbox
@@ -72,15 +81,11 @@ def recover(
 ) -> Recovered:
     """At start-up: end every open attempt, and rebuild the table of destinations from the recipients."""
     found = _end(conn, now, tuple(proofs), select(attempt).where(attempt.c.ended_at.is_(None)), append)
-    conn.execute(
-        update(recipient)
-        .where(recipient.c.state == State.LEASED.value)
-        .values(state=State.QUEUED.value, attempt_id=None)
-    )
+    conn.execute(update(recipient).where(is_leased()).values(state=State.QUEUED.value, attempt_id=None))
     conn.execute(sql_delete(destination))
     queued = (
         select(recipient.c.domain, func.min(recipient.c.next_attempt), literal(0.0))
-        .where(recipient.c.state == State.QUEUED.value)
+        .where(is_queued())
         .group_by(recipient.c.domain)
     )
     conn.execute(insert(destination).from_select(["domain", "due", "served_at"], queued))

@@ -31,6 +31,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
@@ -45,7 +46,13 @@ from sqlalchemy import (
 )
 
 from deliver.errors import StorageError
-from deliver.queue.layout import OPEN_STATES as OPEN_STATES, VERSION as VERSION, State as State
+from deliver.queue.layout import (
+    IS_OPEN,
+    IS_QUEUED,
+    OPEN_STATES as OPEN_STATES,
+    VERSION as VERSION,
+    State as State,
+)
 from events import outbox
 
 # SQLite counts only INTEGER PRIMARY KEY by itself, and its integers have 64 bits anyway.
@@ -97,9 +104,22 @@ recipient = Table(
     Column("held_reason", Text),  # these three while HELD
     Column("held_until", Float),  # NULL: until somebody releases it
     Column("freeze_id", Integer),  # the rule that holds it
-    Index("recipient_due", "state", "domain", "next_attempt"),
-    Index("recipient_turn", "state", "domain", "sender", "next_attempt"),
 )
+
+
+def is_queued(of: sqlalchemy.FromClause = recipient) -> ColumnElement[bool]:
+    """The recipient is QUEUED, in the words of its indexes."""
+    return _is_in(State.QUEUED, of)
+
+
+def is_leased() -> ColumnElement[bool]:
+    """The same for LEASED."""
+    return _is_in(State.LEASED, recipient)
+
+
+def _is_in(state: State, of: sqlalchemy.FromClause) -> ColumnElement[bool]:
+    return of.c.state == sqlalchemy.literal_column(f"'{state}'")
+
 
 destination = Table(
     "destination",
@@ -130,19 +150,21 @@ attempt = Table(
     sqlite_autoincrement=True,  # an id is never used again: the journal refers to it
 )
 
-# Indexes of some rows: table, name, column, which rows. For PostgreSQL they are made by their text: to name
+# Indexes of some rows: table, name, columns, which rows. For PostgreSQL they are made by their text: to name
 # it in an Index loads its whole dialect, also where nobody has such a database.
 _OF_SOME: Final = (
-    (message, "message_report_due", "report_due", "report_due IS NOT NULL"),
-    (message, "message_completed", "completed_at", "completed_at IS NOT NULL"),
-    (message, "message_by_age", "received_at", "completed_at IS NULL"),
-    (message, "message_by_size", "size", "completed_at IS NULL"),
-    (recipient, "recipient_held", "held_until", "held_until IS NOT NULL"),
-    (recipient, "recipient_frozen", "freeze_id", "freeze_id IS NOT NULL"),
-    (attempt, "attempt_open", "lease_until", "ended_at IS NULL"),
+    (message, "message_report_due", ("report_due",), "report_due IS NOT NULL"),
+    (message, "message_completed", ("completed_at",), "completed_at IS NOT NULL"),
+    (message, "message_by_age", ("received_at",), "completed_at IS NULL"),
+    (message, "message_by_size", ("size",), "completed_at IS NULL"),
+    (recipient, "recipient_due", ("state", "domain", "next_attempt"), " OR ".join(IS_OPEN)),
+    (recipient, "recipient_turn", ("state", "domain", "sender", "next_attempt"), IS_QUEUED),
+    (recipient, "recipient_held", ("held_until",), "held_until IS NOT NULL"),
+    (recipient, "recipient_frozen", ("freeze_id",), "freeze_id IS NOT NULL"),
+    (attempt, "attempt_open", ("lease_until",), "ended_at IS NULL"),
 )
-for _table, _name, _column, _which in _OF_SOME:
-    Index(_name, _table.c[_column], sqlite_where=text(_which)).ddl_if("sqlite")
+for _table, _name, _columns, _which in _OF_SOME:
+    Index(_name, *(_table.c[_column] for _column in _columns), sqlite_where=text(_which)).ddl_if("sqlite")
 
 freeze = Table(
     "freeze",
@@ -317,6 +339,12 @@ MIGRATIONS: Final[tuple[Callable[[sqlalchemy.Connection], None], ...]] = (
             "DROP INDEX IF EXISTS recipient_leased",
             "DROP INDEX IF EXISTS attempt_open",
             "CREATE INDEX attempt_open ON attempt (lease_until) WHERE ended_at IS NULL",
+            "DROP INDEX IF EXISTS recipient_due",
+            "CREATE INDEX recipient_due ON recipient (state, domain, next_attempt) "
+            "WHERE state = 'queued' OR state = 'leased' OR state = 'held'",
+            "DROP INDEX IF EXISTS recipient_turn",
+            "CREATE INDEX recipient_turn ON recipient (state, domain, sender, next_attempt) "
+            "WHERE state = 'queued'",
         ),
     ),
 )
@@ -359,8 +387,9 @@ def version_of(connection: sqlalchemy.Connection) -> int:
 
 def _create_shared(connection: sqlalchemy.Connection) -> None:
     shared.create_all(connection)
-    for table, name, column, which in _OF_SOME:
-        connection.exec_driver_sql(f"CREATE INDEX {name} ON {table.name} ({column}) WHERE {which}")
+    for table, name, columns, which in _OF_SOME:
+        listed = ", ".join(columns)
+        connection.exec_driver_sql(f"CREATE INDEX {name} ON {table.name} ({listed}) WHERE {which}")
     # mail is hardly compressible, and parts of what is not compressed can be read
     connection.execute(text("ALTER TABLE content_chunk ALTER COLUMN data SET STORAGE EXTERNAL"))
     connection.execute(insert(queue_version).values(version=0))

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from deliver.errors import UsageError
-from deliver.queue.layout import OPEN_STATES, State
+from deliver.queue.layout import IS_OPEN, OPEN_STATES, State
 
 OPEN: Final = tuple(state.value for state in OPEN_STATES)
 NULL_SENDER: Final = frozenset({"", "<>"})
+# so that planners use the index of those that are open: they know it by these very words
+_IS_OPEN: Final = "(" + " OR ".join(f"recipient.{each}" for each in IS_OPEN) + ")"
 _ESCAPE: Final = "/"  # of LIKE
 
 
@@ -68,10 +70,16 @@ class Condition:
     values: Mapping[str, object] = field(default_factory=dict)
 
 
-def conditions(selection: Selection, now: float) -> Condition:
-    """What holds for the rows of `recipient` (joined to `message` if `of_messages`). Raises UsageError."""
-    states = [state.value for state in selection.states] or OPEN
-    found = [_one_of("recipient.state", "state", states)]
+def conditions(selection: Selection, now: float, *, by_state: bool = True) -> Condition:
+    """What holds for the rows of `recipient` (joined to `message` if `of_messages`). Raises UsageError.
+
+    Unless `by_state` no index of states is used: the rows are found by their messages.
+    """
+    wanted = [state.value for state in selection.states]
+    if not by_state:
+        found = [_one_of("coalesce(recipient.state, '')", "state", wanted or OPEN)]
+    else:
+        found = [Condition(_IS_OPEN), *([_one_of("recipient.state", "state", wanted)] if wanted else [])]
     if selection.ids:
         found.append(_one_of("recipient.message_id", "id", selection.ids))
     if selection.domain is not None:

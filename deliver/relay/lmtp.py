@@ -30,8 +30,7 @@ from deliver.message import Envelope, MessageId
 from deliver.net.clock import Clock
 from deliver.net.prompt import PromptStream
 from deliver.outcome import Deferred, Delivered, Outcome
-from deliver.relay.acceptance import apology, envelope_of, facts_of
-from deliver.relay.admission import content_refusals
+from deliver.relay.acceptance import apology, envelope_of
 from deliver.relay.connection import Connection, Terms
 from deliver.relay.intake import Intake, Origin
 from deliver.relay.listener import Listener
@@ -192,11 +191,11 @@ class LmtpConnection(Connection):
         incoming, self._incoming = self._incoming, None
         assert incoming is not None, "the content was abandoned"
         assert isinstance(incoming.sink, LmtpSink)
-        refused = content_refusals(question.recipients, facts_of(incoming, question), self._terms)
-        if len(refused) == len(set(question.recipients)):
+        refused = self._refusals(incoming, question)
+        if refused and len(refused) == len(set(question.recipients)):
             self._refused(incoming, "not for its recipients")
             await incoming.sink.abandon()
-            self._lmtp.accept_each(lambda mailbox: refused[mailbox])
+            self._lmtp.accept_each(refused.__getitem__)
             return
         envelope = envelope_of(incoming, question, refused)
         limit = Limit.within(self._deadline)
@@ -212,14 +211,13 @@ class LmtpConnection(Connection):
             self._refused(incoming, str(error))
             self._machine.refuse(apology(error))
             return
-        replies = refused | {recipient.mailbox: reply_to(outcome) for recipient, outcome, _ in results}
+        replies = {**refused, **{recipient.mailbox: reply_to(outcome) for recipient, outcome, _ in results}}
+        classes = [reply.code // 100 for reply in replies.values()]
         say(
             log, logging.INFO, "message answered", id=envelope.id, client=self._client,
-            delivered=sum(reply.positive for reply in replies.values()),
-            deferred=sum(reply.transient for reply in replies.values()),
-            failed=sum(reply.permanent for reply in replies.values()),
+            delivered=classes.count(2), deferred=classes.count(4), failed=classes.count(5),
         )  # fmt: skip
-        self._lmtp.accept_each(lambda mailbox: replies[mailbox])
+        self._lmtp.accept_each(replies.__getitem__)
 
     _performers: ClassVar = {**Connection._performers, EndContent: _commit}
 

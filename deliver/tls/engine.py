@@ -22,7 +22,10 @@ from deliver.tls import openssl, sessions
 from deliver.tls.verdict import Handshake
 
 MAX_HANDSHAKE = 512 * 1024  # octets from the peer before the handshake is over; real ones take under 20 KiB
-PIECE = 64 * 1024  # octets encrypted or decrypted at a time
+PIECE = 64 * 1024  # octets decrypted at a time
+MAX_WRITE = 160 * 1024  # octets encrypted at a time: a first chunk and its envelope
+_OVERHEAD = 128  # octets that a record takes at most beside what it protects (RFC 8446 5.2, RFC 5246 6.2.3)
+_RECORD = 16 * 1024  # octets that it protects (RFC 8446 5.1)
 
 _KINDER = {
     "wrong version number": "the peer did not answer in TLS (wrong version number)",
@@ -64,6 +67,7 @@ class TlsEngine:
         self._fed = 0
         self._ended = False
         self._unsent = True  # there may be something for `outgoing`
+        self._expected = PIECE  # and as much as this, at a guess
         self._unread = True  # there may be something for `read`
         self.server_side = server_side
         self.finished = False
@@ -108,14 +112,15 @@ class TlsEngine:
         """Everything that waits to be sent, also after a failure."""
         if not self._unsent:
             return b""
-        self._unsent = False
+        self._unsent, size = False, self._expected
+        self._expected = PIECE
         pieces = []
         while True:
             try:
-                pieces.append(self._connection.bio_read(PIECE))
+                pieces.append(self._connection.bio_read(size))
             except SSL.Error:  # WantReadError: empty
                 break
-            if len(pieces[-1]) < PIECE:
+            if len(pieces[-1]) < size:
                 break
         return b"".join(pieces) if len(pieces) != 1 else pieces[0]
 
@@ -171,12 +176,13 @@ class TlsEngine:
         return sessions.export(self._connection) if self.finished and not self.server_side else None
 
     def write(self, data: bytes) -> None:
-        """Encrypt at most PIECE octets into the outgoing buffer. Raises TlsError."""
+        """Encrypt at most MAX_WRITE octets into the outgoing buffer. Raises TlsError."""
         self._check()
-        assert len(data) <= PIECE, "write in pieces"
+        assert len(data) <= MAX_WRITE, "write in pieces"
         if not data:
             return
         self._unsent = True
+        self._expected += len(data) + _OVERHEAD * (1 + len(data) // _RECORD)
         try:
             self._connection.sendall(data)
         except SSL.Error as error:

@@ -295,7 +295,7 @@ def test_chunking_that_is_offered_inside_tls_only_waits_for_the_answer() -> None
 
 
 def test_chunking_withdrawn_with_a_large_message_stops_before_its_end() -> None:
-    text = b"Subject: x\r\n\r\n" + b"0123456789\r\n" * 10_000
+    text = b"Subject: x\r\n\r\n" + b"0123456789\r\n" * 20_000
     ran = run(text, script(keywords_tls=WITHOUT_CHUNKING), learnt=script())
     delivered_once(ran)
     assert len(ran.servers) == 2

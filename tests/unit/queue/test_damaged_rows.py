@@ -7,7 +7,7 @@ import logging
 import pytest
 import sqlalchemy
 
-from deliver.queue import browse, changes, export, hold, recovery, reports
+from deliver.queue import browse, changes, export, freeze, hold, recovery, reports
 from deliver.queue.reading import looking
 from deliver.queue.selection import Selection
 from deliver.queue.shard import open_shard
@@ -65,6 +65,35 @@ async def test_a_message_without_its_row_is_held(autojump_clock, tmp_path):
     await house.run_for(10)
     house.journal.close()
     assert await house.states() == {"a@example.org": "held", "b@example.org": "delivered"}
+
+
+@pytest.mark.parametrize(
+    ("what", "table", "key"),
+    [
+        ("local_part = CAST(x'ff61' AS TEXT)", "recipient", "message_id"),
+        ("sender_domain = CAST(x'ff61' AS TEXT)", "message", "id"),
+    ],
+)
+@pytest.mark.parametrize("early", [True, False])
+def test_a_frozen_domain_is_held_all_the_same(conn, what, table, key, early):
+    recorder = Recorder()
+    for name in ("m0", "m1", "m2"):
+        accept(conn, name)
+    accept(conn, "other", "c@example.net")
+    damage(conn, what, table, key)
+    rule = freeze.add(conn, freeze.Kind.DOMAIN, "example.org", reason="no mail", until=None, now=NOW)
+    if early:  # by the tool that made the rule
+        assert changes.freeze_now(conn, rule, NOW, recorder) == 3
+        assert changes.freeze_now(conn, rule, NOW, recorder) == 0
+        assert recorder.names() == ["msg:hold"] * 3
+    assert [each.envelope.id for each in claim(conn)] == ["other"]
+    query = "SELECT message_id, held_reason FROM recipient WHERE state = 'held'"
+    held = dict(tuple(row) for row in conn.execute(sqlalchemy.text(query)))
+    assert set(held) == {"m0", "m1", "m2"}
+    assert (held["m0"], held["m2"]) == ("no mail", "no mail")
+    assert held["m1"].startswith(UNREADABLE)
+    assert changes.thaw(conn, [rule.id], NOW, recorder) == 2
+    assert [each.envelope.id for each in claim(conn)] == ["m0", "m2"]
 
 
 def test_a_delivery_that_the_journal_proves_is_recorded_all_the_same(conn):

@@ -11,7 +11,7 @@ from OpenSSL import SSL
 
 from deliver.errors import PeerError
 from deliver.tls.context import context_for
-from deliver.tls.engine import MAX_HANDSHAKE, PIECE, TlsEngine, TlsError
+from deliver.tls.engine import MAX_HANDSHAKE, MAX_WRITE, PIECE, TlsEngine, TlsError
 from tests.unit.tls.certificates import House, build_house
 from tests.unit.tls.peers import MAY, NAME, StdlibServer, server_context, stdlib_server_context
 
@@ -86,6 +86,20 @@ def test_data_and_close_notify_both_ways(house: House, version: ssl.TLSVersion) 
     assert engine.read() == b""
     engine.close()
     assert engine.outgoing()
+
+
+@BOTH
+def test_all_that_was_written_leaves_at_once_and_in_order(house: House, version: ssl.TLSVersion) -> None:
+    engine, server = established(house, version)
+    said = [b"MAIL\r\n", bytes(range(256)) * (MAX_WRITE // 256), b"x" * MAX_WRITE]
+    for data in said:
+        engine.write(data)
+    server.take(engine.outgoing())
+    assert engine.outgoing() == b""
+    heard = b""
+    while len(heard) < sum(map(len, said)):
+        heard += server.read()
+    assert heard == b"".join(said)
 
 
 @BOTH
