@@ -47,7 +47,7 @@ class Host(Candidate):
         self._keep = keep
         self.login = login
         self.ways: Ways | None = None  # see `deliver.addresses.targets_at`
-        self._plan = plan
+        self.plan = plan
         self._decided: tuple[HostPlan, TlsPolicy | Refuse, Floor] | None = None
 
     async def look_up_at_once(self) -> None:
@@ -59,8 +59,8 @@ class Host(Candidate):
         """What the settings and DNS ask of the host as it was found, raised by a login; and its floor."""
         if self._decided is None or self._decided[0] is not host:
             tls = self.destination.tls
-            decided = decide(tls.level, self._plan, host, demands_of(tls))
-            policy = raised_for(self.login, decided, self._plan, host)
+            decided = decide(tls.level, self.plan, host, demands_of(tls))
+            policy = raised_for(self.login, decided, self.plan, host)
             self._decided = host, policy, floor_of(policy)
         return self._decided[1:]
 
@@ -105,7 +105,9 @@ class Course:
         return Host(target, agent, self.domain, plan, self.login, self._keep)
 
     def _keep(self, host: Host) -> None:
-        self._hosts[host.target] = host
+        """Unless the candidates have changed since its lookup began: its policy follows from theirs."""
+        if self._walked is not None and _unordered(host.plan) == _unordered(self._walked[0].plan):
+            self._hosts[host.target] = host
 
 
 class Courses:

@@ -134,7 +134,7 @@ class ChunkedUpload:
         with trio.CancelScope() as self._reading:
             self._set_deadline()
             exchange = await self._wire.next_exchange()
-            if _answers_content(exchange):
+            if answers_content(exchange):
                 await self._written.wait()  # the answer counts once the last octets have left
             self._take(exchange)
             return
@@ -142,7 +142,7 @@ class ChunkedUpload:
             raise self._failure or self._wire.timed_out(phase, self._patience(phase))
 
     def _take(self, exchange: Exchange) -> None:
-        if (self._failure or self._wire.unwritable) and _answers_content(exchange):
+        if (self._failure or self._wire.unwritable) and answers_content(exchange):
             raise MalformedReply("an answer to content that had not left")
         if not self._transaction.finished:
             self._fold(exchange)
@@ -224,5 +224,6 @@ class ChunkedUpload:
         return b"".join(pieces) if len(pieces) > 1 else pieces[0]
 
 
-def _answers_content(exchange: Exchange) -> bool:
+def answers_content(exchange: Exchange) -> bool:
+    """Whether it says that the server has the message: of content that has not left it says nothing."""
     return exchange.phase is Phase.DOT and (exchange.reply.positive or exchange.reply.intermediate)

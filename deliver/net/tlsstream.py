@@ -286,7 +286,8 @@ class TlsStream(trio.abc.Stream):
             await self.transport.aclose()
 
     async def _say_last(self, out: bytes) -> None:
-        """Within CLOSE_PATIENCE, of which nearly nobody needs any."""
+        """Within CLOSE_PATIENCE, of which nearly nobody needs any; nothing where the closing is cancelled."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         transport = self.transport
         if type(transport) is PromptStream and not self._out_order.taken:
             out = out[transport.send_now(out) :]

@@ -33,6 +33,7 @@ from deliver.message import Mailbox, MessageId, Recipient
 from deliver.outcome import Deferred
 from deliver.queue import codec
 from deliver.queue.due import note_due_again
+from deliver.queue.hold import is_in
 from deliver.queue.journal import Proof
 from deliver.queue.locking import CHUNK, lock_messages
 from deliver.queue.owed import owed
@@ -227,7 +228,7 @@ def _interrupt(conn: Connection, row: Row[Any], now: float, proven: set[int]) ->
         update(recipient)
         .where(
             recipient.c.message_id == row.message_id,
-            recipient.c.state == State.LEASED.value,
+            is_in(State.LEASED),
             recipient.c.attempt_id == row.id,
         )
         .values(

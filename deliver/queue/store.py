@@ -26,6 +26,7 @@ from deliver.queue import chunks, codec, due
 from deliver.queue.chunks import ChunkedContent
 from deliver.queue.claiming import Claim as Claim, sender_key
 from deliver.queue.content import InlineContent, SpoolContent, StoredContent
+from deliver.queue.hold import is_in
 from deliver.queue.locking import lock_messages
 from deliver.queue.owed import owed
 from deliver.queue.schedule import Settlement
@@ -355,7 +356,7 @@ _RELEASE: Final = Statement(
     update(recipient)
     .where(
         recipient.c.message_id == bindparam("of"),
-        recipient.c.state == State.LEASED.value,
+        is_in(State.LEASED),
         recipient.c.attempt_id == bindparam("by"),
     )
     .values(state=State.QUEUED.value, attempt_id=None)

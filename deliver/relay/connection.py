@@ -340,6 +340,7 @@ class Connection:
             await self._abandon(str(error))
             self._machine.refuse(apology(error))
             return
+        await trio.lowlevel.checkpoint_if_cancelled()  # protected is only what has time left to begin with
         self._incoming = None
         envelope = envelope_of(incoming, question, over)
         committed = answered = False

@@ -109,6 +109,8 @@ async def over_tcp(request: Request, address: str, port: int, timeout: float) ->
             response = read_response(await _receive(stream, length))
     if not request.answered_by(response, number):
         raise MalformedResponse("it answers another question")
+    if response.flags & dns.flags.TC:
+        raise MalformedResponse("it is cut, over TCP too")
     return response
 
 

@@ -205,6 +205,8 @@ def read_response(query: Query, response: Response, *, trust_ad: bool, said: str
         return Bogus(why) if is_bogus(response) else Unreachable(why)
     if len(response.questions) != 1 or not response.flags & dns.flags.QR:
         return Unreachable(f"{said} answered with something other than a query response")
+    if response.flags & dns.flags.TC:
+        return Unreachable(f"{said} sent a response that is cut")
     secure = trust_ad and bool(response.flags & dns.flags.AD)
     rdtype = dns.rdatatype.RdataType[query.type]
     names, ttl = _follow(response.answer, response.questions[0][0], rdtype)

@@ -133,6 +133,7 @@ class Transaction:
         self.chunked = chunking and bdat.usable(capabilities, envelope.size, pipelining)
         self._first_chunk = False
         self._chunk_refused: Reply | None = None
+        self._refused_with_chunk: tuple[Recipient, ...] = ()
         self._individual: list[Reply] = []
         self.delivered: Delivered | None = None  # what the final 2yz means
         self._outcomes: dict[int, Outcome] = {}
@@ -204,11 +205,7 @@ class Transaction:
     @property
     def refused_with_chunk(self) -> tuple[Recipient, ...]:
         """Those whose outcome is the refusal of a chunk."""
-        return tuple(
-            who
-            for who in self._recipients
-            if (outcome := self._outcomes.get(who.ordinal)) and outcome.reply is self._chunk_refused
-        )
+        return self._refused_with_chunk
 
     @property
     def exchanges(self) -> tuple[Exchange, ...]:
@@ -333,7 +330,7 @@ class Transaction:
 
     def _got_chunk(self, exchange: Exchange) -> None:
         if not exchange.reply.positive and self._chunk_refused is None:
-            self._chunk_refused = exchange.reply
+            self._chunk_refused, self._refused_with_chunk = exchange.reply, self._open()
             self._settle_open(exchange)
 
     def _got_mail(self, exchange: Exchange) -> None:
@@ -363,8 +360,9 @@ class Transaction:
         delivered: tuple[Recipient, ...] = ()
         if self._individual:
             self._settle_individually()
-        if isinstance(exchange.command, BdatLast) and not exchange.reply.positive and self._open():
-            self._chunk_refused = self._chunk_refused or exchange.reply
+        refused = isinstance(exchange.command, BdatLast) and not exchange.reply.positive
+        if refused and self._open() and self._chunk_refused is None:
+            self._chunk_refused, self._refused_with_chunk = exchange.reply, self._open()
         if exchange.reply.positive:
             delivered = self._open()
             self.delivered = Delivered(exchange.reply, self.contact, self.dsn_passed)

@@ -25,6 +25,7 @@ FIRST = (  # the tables of version 1, as they were shipped
 
 LONG_AGO = (  # indexes that are others now
     "CREATE INDEX attempt_open ON attempt (ended_at, lease_until)",
+    "CREATE INDEX recipient_due ON recipient (state, domain, next_attempt)",
     "CREATE INDEX recipient_leased ON recipient (attempt_id)",
     "DROP INDEX event_pending_message",
     "CREATE INDEX event_pending_message ON event_pending (action, message_id, seq)",
@@ -56,7 +57,7 @@ def test_an_older_file_gets_what_a_new_file_has_and_keeps_its_mail() -> None:
         assert columns(old) == expected
         recent = (
             *("message_by", "destination_due", "recipient_held", "recipient_frozen"),
-            *("event_pending_message", "attempt_open"),
+            *("event_pending_message", "attempt_open", "recipient_due", "recipient_turn"),
         )
         assert {each for each in indexed if any(name in each for name in recent)} <= indexes(old)
         assert not any("recipient_leased" in each for each in indexes(old))
