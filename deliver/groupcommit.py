@@ -29,7 +29,8 @@ T = TypeVar("T")
 MAX_BATCH: Final = 200  # writes that share one COMMIT
 READERS: Final = 4
 HERE: Final = 50  # writes that the loop's thread runs at a time
-WAITED: Final = 0.02  # seconds of waiting in a batch that make a disk slow
+WAITED: Final = 0.02  # seconds of waiting in a batch that make a disk slow,
+LONG: Final = 0.1  # and seconds altogether that are too long for the loop
 SLOW_FOR: Final = 10.0  # seconds for which batches then run in a thread
 LEAST: Final = 0.01  # seconds of patience that are always granted
 COMPANY: Final = 5.0  # times the seconds that a COMMIT takes
@@ -133,12 +134,16 @@ class SqlRunner:
 
     async def _run(self, batch: list[Write[Any]]) -> None:
         """In one transaction; see the module's text for where."""
-        if not self._run_here(batch):
-            await trio.to_thread.run_sync(self._execute_and_commit, batch, limiter=self._writer)
-        elif any(write.durable for write in batch):
-            await trio.to_thread.run_sync(self._commit, batch, limiter=self._writer)
-        else:
-            await trio.lowlevel.checkpoint()  # it has been committed
+        try:
+            if not self._run_here(batch):
+                await trio.to_thread.run_sync(self._execute_and_commit, batch, limiter=self._writer)
+            elif any(write.durable for write in batch):
+                await trio.to_thread.run_sync(self._commit, batch, limiter=self._writer)
+            else:
+                await trio.lowlevel.checkpoint()  # it has been committed
+        except BaseException:
+            self._database.abandon()  # such as KeyboardInterrupt, or no thread to be had
+            raise
 
     def _run_here(self, batch: list[Write[Any]]) -> bool:
         """Run the statements at once, if they are few and nobody has to be waited for; whether they ran.
@@ -153,7 +158,8 @@ class SqlRunner:
         ran = self._database.execute(batch, wait=False)
         if ran and not any(write.durable for write in batch):
             self._database.commit(batch)
-        if time.perf_counter() - began - (time.thread_time() - worked) > WAITED:
+        took = time.perf_counter() - began
+        if took > LONG or took - (time.thread_time() - worked) > WAITED:
             self._slow_until = trio.current_time() + SLOW_FOR
         return ran
 

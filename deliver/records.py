@@ -25,13 +25,12 @@ from deliver.owner import is_alive, own_name
 from deliver.queue.journal import Journal, Proof, read as read_journal
 from deliver.settings import Settings
 from deliver.settled import Job, Opened
-from deliver.sqlrun import Joint, Sql
+from deliver.sqlrun import FEW, Joint, Sql
 from events import outbox
 from events.catalogue import Event
 from events.outbox import Append
 
 PRUNE_EVERY = 3600.0  # seconds
-FEW = 20  # recipients whose rows the loop's thread may write
 COMPANY = 0.05  # seconds that what others may share waits for them, at most
 
 _log = logging.getLogger("outrider.delivery")

@@ -24,7 +24,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import sqlalchemy
 import trio
@@ -35,6 +35,7 @@ from deliver.errors import StorageError, StorageFault
 T = TypeVar("T")
 
 BUSY_MS: Final = 5000  # another process, such as a tool, may hold the file for a moment
+FEW: Final = 20  # recipients whose rows the loop's thread may write
 WAL_PAUSE: Final = 0.01  # seconds
 WAL_PAGES: Final = 1000  # that a COMMIT with fsync leaves in the WAL, about
 _BY_HAND: Final = "outrider_begun_by_hand"
@@ -89,6 +90,7 @@ class Joint(Generic[T]):
     """A write that can be carried out with others of its class, by fewer statements than one by one."""
 
     __slots__ = ()
+    doubtful: ClassVar[bool] = False  # may well raise OneByOne: comes before others have done their work
 
     def __call__(self, conn: sqlalchemy.Connection) -> T:
         """Alone: `fn` of `Sql.write`."""
@@ -140,8 +142,8 @@ class Database:
         """Create the file with mode 0600, its directory with 0700. Raises StorageError."""
         self.name = str(path) if path else "the database in memory"
         self._writing: sqlalchemy.Connection | None = None  # kept: to take one costs as much as a write
-        self._level = ""
-        self._waits = True  # for other processes, up to BUSY_MS
+        self._level: tuple[str, int] | None = None
+        self._waits: bool | None = None  # for other processes, up to BUSY_MS
         self._begun = False
         if path is None:
             self._writer = _engine("sqlite://", "BEGIN IMMEDIATE", sqlalchemy.StaticPool)
@@ -174,7 +176,8 @@ class Database:
         try:
             connection = self._writing = self._writing or _begun_by_hand(self._writer)
             self._choose_wait(connection, wait)
-            self._choose_level(connection, durable=any(write.durable for write in batch))
+            durable = any(write.durable for write in batch)
+            self._choose_level(connection, durable=durable, fold=durable or wait)
             if not self._run_together(connection, batch):
                 self._begin(connection)
                 for write in batch:
@@ -184,6 +187,11 @@ class Database:
                 return False
             self._fail(batch, error)
         return True
+
+    def abandon(self) -> None:
+        """`commit` will not follow: undo what `execute` has done."""
+        if self._begun:
+            self._forget_connection()
 
     def commit(self, batch: list[Write[Any]]) -> None:
         """End what `execute` has begun; writes that raised nothing are committed."""
@@ -226,19 +234,19 @@ class Database:
             _driver(connection).execute(f"PRAGMA busy_timeout={BUSY_MS if wait else 0}")
             self._waits = wait
 
-    def _choose_level(self, connection: sqlalchemy.Connection, *, durable: bool) -> None:
-        """Without fsync nothing is moved from the WAL into the file either, which takes long and syncs."""
-        level, pages = ("FULL", WAL_PAGES) if durable else ("NORMAL", 0)
-        if level != self._level:
-            self._level = ""
-            _driver(connection).execute(f"PRAGMA synchronous={level}")
-            _driver(connection).execute(f"PRAGMA wal_autocheckpoint={pages}")
-            self._level = level
+    def _choose_level(self, connection: sqlalchemy.Connection, *, durable: bool, fold: bool) -> None:
+        """`fold`: COMMIT may move pages from the WAL into the file, which takes long."""
+        wanted = ("FULL" if durable else "NORMAL"), (WAL_PAGES if fold else 0)
+        if wanted != self._level:
+            self._level = None
+            _driver(connection).execute(f"PRAGMA synchronous={wanted[0]}")
+            _driver(connection).execute(f"PRAGMA wal_autocheckpoint={wanted[1]}")
+            self._level = wanted
 
     def _forget_connection(self) -> None:
         """The next batch takes a fresh one: nobody knows what state this one is in."""
-        connection, self._writing, self._level = self._writing, None, ""
-        self._begun, self._waits = False, True
+        connection, self._writing, self._level = self._writing, None, None
+        self._begun, self._waits = False, None
         if connection is not None:
             with contextlib.suppress(DBAPIError, sqlite3.Error):
                 connection.close()
@@ -378,7 +386,7 @@ def _carry_out(connection: sqlalchemy.Connection, batch: Sequence[Write[Any]]) -
             joint.setdefault(type(write.fn), []).append(write)
         else:
             single.append(write)
-    for kind, writes in joint.items():
+    for kind, writes in sorted(joint.items(), key=lambda item: not item[0].doubtful):
         values = kind.together(connection, [write.fn for write in writes])
         for write, value in zip(writes, values, strict=True):
             write.value = value

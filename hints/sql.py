@@ -16,7 +16,7 @@ it is never in two places from which it could be handed out.
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Event
@@ -74,6 +74,7 @@ class SqlHints:
         self._unwritten: dict[tuple[str, int], list[Stamped]] = {}  # the same by address and port
         self._folded: dict[_Key, tuple[AddressView, int, AddressView]] = {}  # view, notes folded in, result
         self._cache: OrderedDict[_Key, tuple[float, AddressView]] = OrderedDict()
+        self._found: deque[tuple[str, int, float, int, tuple[AddressView, ...]]] = deque()  # see `_take_in`
         self._best: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
         self._generation = 0  # counts writes, so that a read begun before one is not cached after it
         self._uses: Counter[_Key] = Counter()
@@ -90,6 +91,8 @@ class SqlHints:
     async def look(self, host: str, addresses: Sequence[str], port: int) -> tuple[AddressView, ...]:
         """One view per address, in the given order; empty ones where nothing is known in time."""
         host, now = host.lower(), self._clock()
+        if self._found:
+            self._take_in()
         if len(addresses) == 1 and (seen := self._cached((host, addresses[0], port), now)) is not None:
             await trio.lowlevel.checkpoint_if_cancelled()  # nothing more: every attempt waits for its server
             self._count((host, addresses[0], port))
@@ -278,12 +281,11 @@ class SqlHints:
     async def _read(
         self, host: str, addresses: tuple[str, ...], port: int, now: float
     ) -> dict[str, AddressView]:
-        generation = self._generation
         views: tuple[AddressView, ...] = ()
         try:
             with trio.move_on_after(self._patience):
                 views = await trio.to_thread.run_sync(
-                    partial(self._file.read, host, addresses, port, now),
+                    partial(self._read_from_file, host, addresses, port, now, self._generation),
                     limiter=self._readers,
                     abandon_on_cancel=True,
                 )
@@ -291,10 +293,27 @@ class SqlHints:
             self._trouble(error, now)
         if self._file.invalid:
             self._say("some rows make no sense and are not believed")
-        if generation == self._generation:
-            for view in views:
-                self._remember((host, view.address, port), view, now)
+        self._take_in()
         return {view.address: view for view in views}
+
+    def _read_from_file(
+        self, host: str, addresses: tuple[str, ...], port: int, now: float, generation: int
+    ) -> tuple[AddressView, ...]:
+        """In a reader's thread. What comes too late for who asked is there for who asks next."""
+        views = self._file.read(host, addresses, port, now)
+        self._found.append((host, port, now, generation, views))
+        return views
+
+    def _take_in(self) -> None:
+        """Cache what readers found."""
+        while self._found:
+            host, port, read_at, generation, views = self._found.popleft()
+            if generation != self._generation:
+                continue
+            for view in views:
+                key = (host, view.address, port)
+                if key not in self._cache or self._cache[key][0] <= read_at:
+                    self._remember(key, view, read_at)
 
     def _count(self, key: _Key) -> None:
         if key in self._uses:

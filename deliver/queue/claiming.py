@@ -215,7 +215,8 @@ class _Taking:
         """The next message of the domain, None if nothing may go now; and whose turn it was last."""
         frozen = freeze.rule_of_domain(self.rules, domain)
         if frozen is not None:
-            self._hold(frozen, freeze.due_of(self.conn, domain, self.now))
+            if self.held < MAX_HELD:
+                self._hold(frozen, freeze.due_of(self.conn, domain, self.now))
             return None, last_sender
         found = self._of_head(domain, head)
         if found is not None:
@@ -364,7 +365,10 @@ _BEGIN_NUMBERED: Final = Statement(
     insert(attempt), ("id", "message_id", "domain", "number", "started_at", "lease_until", "node")
 )
 _LAST_ATTEMPT: Final = Statement(
-    text("SELECT seq FROM sqlite_sequence WHERE name = 'attempt'").columns(seq=Integer)
+    text(
+        "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'attempt'), 0),"
+        " coalesce((SELECT max(id) FROM attempt), 0)) AS seq"
+    ).columns(seq=Integer)
 )
 _BEGUN: Final = (
     attempt.c.message_id == bindparam("of"),

@@ -34,6 +34,7 @@ from deliver.queue.schedule import Plan, Settlement
 from deliver.queue.shard import Shard
 from deliver.queue.silence import Silence
 from deliver.queue.store import Append, Settled
+from deliver.sqlrun import FEW
 
 SETTLE_PATIENCE: Final = 30.0  # seconds in which a settlement must succeed when the end has come
 COMPANY: Final = 0.08  # seconds that a settlement waits for others to share its fsync; the journal has it
@@ -259,12 +260,13 @@ class Execution:
         began = trio.current_time()
         last = began + max(SETTLE_PATIENCE, claim.lease_until - self.clock.now())
         pause = RETRY_AFTER
+        brief = len(claim.recipients) <= FEW
         while trio.current_time() < last:
             if self.hurried() or trio.current_effective_deadline() <= trio.current_time():
                 last = began + SETTLE_PATIENCE
             with trio.CancelScope(shield=True, deadline=last):
                 try:
-                    return await self.shard.sql.write(work, patience=COMPANY, brief=True)
+                    return await self.shard.sql.write(work, patience=COMPANY, brief=brief)
                 except StorageError as error:
                     level = logging.ERROR if pause == RETRY_AFTER else logging.DEBUG
                     log.log(level, "%s: settling attempt %d: %s", claim.envelope.id, claim.number, error)

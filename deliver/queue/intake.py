@@ -15,6 +15,7 @@ from deliver.queue.joint import Accept
 from deliver.queue.shard import Shard, free_octets
 from deliver.queue.store import Append
 from deliver.relay.intake import Origin
+from deliver.sqlrun import FEW
 from events.catalogue import Event
 
 OUR_HEADER = 4096  # octets; Received comes on top of what the client may send
@@ -118,7 +119,7 @@ class QueueSink:
             await self.intake.shard.sql.write(
                 Accept(envelope, content, events, envelope.received_at, self.intake.append),
                 patience=COMPANY if in_company else 0.0,
-                brief=True,
+                brief=len(envelope.recipients) <= FEW,
             )
         except BaseException:
             await self.writer.abandon()

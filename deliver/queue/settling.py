@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import ClassVar, Final
 
 import trio
 from sqlalchemy import Connection
@@ -20,9 +20,10 @@ from deliver.queue.execution import COMPANY, SETTLE_PATIENCE, Ended, Execution
 from deliver.queue.joint import Settle
 from deliver.queue.shard import Shard
 from deliver.queue.store import Settled
-from deliver.sqlrun import Joint
+from deliver.sqlrun import FEW, Joint
 
-MOST: Final = 50  # settlements of one transaction
+MOST: Final = 50  # settlements of one transaction,
+MOST_RECIPIENTS: Final = 100  # and recipients: they are written on the loop's thread
 
 log = logging.getLogger("outrider.queue")
 
@@ -41,7 +42,9 @@ class Member:
 class Company(Joint[Sequence[Settled]]):
     """Settlements that go along with one transaction; when it has begun they are `closed` to others."""
 
+    doubtful: ClassVar[bool] = True
     members: list[Member] = field(default_factory=list)
+    recipients: int = 0
     closed: bool = False
 
     def __call__(self, conn: Connection) -> Sequence[Settled]:
@@ -54,6 +57,12 @@ class Company(Joint[Sequence[Settled]]):
         taken = [each._taken() for each in writes]
         settled = iter(Settle.together(conn, [write for some in taken for write in some]))
         return [[next(settled) for _ in some] for some in taken]
+
+    def has_room(self, recipients: int) -> bool:
+        """For another settlement."""
+        if self.closed or len(self.members) >= MOST:
+            return False
+        return self.recipients + recipients <= MOST_RECIPIENTS
 
     def _taken(self) -> list[Settle]:
         self.closed = True
@@ -75,13 +84,16 @@ class Settling:
         except Exception:
             log.exception("%s: attempt %d cannot be settled", claim.envelope.id, claim.number)
             write = None
-        if write is None or self._shard.node is not None:  # nodes lock messages in their order, one by one
+        recipients = len(claim.recipients)
+        # nodes lock messages in their order, one by one
+        if write is None or self._shard.node is not None or recipients > FEW:
             nursery.start_soon(self._alone, execution, claim, ended)
             return
-        if self._company.closed or len(self._company.members) >= MOST:
+        if not self._company.has_room(recipients):
             self._company = Company()
             nursery.start_soon(self._settle, self._company, nursery)
         self._company.members.append(Member(execution, claim, ended, write))
+        self._company.recipients += recipients
 
     async def _settle(self, company: Company, nursery: trio.Nursery) -> None:
         settled: Sequence[Settled] = ()
@@ -93,21 +105,22 @@ class Settling:
         company.closed = True  # also where it never began
         for each in company.members[len(settled) :]:
             nursery.start_soon(self._alone, each.execution, each.claim, each.ended)
+        members, company.members = company.members[: len(settled)], []  # with their contents
         if settled:
-            await self._conclude(company.members[: len(settled)], settled)
+            await self._conclude(members, settled)
 
     async def _conclude(self, members: Sequence[Member], settled: Sequence[Settled]) -> None:
         """They are on record: say so, and remove what no row refers to any more."""
-        for each, what in zip(members, settled, strict=True):
-            each.execution.record(each.write, what)
-        members[-1].execution.settled()
-        removable = [name for what in settled for name in what.removable]
         try:
+            for each, what in zip(members, settled, strict=True):
+                each.execution.record(each.write, what)
+            members[-1].execution.settled()
+            removable = [name for what in settled for name in what.removable]
             if removable:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(remove, self._shard.spool, removable)
         except Exception:
-            log.exception("files of messages that are complete cannot be removed")
+            log.exception("what follows from %d settled attempts failed", len(members))
         finally:
             for each in members:
                 self._done(each.claim)

@@ -6,6 +6,7 @@ import fcntl
 import os
 import sqlite3
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -245,3 +246,25 @@ async def test_a_file_that_may_only_be_read_is_said_once_and_nothing_stops(opene
     )
     assert (ran.returncode, ran.stdout.decode().strip()) == (0, "1\n1"), ran.stderr.decode()
     assert len(ran.stderr.decode().splitlines()) == 1
+
+
+async def test_what_is_read_too_late_for_one_look_is_there_for_the_next(opened, clock, monkeypatch):
+    ready = opened()
+    fail(ready, clock)
+    await ready.flush()
+    hints = opened(patience=0.05)
+    go_on, reads, read = threading.Event(), [], hints._file.read
+
+    def slow_read(*asked):
+        reads.append(asked)
+        go_on.wait(10)
+        return read(*asked)
+
+    monkeypatch.setattr(hints._file, "read", slow_read)
+    assert await hints.look(HOST, (A,), 25) == (AddressView(A),)
+    go_on.set()
+    with trio.fail_after(10):
+        while not hints._found:
+            await trio.sleep(0.001)
+    assert [view.reachability.failures for view in await hints.look(HOST, (A,), 25)] == [1]
+    assert len(reads) == 1

@@ -423,6 +423,54 @@ async def test_what_the_socket_does_not_take_leaves_in_order_later(house: House)
         assert heard == said + b"QUIT"
 
 
+async def test_the_end_of_a_stream_over_a_socket_is_told(house: House) -> None:
+    async with over_sockets(house) as (client, server):
+        await client.aclose()
+        assert await server.receive_some() == b""
+
+
+async def test_the_end_is_not_told_where_the_closing_is_cancelled(house: House) -> None:
+    async with over_sockets(house) as (client, server):
+        await server.send_all(b"x")
+        assert await client.receive_some() == b"x"  # nothing unread is left, for which the socket would reset
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.aclose()
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await server.receive_some()
+        assert isinstance(caught.value.__cause__, TlsError)
+        assert caught.value.__cause__.truncated
+
+
+async def test_closing_does_not_wait_for_a_peer_whose_socket_is_full(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tlsstream, "CLOSE_PATIENCE", 0.05)
+    async with over_sockets(house) as (client, _server):
+        while client.send_now(bytes(5000)) is None:
+            pass
+        with trio.fail_after(5):
+            await client.aclose()
+
+
+async def test_who_shakes_hands_beside_another_gets_the_same_handshake(house: House) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    client, server = client_stream(ours), server_stream(theirs, house)
+    seen = []
+
+    async def shake() -> None:
+        seen.append(await client.do_handshake())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shake)
+        nursery.start_soon(shake)
+        nursery.start_soon(server.do_handshake)
+        await trio.testing.wait_all_tasks_blocked()
+        await client.flush()
+    assert seen == [client.handshake] * 2
+    assert seen[0] is seen[1]
+
+
 async def test_over_other_streams_nothing_is_sent_without_waiting(house: House) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
     client, server = client_stream(ours), server_stream(theirs, house)
