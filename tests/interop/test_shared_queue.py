@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select, text
 
 from deliver.message import MessageId
 from deliver.pgrun import PostgresDatabase
-from deliver.queue import browse, changes, due, freeze, recovery, reports, schema, store
+from deliver.queue import browse, changes, choosing, due, freeze, recovery, reports, schema, store
 from deliver.queue.changes import Changed
 from deliver.queue.claiming import Claim
 from deliver.queue.content import InlineContent
@@ -26,6 +26,7 @@ from deliver.queue.rule import listed
 from deliver.queue.schedule import Settlement
 from deliver.queue.schema import State, destination, message, recipient
 from deliver.queue.selection import Selection
+from deliver.queue.statement import Statement
 from deliver.queue.summary import summary
 from events import outbox
 from events.catalogue import Event
@@ -341,11 +342,15 @@ def test_a_shared_queue_of_an_older_version_gets_the_indexes(database: PostgresD
         for name in ("message_by_age", "message_by_size", "message_completed"):
             conn.execute(text(f"DROP INDEX {name}"))
         conn.execute(text("CREATE INDEX message_completed ON message (completed_at)"))
+        for name, columns in (("due", "next_attempt"), ("turn", "sender, next_attempt")):
+            conn.execute(text(f"DROP INDEX recipient_{name}"))
+            conn.execute(text(f"CREATE INDEX recipient_{name} ON recipient (state, domain, {columns})"))
         conn.execute(text("ALTER TABLE message ALTER COLUMN size TYPE INTEGER"))
         conn.execute(schema.queue_version.update().values(version=6))
 
     def indexes(conn: Connection) -> dict[str, str]:
-        found = conn.execute(text("SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'message'"))
+        of = "tablename IN ('message', 'recipient')"
+        found = conn.execute(text(f"SELECT indexname, indexdef FROM pg_indexes WHERE {of}"))
         return {row.indexname: row.indexdef for row in found}
 
     new = database.run_read(indexes)
@@ -357,6 +362,24 @@ def test_a_shared_queue_of_an_older_version_gets_the_indexes(database: PostgresD
         "SELECT data_type FROM information_schema.columns WHERE table_name = 'message' AND column_name = 'size'"
     )
     assert database.run_read(lambda conn: conn.execute(of_size).scalar_one()) == "bigint"
+
+
+@pytest.mark.parametrize(
+    "statement", [choosing._SENDER_BEHIND, choosing._OLDEST, due._EARLIEST, freeze._DUE_OF_DOMAIN]
+)
+def test_the_indexes_of_what_is_open_are_used(database: PostgresDatabase, statement: Statement) -> None:
+    values = {"domain": "d.test", "of": "d.test", "now": NOW, "behind": "s", "most": 9}
+
+    def plan(conn: Connection) -> str:
+        conn.execute(text("SET LOCAL enable_seqscan = off"))  # it has no rows
+        sql = statement._clause.compile(conn, compile_kwargs={"render_postcompile": True})
+        wanted = {name: values[name] for name in sql.params if name in values}
+        explained = conn.exec_driver_sql(f"EXPLAIN {sql}", {**sql.params, **wanted})
+        return "\n".join(explained.scalars())
+
+    found = database.run_write(plan)
+    assert " using recipient_" in found  # which of them depends on the rows
+    assert "using recipient_pkey" not in found
 
 
 def test_many_nodes_at_once_deliver_everything_once_and_strand_nothing(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -199,6 +199,44 @@ async def test_a_lookup_that_was_cut_off_leaves_nothing_behind() -> None:
     with trio.fail_after(1):
         (host,) = await known(desk, course)
     assert host.ready.is_set()
+
+
+async def test_a_lookup_that_began_under_other_candidates_is_not_kept() -> None:
+    """What a host is asked for follows from its candidates: TLSA, for example, only of a signed zone's."""
+
+    class Slow(Zone):
+        secure = False
+        late = trio.Event()
+
+        async def lookup(self, query: Query) -> Answer:
+            if query.type is RecordType.A:
+                await self.late.wait()
+            found = await super().lookup(query)
+            assert isinstance(found, Found | NoData)
+            return replace(found, secure=self.secure, ttl=5 if query.type is RecordType.MX else 600)
+
+    asked = Slow(zone().records | {Query(f"_25._tcp.{MX}", RecordType.TLSA): (EE,)})
+    desk = Desk(asked)
+    course = desk.course()
+    before = (await course.candidates(desk)).plan
+    assert isinstance(before, MxPlan)
+    stale = course.host(desk, before.targets[0], before)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stale.look_up_at_once)
+        await trio.testing.wait_all_tasks_blocked()
+        desk.time, asked.secure = 6.0, True
+        after = (await course.candidates(desk)).plan
+        assert isinstance(after, MxPlan)
+        assert after.secure
+        asked.late.set()
+    host = course.host(desk, after.targets[0], after)
+    assert host is not stale
+    await host.look_up_at_once()
+    assert host.walked is not None
+    assert isinstance(host.walked.plan, HostPlan)
+    policy, _ = host.policy(host.walked.plan)
+    assert isinstance(policy, TlsPolicy)
+    assert policy.authentication is Authentication.DANE
 
 
 def test_senders_have_courses_of_their_own_only_where_a_route_names_some() -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from deliver import groupcommit, sqlrun
+from deliver.errors import StorageError
 from deliver.groupcommit import SqlRunner
 
 
@@ -187,3 +188,66 @@ async def test_only_durable_commits_move_the_wal_into_the_file(runner):
 
     assert await runner.write(pages, durable=False, brief=True) == 0
     assert await runner.write(pages, brief=True) == sqlrun.WAL_PAGES
+
+
+async def test_what_takes_the_loop_too_long_runs_in_a_worker_for_a_while(runner, monkeypatch):
+    monkeypatch.setattr(groupcommit, "LONG", -1.0)
+    assert await runner.write(whose_thread, brief=True) == threading.get_ident()
+    assert await runner.write(whose_thread, brief=True) != threading.get_ident()
+
+
+async def test_an_interruption_leaves_no_transaction_open(runner, tmp_path, monkeypatch):
+    def no_thread(*args, **more):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trio.to_thread, "run_sync", no_thread)
+        with pytest.raises(RuntimeError):
+            await runner.write(put(1), brief=True)
+    other = sqlite3.connect(tmp_path / "a.db", isolation_level=None, timeout=0)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("ROLLBACK")
+    other.close()
+    await runner.write(put(2), brief=True)
+    assert await runner.read(numbers) == [2]
+
+
+async def test_after_a_failed_commit_other_processes_are_waited_for_again(runner, tmp_path):
+    later = "CREATE TABLE later (y REFERENCES t(x) DEFERRABLE INITIALLY DEFERRED)"
+    await runner.write(lambda conn: conn.execute(text(later)) and None)
+    with pytest.raises(StorageError):  # of COMMIT
+        await runner.write(lambda conn: conn.execute(text("INSERT INTO later VALUES (99)")), brief=True)
+    other = sqlite3.connect(tmp_path / "a.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(runner.write, put(1))
+        await trio.testing.wait_all_tasks_blocked()
+        other.execute("ROLLBACK")
+    other.close()
+    assert await runner.read(numbers) == [1]
+
+
+async def test_in_a_worker_the_wal_is_moved_into_the_file_also_without_fsync(runner):
+    def pages(conn: Connection) -> int:
+        return int(conn.execute(text("PRAGMA wal_autocheckpoint")).scalar_one())
+
+    assert await runner.write(pages, durable=False) == sqlrun.WAL_PAGES
+
+
+async def test_joint_writes_that_may_be_undone_come_before_the_others(runner, patient):
+    order = []
+
+    class Plain(sqlrun.Joint[None]):
+        @classmethod
+        def together(cls, conn, writes):
+            order.append(cls.__name__)
+            return [None] * len(writes)
+
+    class Doubtful(Plain):
+        doubtful = True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: runner.write(Plain(), patience=60))
+        await trio.testing.wait_all_tasks_blocked()
+        await runner.write(Doubtful())
+    assert order == ["Doubtful", "Plain"]

@@ -159,3 +159,11 @@ def test_several_companies_of_one_transaction_each_get_their_own(conn):
     settled = Company.together(conn, companies)
     assert [[each.completed for each in some] for some in settled] == [[True, False], [], [True]]
     assert set(states(conn).values()) == {"delivered", "failed"}
+
+
+def test_a_company_has_room_for_few_recipients() -> None:
+    company = Company()
+    assert company.has_room(settling.MOST_RECIPIENTS)
+    company.recipients = settling.MOST_RECIPIENTS
+    assert not company.has_room(1)
+    assert not Company(closed=True).has_room(1)

@@ -48,6 +48,10 @@ def test_a_question_asks_for_what_it_says() -> None:
     assert Request(QUESTION.name, QUESTION.rdtype, dns.flags.RD, dnssec=False).wire(7) == plain.to_wire()
 
 
+def _cut(message: dns.message.Message) -> None:
+    message.flags |= dns.flags.TC
+
+
 def _other_number(message: dns.message.Message) -> None:
     message.id ^= 1
 
@@ -156,6 +160,7 @@ async def test_tcp_gives_the_whole_response() -> None:
         (lambda wire: [], EOFError),
         (lambda wire: _framed(honest(wire, _other_number)), MalformedResponse),
         (lambda wire: _framed(b"garbage"), MalformedResponse),
+        (lambda wire: _framed(honest(wire, _cut)), MalformedResponse),
     ],
 )
 async def test_what_tcp_gives_instead_is_told(

@@ -71,6 +71,11 @@ def test_absences_carry_their_negative_ttl() -> None:
     assert respond(MX, SOA, rcode="NXDOMAIN", flags="QR RD RA") == NxDomain(False, 60)
 
 
+@pytest.mark.parametrize("sections", ["", SOA, ";ANSWER\nexample. 300 IN MX 10 mx.example.\n"])
+def test_a_response_that_was_cut_says_nothing_of_what_is_absent(sections: str) -> None:
+    assert isinstance(respond(MX, sections, flags="QR TC RD RA AD"), Unreachable)
+
+
 @pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED", "FORMERR", "NOTIMP"])
 def test_any_other_rcode_is_no_answer(rcode: str) -> None:
     assert isinstance(respond(MX, "", rcode=rcode), Unreachable)

@@ -235,6 +235,14 @@ def test_a_server_that_does_not_know_bdat_gets_data_once() -> None:
     assert [type(command) for command in action.commands] == [Mail, Rcpt, Data]
 
 
+def test_who_was_refused_in_the_words_that_a_chunk_was_refused_in_is_not_offered_again() -> None:
+    session = Session(2, "CHUNKING")
+    first = session.batch.following()
+    assert first is not None
+    session._transact(first, ["250", "250", "500", "500"])
+    assert [str(who.mailbox) for who in first.refused_with_chunk] == ["r0@x.test"]
+
+
 def test_a_last_chunk_without_an_answer_is_in_doubt_unless_refused_before() -> None:
     session = Session(3, "CHUNKING")
     transaction = session.batch.following()
