@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from sqlalchemy import Connection, bindparam, exists, or_, select, update
 
@@ -68,6 +68,7 @@ class Accept(Joint[None]):
 class Settle(Joint[Settled]):
     """`store.settle` to come; `gather` in seconds, `trace` is JSON."""
 
+    doubtful: ClassVar[bool] = True
     claim: Claim
     settlements: tuple[Settlement, ...]
     events: tuple[Event, ...]

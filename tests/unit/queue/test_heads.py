@@ -140,3 +140,14 @@ def test_attempts_that_begin_together_get_ids_that_were_never_used(conn):
         used |= ids
         conn.execute(delete(attempt))
         conn.execute(delete(message))
+
+
+def test_attempts_get_new_numbers_also_where_sqlite_has_forgotten_the_last_one() -> None:
+    database = Database(None)
+    database.run_write(schema.migrate)
+    for number in range(4):
+        database.run_write(lambda conn, name=f"m{number}", to=DOMAINS[number]: accept(conn, name, f"u@{to}"))
+    first = database.run_write(lambda conn: claim(conn, limit=2))
+    database.run_write(lambda conn: conn.execute(text("DELETE FROM sqlite_sequence")) and None)
+    second = database.run_write(lambda conn: claim(conn, limit=2))
+    assert len({each.attempt_id for each in (*first, *second)}) == 4
