@@ -15,7 +15,7 @@ from io import IncrementalNewlineDecoder
 from deliver.errors import MessageError
 from deliver.smtp.ehlo import Capabilities
 
-FIRST_CHUNK = 128 * 1024  # octets that may be wasted on recipients who are all refused
+FIRST_CHUNK = 64 * 1024  # octets that may be wasted on recipients who are all refused
 CHUNK = 256 * 1024  # octets; what is still written after a server has refused the message midway
 
 _NOT_UNDERSTOOD = frozenset({500, 501, 502, 503, 504})  # RFC 5321 4.2.2
