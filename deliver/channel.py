@@ -16,6 +16,7 @@ from typing import Any, Final
 
 MAX_FRAME: Final = 128 * 1024  # octets
 MAX_FILES: Final = 200  # descriptors in one frame
+PIECE: Final = 1024 * 1024  # octets of a file that are read at a time
 
 
 class Closed(Exception):
@@ -89,7 +90,12 @@ def in_memory(content: bytes) -> int:
 
 
 def content_of(descriptor: int) -> bytes:
-    """Everything in such a file; it is closed."""
-    with open(descriptor, "rb") as file:
-        file.seek(0)
-        return file.read()
+    """Everything in such a file; it is closed. Others may read it meanwhile: they share our place in it."""
+    pieces, read = [], 0
+    try:
+        while piece := os.pread(descriptor, PIECE, read):
+            pieces.append(piece)
+            read += len(piece)
+    finally:
+        os.close(descriptor)
+    return b"".join(pieces)

@@ -42,6 +42,17 @@ def test_files_go_along_and_are_not_inherited(line: Pair) -> None:
         os.fstat(received)
 
 
+def test_who_reads_a_file_does_not_move_the_others_place_in_it() -> None:
+    """Every worker has the settings as the same open file."""
+    content = os.urandom(3_000_000)
+    file = channel.in_memory(content)
+    other = os.dup(file)
+    os.lseek(other, 1_000_000, os.SEEK_SET)
+    assert channel.content_of(file) == content
+    assert os.lseek(other, 0, os.SEEK_CUR) == 1_000_000
+    assert channel.content_of(other) == content
+
+
 def test_the_end_of_the_other_side_is_noticed(line: Pair) -> None:
     line[0].close()
     with pytest.raises(channel.Closed):
