@@ -27,7 +27,6 @@ from events.catalogue import Event
 
 FAREWELL = 2.0  # seconds for QUIT on everything when the pool ends
 UNHEARD = 1.5  # seconds without a listener: where mail flows, sessions are taken before that
-GLANCE = 0.001  # seconds
 ENDED = "the server ended the session"
 UNNEEDED = "not needed any more"
 
@@ -59,8 +58,8 @@ class Idle(Protocol):
         """Whether another transaction may begin on it."""
         ...
 
-    def glance(self) -> bool:
-        """Take note of what the server has said already. False: that cannot be said without waiting."""
+    async def catch_up(self) -> None:
+        """Take note of what the server has said by now; waits for a moment at most."""
         ...
 
     async def overhear(self) -> None:
@@ -206,9 +205,8 @@ class SessionPool:
             resting.listener.scope.cancel()
             with trio.CancelScope(shield=True):  # at once: until then the listener may still read
                 await resting.listener.over.wait()
-        elif not resting.session.glance():
-            with trio.move_on_after(GLANCE):
-                await resting.session.overhear()
+        else:
+            await resting.session.catch_up()
 
     def _patience(self, session: Idle, now: float) -> float:
         """How many seconds it may stay, from now on."""

@@ -38,7 +38,6 @@ from events.catalogue import Event
 from events.port import OpenGate
 
 UNHEARD = 0.05  # seconds without a listener after which we look whether the server is still there
-GLANCE = 0.001  # seconds
 MOMENT = 1.0  # seconds for which a verdict holds; a handshake may take longer
 
 
@@ -132,9 +131,9 @@ class Reusing(Securing):
             return limits
         return replace(limits, mailmax=max(0, limits.mailmax - self._transactions))
 
-    def glance(self) -> bool:
+    async def catch_up(self) -> None:
         """See `deliver.pool.Idle`."""
-        return self._open_wire.glance()
+        await self._open_wire.catch_up()
 
     async def overhear(self) -> None:
         """See `deliver.pool.Idle`."""
@@ -196,8 +195,7 @@ class Reusing(Securing):
             await self._ask_gate(announced, Phase.TLS)
         if trio.current_time() - began <= UNHEARD:
             return True
-        with trio.move_on_after(GLANCE):
-            await self.overhear()
+        await self.catch_up()
         return self.usable
 
     def _holds_today(self) -> bool:

@@ -15,8 +15,6 @@ import trio
 from deliver.errors import Blame, MessageError, PeerError, StorageError
 from deliver.message import Content
 from deliver.net.chunks import AT_ONCE, LAST_WORDS, PIECE, answers_content
-from deliver.net.prompt import PromptStream
-from deliver.net.tlsstream import TlsStream
 from deliver.outcome import Phase
 from deliver.smtp.client import Exchange
 from deliver.smtp.command import EndOfContent
@@ -26,8 +24,6 @@ from deliver.smtp.transaction import Transaction
 
 if TYPE_CHECKING:
     from deliver.net.wire import Wire
-
-GLANCE = 0.001  # seconds
 
 
 class MailData:
@@ -154,17 +150,10 @@ class MailData:
                 continue
             end = EndOfContent(stuffer.finish())
             if size <= AT_ONCE:
-                await self._look_for_an_answer()
+                await self._wire.catch_up()  # nobody reads beside us: what came before is no answer to it
             if not self._wire.machine.may_send(end):
                 return  # a part of an answer is here already: nothing more may be added
             self._transaction.dot_handed_over()
             octets += self._wire.machine.send(end)
             await self._wire.write_content(octets, Phase.DOT)
             return
-
-    async def _look_for_an_answer(self) -> None:
-        """Nobody reads beside the writer: what came before the content left is no answer to it."""
-        wire = self._wire
-        if isinstance(wire.stream, PromptStream | TlsStream) and not wire.glance():
-            with trio.move_on_after(GLANCE):
-                await wire.overhear()

@@ -40,6 +40,7 @@ from deliver.smtp.reply import Reply
 from deliver.smtp.transaction import AwaitReply, Done, SendChunks, SendCommands, SendContent, Transaction
 
 CHUNK = 64 * 1024  # octets read at once
+GLANCE = 0.001  # seconds
 FEW = 1024  # octets of a flight that every socket takes at once: no reader is needed beside the writer
 NOW = 16 * 1024  # octets of a write that is tried at once: one after the other they must not starve the rest
 CLOSING = 1.0  # seconds for an orderly end of the stream
@@ -209,6 +210,12 @@ class Wire:
                 return True
             stream = stream.transport
         return isinstance(stream, PromptStream | trio.SocketStream) and not has_arrived(stream)
+
+    async def catch_up(self) -> None:
+        """What has come by now is known; where that cannot be seen, listen for a moment."""
+        if not self.glance():
+            with trio.move_on_after(GLANCE):
+                await self.overhear()
 
     async def overhear(self) -> None:
         """Wait, between transactions, until the server says something or hangs up; not `reusable` after that.

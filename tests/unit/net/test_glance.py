@@ -76,6 +76,30 @@ async def test_of_other_streams_nothing_is_known() -> None:
     assert not wire.glance()
 
 
+@pytest.mark.parametrize("said", [GOODBYE, b""], ids=["goodbye", "nothing"])
+async def test_where_nothing_is_known_we_listen_for_a_moment(
+    autojump_clock: trio.testing.MockClock, said: bytes
+) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    wire = Wire(ours, Timeouts())
+    await ready(wire, theirs)
+    if said:
+        await theirs.send_all(said)
+    began = trio.current_time()
+    await wire.catch_up()
+    assert wire.reusable is not bool(said)
+    assert (trio.current_time() - began > 0) is not bool(said)
+    assert trio.current_time() - began < 0.1
+
+
+async def test_a_socket_that_is_silent_is_not_listened_to() -> None:
+    async with sockets() as (ours, theirs):
+        wire = Wire(ours, Timeouts())
+        await ready(wire, theirs)
+        await wire.catch_up()
+        assert wire.reusable
+
+
 @asynccontextmanager
 async def secured(house: House) -> AsyncIterator[tuple[Wire, TlsStream, trio.SocketStream]]:
     async with sockets() as (ours, theirs):
