@@ -1,19 +1,20 @@
 """Statements that are made once: building and compiling them anew costs SQLite's users far more than SQLite.
 
-A Statement has `bindparam`s where its values come in. On SQLite its text is compiled at first use and goes
-straight to the driver; other databases get the statement itself. Rows come as named tuples, as SQLite has
+A Statement has `bindparam`s where its values come in. On SQLite its text is compiled at first use, with its
+constants in it, and goes straight to the driver; other databases get the statement itself. Rows come as named tuples, as SQLite has
 them: booleans are 0 and 1. Synchronous, within the caller's transaction. Raises what SQLAlchemy raises.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select
+from sqlalchemy import BindParameter, Connection, Select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
@@ -86,25 +87,32 @@ class Statement:
 
 
 class _Made:
-    """The text for SQLite and the order of its values; constants of the statement are among them."""
+    """The text for SQLite and the order of its values.
 
-    __slots__ = ("_arrange", "_constants", "_text", "row")
+    Constants are in the text: where a value is bound to a column that some index's WHERE names, SQLite
+    prepares the whole statement again for each row.
+    """
+
+    __slots__ = ("_arrange", "_text", "row")
 
     def __init__(self, clause: Any, columns: list[str] | None) -> None:
         compiled = clause.compile(dialect=_DIALECT, column_keys=columns)
         assert not getattr(compiled, "insert_prefetch", ()), "give defaults of columns explicitly"
-        self._text = str(compiled)
-        names = tuple(compiled.positiontup or ())
-        known = compiled.construct_params(escape_names=False, _check=False)
         inputs = {each.key for each in compiled.binds.values() if each.required}
-        self._constants = {name: known.get(name) for name in names if name not in inputs}
-        self._arrange = _arrangement(names)
+        parts = str(compiled).split("?")
+        names = tuple(compiled.positiontup or ())
+        assert len(parts) == len(names) + 1, "no constant has a question mark"
+        text = [parts[0]]
+        for name, part in zip(names, parts[1:], strict=True):
+            given = "?" if name in inputs else _literal(compiled, compiled.binds[name])
+            text += [given, part]
+        self._text = "".join(text)
+        self._arrange = _arrangement(tuple(name for name in names if name in inputs))
         self.row: Callable[..., Any] = tuple
         if isinstance(clause, Select):
             self.row = namedtuple("Row", clause.selected_columns.keys(), rename=True)  # type: ignore[misc]  # known at run time only
 
     def run(self, driver: sqlite3.Connection, values: dict[str, Any]) -> sqlite3.Cursor:
-        values |= self._constants
         try:
             return driver.execute(self._text, self._arrange(values))
         except sqlite3.Error as error:
@@ -112,11 +120,18 @@ class _Made:
 
     def run_each(self, driver: sqlite3.Connection, rows: Iterable[dict[str, Any]]) -> int:
         """How many rows were changed altogether."""
-        constants, arrange = self._constants, self._arrange
+        arrange = self._arrange
         try:
-            return driver.executemany(self._text, [arrange(row | constants) for row in rows]).rowcount
+            return driver.executemany(self._text, [arrange(row) for row in rows]).rowcount
         except sqlite3.Error as error:
             raise DBAPIError.instance(self._text, None, error, sqlite3.Error) from error
+
+
+def _literal(compiled: Any, constant: BindParameter[Any]) -> str:
+    """The constant in SQL; SQLite has no word for infinity but numbers that are too large."""
+    if isinstance(constant.value, float) and math.isinf(constant.value):
+        return "9e999" if constant.value > 0 else "-9e999"
+    return str(compiled.render_literal_bindparam(constant))
 
 
 def _arrangement(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     create_engine,
     insert,
+    literal,
     select,
     update,
 )
@@ -63,6 +65,13 @@ def test_constants_of_the_statement_count_besides_the_values(conn: Connection) -
     assert AGE.change(conn, of="a") == 0
     assert AGE.change(conn, of="b") == 0
     assert [row.name for row in BY_STATE.all(conn, wanted="old")] == ["a"]
+
+
+@pytest.mark.parametrize("constant", [math.inf, -math.inf, 0.1, -3, None, True, "it's", "a?b", ":c"])
+def test_a_constant_means_what_it_means_bound(conn: Connection, constant: object) -> None:
+    said = literal(constant)
+    same = Statement(select(said.label("said"), said.is_not_distinct_from(bindparam("bound"))))
+    assert list(same.first(conn, bound=constant)) == [constant, 1]
 
 
 def test_first_and_scalar_of_nothing_are_none(conn: Connection) -> None:
