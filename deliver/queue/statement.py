@@ -1,8 +1,9 @@
 """Statements that are made once: building and compiling them anew costs SQLite's users far more than SQLite.
 
 A Statement has `bindparam`s where its values come in. On SQLite its text is compiled at first use, with its
-constants in it, and goes straight to the driver; other databases get the statement itself. Rows come as named tuples, as SQLite has
-them: booleans are 0 and 1. Synchronous, within the caller's transaction. Raises what SQLAlchemy raises.
+constants in it, and goes straight to the driver; other databases get the statement itself. Rows come as
+named tuples, as SQLite has them: booleans are 0 and 1. Synchronous, within the caller's transaction. Raises
+what SQLAlchemy raises.
 """
 
 from __future__ import annotations
