@@ -1,9 +1,10 @@
 """The clients of the relay: `python -m bench.load.injector JSON` with the fields of `InjectorOrder`.
 
 `clients` connections stay open and send one message after the other: MAIL, RCPT and DATA in one flight, then
-the content. A message that is refused for the time being is offered again. It ends, and prints how many were
-refused, when the relay has taken all messages. With `tls` every message has a connection and a handshake of
-its own: that is how injector and sink are measured against each other.
+the content. A message that is refused for the time being is offered again. It ends when the relay has taken
+all messages, and prints how many were refused and when it began, by the clock of the ledger. With `tls` every
+message has a connection and a handshake of its own: that is how injector and sink are measured against each
+other.
 """
 
 from __future__ import annotations
@@ -237,10 +238,11 @@ class Injector:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Inject, then say how many messages were refused for the time being."""
+    """Inject, then say how many messages were refused for the time being, and when the first client came."""
     injector = Injector(InjectorOrder.from_argument(arguments[0]))
+    began = time.monotonic()
     injector.run()
-    print(injector.refused, flush=True)
+    print(injector.refused, began, flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 
 from bench.load.run import Result
 
@@ -45,13 +46,15 @@ def row(one: Result) -> str:
 
 
 def ratios(results: Sequence[Result]) -> Iterator[str]:
-    """Outrider against each other one, of the best rounds: noise only ever slows."""
+    """Outrider against each other one, of the middle rounds, and of the best: noise only ever slows."""
     names = list(dict.fromkeys(one.contender for one in results))
-    rate = {name: max(one.rate for one in results if one.contender == name) for name in names}
-    cpu = {name: min(one.cpu_per_thousand for one in results if one.contender == name) for name in names}
+    rates = {name: [one.rate for one in results if one.contender == name] for name in names}
+    costs = {name: [one.cpu_per_thousand for one in results if one.contender == name] for name in names}
     for name in names:
         if name != "Outrider" and "Outrider" in names:
+            rate = [middle(rates["Outrider"]) / middle(rates[name]) for middle in (median, max)]
+            cost = [middle(costs["Outrider"]) / middle(costs[name]) for middle in (median, min)]
             yield (
-                f"  Outrider / {name}: {rate['Outrider'] / rate[name]:.2f} × messages per second, "
-                f"{cpu['Outrider'] / cpu[name]:.2f} × CPU"
+                f"  Outrider / {name}: {rate[0]:.2f} × messages per second (best rounds {rate[1]:.2f}), "
+                f"{cost[0]:.2f} × CPU (best {cost[1]:.2f})"
             )

@@ -119,8 +119,7 @@ def _measured(
     clients: int,
 ) -> Result:
     before = account.usage()
-    began = time.monotonic()
-    refused = _inject(scenario, ledger, first, count, clients)
+    refused, began = _inject(scenario, ledger, first, count, clients)
     awaited = scenario.awaited(first, count)
     memory = _await(ledger, awaited, account)
     after = account.usage()
@@ -162,8 +161,7 @@ def ceiling(*, tls: bool, count: int, clients: int, shared: Place, directory: Pa
     directory.mkdir()
     scenario = Scenario("ceiling", "", hop=True, tls=tls)
     with Ledger(directory / "ledger", count) as ledger, _sink(scenario, shared, ledger):
-        began = time.monotonic()
-        _inject(scenario, ledger, 0, count, clients, target=(place.HOP, place.SMTP), tls=tls)
+        _, began = _inject(scenario, ledger, 0, count, clients, target=(place.HOP, place.SMTP), tls=tls)
         assert not ledger.missing(range(count)), "injector and sink disagree"
         return count / (max(ledger.times("delivered")) - began)
 
@@ -204,8 +202,12 @@ def _inject(
     *,
     target: tuple[str, int] = (place.RELAY, place.RELAY_PORT),
     tls: bool = False,
-) -> int:
-    """Send the messages and wait until they were taken; how many were refused for the time being."""
+) -> tuple[int, float]:
+    """Send the messages and wait until they were taken.
+
+    Returns how many were refused for the time being, and when it began by the ledger's clock: the injector
+    has to be loaded first, which is not the relay's time.
+    """
     order = InjectorOrder(
         *target,
         str(ledger.path),
@@ -221,7 +223,8 @@ def _inject(
     ran = subprocess.run(command, capture_output=True, env=_environment())
     if ran.returncode:
         raise RelayFailed(ran.stderr.decode(errors="replace").strip().rpartition("\n")[2][:_LINE])
-    return int(ran.stdout)
+    refused, began = ran.stdout.split()
+    return int(refused), float(began)
 
 
 def _await(ledger: Ledger, numbers: Sequence[int], account: Account) -> int:
