@@ -104,21 +104,26 @@ class Attempt:
         self.trace = Trace()
         self._testimony = Testimony(self.trace, agent.clock.now, envelope, self._domain, number)
 
-    async def run(self) -> None:
-        """Deliver as far as possible within `delivery.deadline`."""
+    async def run(self, scope: trio.CancelScope | None = None) -> None:
+        """Deliver as far as possible within `delivery.deadline`.
+
+        `scope`: what the caller has entered for this attempt alone; it will end no later than that.
+        """
+        if scope is None:
+            with trio.CancelScope() as scope:
+                await self.run(scope)
+            return
         sender = self._envelope.reverse_path
         course = self._agent.courses.of(self._agent.settings, self._domain, sender)
         self._limit = course.max_hosts
         ends = trio.current_time() + course.deadline
-        if trio.current_effective_deadline() <= ends:  # it is ended sooner by whoever runs it
+        scope.deadline = min(scope.deadline, ends)
+        try:
             await self._deliver(course)
             self._over = True
-            return
-        with trio.CancelScope(deadline=ends) as scope:
-            await self._deliver(course)
-            self._over = True
-        if scope.cancelled_caught:
-            self._gave_up = f"the attempt took longer than {course.deadline:g} s (delivery.deadline)"
+        finally:
+            if not self._over and trio.current_time() >= ends:
+                self._gave_up = f"the attempt took longer than {course.deadline:g} s (delivery.deadline)"
 
     def result(self) -> AttemptResult:
         """One outcome per recipient, whatever has happened so far. Call it once."""

@@ -9,6 +9,7 @@ nobody can say any more what the server will have got. Synchronous; times are se
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,8 +24,11 @@ from deliver.queue.hold import Append, Key
 from deliver.queue.owed import Owed, owed
 from deliver.queue.schema import State, counter, freeze as freeze_table, recipient
 from deliver.queue.store import complete_all, note_owed
+from deliver.queue.unreadable import where_readable
 from deliver.smtp.reply import EnhancedCode
 from events.catalogue import Event
+
+log = logging.getLogger("outrider.queue")
 
 CHANGES: Final = "changes"
 RETRIES: Final = "retries"  # those of them that ask for an attempt now
@@ -78,11 +82,16 @@ def hold_back(
 def release(
     conn: Connection, keys: Sequence[Key], now: float, *, append: Append, why: str = "released"
 ) -> Changed:
-    """Make held ones due now; those that a freeze rule holds stay."""
-    rows = hold.with_messages(conn, keys, State.HELD)
-    ours = [row for row in rows if row.freeze_id is None]
-    _release(conn, ours, now, why, append)
-    return _done(conn, keys, len(ours), frozen=len(rows) - len(ours))
+    """Make held ones due now; those that a freeze rule holds stay, and messages that cannot be read."""
+
+    def release_these(these: Sequence[Key]) -> tuple[int, int]:
+        rows = hold.with_messages(conn, these, State.HELD)
+        ours = [row for row in rows if row.freeze_id is None]
+        _release(conn, ours, now, why, append)
+        return len(ours), len(rows) - len(ours)
+
+    done = where_readable(keys, release_these, lambda *_: (0, 0))
+    return _done(conn, keys, sum(released for released, _ in done), frozen=sum(frozen for _, frozen in done))
 
 
 def remove(conn: Connection, keys: Sequence[Key], now: float, *, reason: str, append: Append) -> Changed:
@@ -179,12 +188,24 @@ def _drop_unused(conn: Connection, rule_ids: Sequence[int]) -> None:
 
 
 def _release_some(conn: Connection, keys: list[Key], now: float, why: str, append: Append) -> int:
-    rows = hold.with_messages(conn, keys, State.HELD)
-    _release(conn, rows, now, why, append)
-    return len(rows)
+    """Returns how many: the others, which cannot be read, are held for that from now on."""
+
+    def release_these(these: Sequence[Key]) -> int:
+        rows = hold.with_messages(conn, these, State.HELD)
+        _release(conn, rows, now, why, append)
+        return len(rows)
+
+    def keep_these(these: Sequence[Key], unreadable: str) -> int:
+        log.error("%s: stays held: %s", these[0].message_id, unreadable)
+        which = recipient.c.ordinal.in_([key.ordinal for key in these])
+        hold.set_aside(conn, these[0].message_id, which, unreadable, now, append)
+        return 0
+
+    return sum(where_readable(keys, release_these, keep_these))
 
 
 def _release(conn: Connection, rows: list[Row[Any]], now: float, why: str, append: Append) -> None:
+    told = hold.events("msg:release", rows, why, now)
     for start in range(0, len(rows), freeze.CHUNK):
         part = rows[start : start + freeze.CHUNK]
         conn.execute(
@@ -192,7 +213,8 @@ def _release(conn: Connection, rows: list[Row[Any]], now: float, why: str, appen
             .where(hold.is_one_of([Key(row.message_id, row.ordinal) for row in part]))
             .values(state=State.QUEUED.value, held_reason=None, held_until=None, freeze_id=None)
         )
-    hold.tell(conn, "msg:release", rows, why, now, append)
+    for message_id, event in told:
+        append(conn, message_id, [event])
     _make_due(conn, rows, now)
 
 

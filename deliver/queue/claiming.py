@@ -25,7 +25,7 @@ from deliver.message import Envelope, Recipient
 from deliver.outcome import Place
 from deliver.queue import choosing, codec, due, freeze, schedule
 from deliver.queue.choosing import CROWDED as CROWDED, Admission as Admission
-from deliver.queue.found import UNREADABLE, Found, is_unreadable, read, why_unreadable
+from deliver.queue.found import Found, read
 from deliver.queue.heads import heads
 from deliver.queue.hold import Append, Key, is_in, set_aside
 from deliver.queue.locking import ALONE, free_destinations
@@ -33,6 +33,7 @@ from deliver.queue.misdated import IMPOSSIBLE, TOLERANCE
 from deliver.queue.rule import Rule
 from deliver.queue.schema import State, attempt, message, recipient
 from deliver.queue.statement import Statement
+from deliver.queue.unreadable import UNREADABLE, is_unreadable, why_unreadable
 from events import outbox
 
 MAX_RECIPIENTS: Final = 100  # of one claim; every server takes as many (RFC 5321 4.5.3.1.8)

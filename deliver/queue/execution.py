@@ -47,8 +47,8 @@ JournalReply = Callable[[tuple[Recipient, ...], Delivered], None]
 class Attempt(Protocol):
     """What delivers one claim: `deliver.attempt.Attempt`, or a test's."""
 
-    async def run(self) -> None:
-        """Deliver. May be cancelled at any moment."""
+    async def run(self, scope: trio.CancelScope) -> None:
+        """Deliver in `scope`, entered for this alone, and perhaps end that sooner. May be cancelled any time."""
         ...
 
     def result(self) -> AttemptResult:
@@ -120,7 +120,7 @@ class Execution:
         journalled: dict[int, Delivered] = {}
         attempt: Attempt | None = None
         result: AttemptResult | None = None
-        scope.deadline = trio.current_time() + self.deadline
+        scope.deadline = last = trio.current_time() + self.deadline
         try:
             with scope:
                 content = await self._content(claim)
@@ -130,8 +130,8 @@ class Execution:
                     watched = Watched(content, content.size)
                     attempt = self.begin(claim, watched, partial(self._note, claim, journalled))
                     self.silent.begin(claim, self.silence, partial(_progress, attempt, watched), scope)
-                    await attempt.run()
-            if scope.cancelled_caught and trio.current_time() >= scope.deadline:
+                    await attempt.run(scope)
+            if scope.cancelled_caught and trio.current_time() >= last:
                 log.error(
                     "%s: attempt %d took longer than %g s", claim.envelope.id, claim.number, self.deadline
                 )

@@ -1,24 +1,15 @@
-"""What a claim reads: a message and its due recipients of one domain, as they are in their rows.
-
-Nobody's mail is to wait for a message whose rows cannot be read: `is_unreadable` tells such errors from those
-of the database.
-"""
+"""What a claim reads: a message and its due recipients of one domain, as they are in their rows."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy.exc import DBAPIError
-
-from deliver.errors import UsageError
 from deliver.message import Envelope, Recipient
 from deliver.outcome import Place
 from deliver.queue import codec
 
-UNREADABLE: Final = (ValueError, TypeError, AttributeError, KeyError, RecursionError, UsageError)
 _ABOUT_MAIL: Final = frozenset({"mail", "rcpt", "data", "body", "dot"})
 
 
@@ -39,7 +30,7 @@ class Found:
 
 
 def read(domain: str, mail: Any, due_now: list[Any]) -> Found:
-    """The rows as values. Raises one of UNREADABLE."""
+    """The rows as values. Raises as rows that cannot be read do, see `deliver.queue.unreadable`."""
     recipients = tuple([codec.recipient_of(row) for row in due_now])
     return Found(
         domain,
@@ -53,20 +44,6 @@ def read(domain: str, mail: Any, due_now: list[Any]) -> Found:
         mail.spool_name,
         None if mail.content is None else bytes(mail.content),
     )
-
-
-def is_unreadable(error: Exception) -> bool:
-    """Whether it is about what stands in a row: its values, or text that SQLite cannot decode."""
-    if isinstance(error, UNREADABLE):
-        return True
-    origin = error.orig if isinstance(error, DBAPIError) else error
-    return isinstance(origin, sqlite3.OperationalError) and str(origin).startswith("Could not decode")
-
-
-def why_unreadable(error: Exception) -> str:
-    """The reason with which the message is held."""
-    origin = error.orig if isinstance(error, DBAPIError) else error
-    return f"its record in the queue cannot be read: {str(origin) or type(origin).__name__}"
 
 
 def _place(outcome: str | None) -> Place | None:

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -34,17 +33,16 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import DBAPIError
 
 from deliver.errors import UsageError
 from deliver.message import Mailbox
 from deliver.pattern import canonical, matches
-from deliver.queue.found import UNREADABLE, is_unreadable, why_unreadable
 from deliver.queue.hold import Append, Key, clause, hold, set_aside
 from deliver.queue.rule import Kind as Kind, Rule as Rule
 from deliver.queue.schema import freeze as table, is_queued, message, recipient
 from deliver.queue.selection import NULL_SENDER, name_matches, sent_by
 from deliver.queue.statement import Statement
+from deliver.queue.unreadable import where_readable
 
 CHUNK: Final = 500  # recipients in one statement
 MAX_RULES: Final = 1000
@@ -174,43 +172,25 @@ def hold_by(
 
     A message whose rows cannot be read is held with that reason, and not released with the others.
     """
-    try:
-        return _hold_by(conn, rule, keys, now, append, wait)
-    except (*UNREADABLE, DBAPIError, sqlite3.Error) as error:
-        if not is_unreadable(error):
-            raise
-    by_message: dict[str, list[Key]] = {}
-    for key in keys:
-        by_message.setdefault(key.message_id, []).append(key)
-    return sum(_hold_readable(conn, rule, each, now, append, wait) for each in by_message.values())
 
+    def set_these_aside(these: Sequence[Key], why: str) -> int:
+        log.error("%s: held: %s", these[0].message_id, why)
+        which = recipient.c.ordinal.in_([key.ordinal for key in these])
+        return set_aside(conn, these[0].message_id, which, why, now, append)
 
-def _hold_readable(
-    conn: Connection, rule: Rule, keys: list[Key], now: float, append: Append, wait: bool
-) -> int:
-    """Those of one message."""
-    try:
-        return _hold_by(conn, rule, keys, now, append, wait)
-    except (*UNREADABLE, DBAPIError, sqlite3.Error) as error:
-        if not is_unreadable(error):
-            raise
-        why = why_unreadable(error)
-    log.error("%s: held: %s", keys[0].message_id, why)
-    these = recipient.c.ordinal.in_([key.ordinal for key in keys])
-    return set_aside(conn, keys[0].message_id, these, why, now, append)
+    def hold_these(these: Sequence[Key]) -> int:
+        return hold(
+            conn,
+            these,
+            reason=rule.reason,
+            until=rule.until,
+            now=now,
+            append=append,
+            freeze_id=rule.id,
+            wait=wait,
+        )
 
-
-def _hold_by(conn: Connection, rule: Rule, keys: list[Key], now: float, append: Append, wait: bool) -> int:
-    return hold(
-        conn,
-        keys,
-        reason=rule.reason,
-        until=rule.until,
-        now=now,
-        append=append,
-        freeze_id=rule.id,
-        wait=wait,
-    )
+    return sum(where_readable(keys, hold_these, set_these_aside))
 
 
 def _matches(rule: Rule) -> ColumnElement[bool] | TextClause:

@@ -67,12 +67,12 @@ def hold(
     """Hold those that are queued; returns how many. msg:hold is appended once per message.
 
     Without `wait` not those that others have locked. Raises for rows that cannot be read (see
-    `deliver.queue.found`), before it changes anything.
+    `deliver.queue.unreadable`), before it changes anything.
     """
     rows = with_messages(conn, keys, State.QUEUED, wait=wait)
     if not rows:
         return 0
-    told = _events("msg:hold", rows, reason, now)
+    told = events("msg:hold", rows, reason, now)
     conn.execute(
         update(recipient)
         .where(is_one_of([Key(row.message_id, row.ordinal) for row in rows]))
@@ -86,13 +86,16 @@ def hold(
 def set_aside(
     conn: Connection, message_id: str, which: ColumnElement[bool], reason: str, now: float, append: Append
 ) -> int:
-    """Hold those of the message's queued recipients without reading their rows; how many."""
+    """Hold those of the message's recipients that wait, without reading their rows; how many.
+
+    Those that are held already are from now on held for this reason, by no rule and without an end.
+    """
     changed = conn.execute(
         update(recipient)
         .where(
             recipient.c.message_id == message_id,
             which,
-            is_in(State.QUEUED),
+            is_in(State.QUEUED, State.HELD),
         )
         .values(state=State.HELD.value, held_reason=reason[:MAX_REASON], held_until=None, freeze_id=None)
     ).rowcount
@@ -126,15 +129,11 @@ def locked(query: Select[Any], *, wait: bool = True) -> Select[Any]:
     return query.with_for_update(of=[message, recipient], key_share=True, skip_locked=not wait)
 
 
-def tell(
-    conn: Connection, name: str, rows: Iterable[Row[Any]], reason: str, now: float, append: Append
-) -> None:
-    """One event per message: `event_data` says why, `recipients_count` how many recipients it is about."""
-    for message_id, event in _events(name, rows, reason, now):
-        append(conn, message_id, [event])
+def events(name: str, rows: Iterable[Row[Any]], reason: str, now: float) -> list[tuple[str, Event]]:
+    """One per message, with its id: `event_data` says why, `recipients_count` counts its recipients.
 
-
-def _events(name: str, rows: Iterable[Row[Any]], reason: str, now: float) -> list[tuple[str, Event]]:
+    Raises for rows that cannot be read.
+    """
     by_message: dict[str, list[Row[Any]]] = {}
     for row in rows:
         by_message.setdefault(row.message_id, []).append(row)

@@ -15,6 +15,7 @@ from functools import lru_cache
 from threading import Lock
 from typing import Final, Literal
 
+import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -125,11 +126,11 @@ class Timed:
     meter: Meter
     now: Callable[[], float]
 
-    async def run(self) -> None:
+    async def run(self, scope: trio.CancelScope) -> None:
         """Deliver."""
         began = self.now()
         try:
-            await self.attempt.run()
+            await self.attempt.run(scope)
         finally:
             self.meter.observe("outrider_attempt_seconds", self.now() - began)
 

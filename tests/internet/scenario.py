@@ -3,7 +3,7 @@
 The third goes to a domain whose TLSA record matches no certificate of its server. RFC 7672 2.2 leaves one
 thing to do: not to deliver, and to try again later.
 
-It waits for events: connections that the mail servers saw end, attempts that the queue has settled.
+It waits for events: messages and ends of connections at the mail servers, attempts that the queue has settled.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -66,11 +66,12 @@ def run(directory: Path, progress: Progress) -> Report:
             contents = [content_of(case, datetime.now(UTC)) for case in CASES]
             ids = [_submit(relay, case, content) for case, content in zip(CASES, contents, strict=True)]
             progress("waiting for the mail servers")
-            _await_servers(live)
+            _await_servers(live, _served)
             progress("waiting for the queue's record")
             shown = _await_attempts(relay, ids)
             progress("stopping the relay")
-            relay.stop()
+            relay.stop()  # its idle connections end with it
+            _await_servers(live, _left)
             progress("reading the events and the hints")
             events, hints = _both(relay, ("events", "tail", "-n", EVENT_ROWS), ("hints", "list"))
         servers = [live.world.server(case.exchanger) for case in CASES]
@@ -117,16 +118,20 @@ def _require(reply: tuple[int, bytes]) -> str:
     return text
 
 
-def _await_servers(live: LiveInternet) -> None:
-    """Until each of the servers has seen a connection end. A server that nobody calls is found out later."""
+def _await_servers(live: LiveInternet, over: Callable[[SmtpServer], bool]) -> None:
+    """Until it is over at each of the servers. A server that nobody calls is found out later."""
     hosts = [case.exchanger for case in CASES]
-    try:
-        live.wait_until(
-            lambda world: all(any(c.ended for c in world.server(host).connections) for host in hosts),
-            PATIENCE,
-        )
-    except TimeoutError:
-        return
+    with suppress(TimeoutError):
+        live.wait_until(lambda world: all(over(world.server(host)) for host in hosts), PATIENCE)
+
+
+def _served(server: SmtpServer) -> bool:
+    """It has the message, or was left without it; a connection that was of use stays open for a while."""
+    return bool(server.received) or any(connection.ended for connection in server.connections)
+
+
+def _left(server: SmtpServer) -> bool:
+    return all(connection.ended for connection in server.connections)
 
 
 def _await_attempts(relay: RelayProcess, ids: Sequence[str]) -> tuple[dict[str, Any], ...]:

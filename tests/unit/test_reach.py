@@ -309,7 +309,7 @@ async def test_an_address_of_our_own_is_never_dialled(autojump_clock: trio.testi
 
 
 async def test_who_runs_an_attempt_may_end_it_sooner(autojump_clock: trio.testing.MockClock) -> None:
-    """Then it has no deadline of its own, and still says what is known."""
+    """Then it still says what is known."""
     for outer, sooner in ((5, True), (50, False)):
         began = trio.current_time()
         with trio.CancelScope(deadline=began + outer) as scope:

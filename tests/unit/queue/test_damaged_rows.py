@@ -125,6 +125,45 @@ def test_released_it_is_held_again(conn):
     assert rows(conn)[0].state == "held"
 
 
+UNDECODABLE = [
+    ("local_part = CAST(x'ff61' AS TEXT)", "recipient", "message_id"),
+    ("sender_domain = CAST(x'ff61' AS TEXT)", "message", "id"),
+]
+
+
+@pytest.mark.parametrize(("what", "table", "key"), UNDECODABLE)
+def test_the_others_are_released_when_the_date_comes(conn, caplog, what, table, key):
+    names = ("m0", "m1", "m2")
+    for name in names:
+        accept(conn, name)
+    keys = [hold.Key(name, 0) for name in names]
+    changes.hold_back(conn, keys, NOW, reason="holidays", until=NOW + 5, append=Recorder())
+    damage(conn, what, table, key)
+    recorder = Recorder()
+    assert changes.release_due(conn, NOW + 5, append=recorder) == 2
+    assert changes.release_due(conn, NOW + 5, append=recorder) == 0
+    assert sorted(recorder.names()) == ["msg:hold", "msg:release", "msg:release"]
+    query = "SELECT held_reason, held_until FROM recipient WHERE state = 'held'"
+    ((reason, until),) = conn.execute(sqlalchemy.text(query)).all()
+    assert reason.startswith(UNREADABLE)
+    assert until is None
+    assert changes.next_release(conn) is None
+    assert "m1: stays held" in caplog.text
+    assert [each.envelope.id for each in claim(conn, now=NOW + 5)] == ["m0", "m2"]
+
+
+@pytest.mark.parametrize(("what", "table", "key"), UNDECODABLE)
+def test_an_administrator_releases_the_others(conn, what, table, key):
+    names = ("m0", "m1", "m2")
+    for name in names:
+        accept(conn, name)
+    keys = [hold.Key(name, 0) for name in names]
+    changes.hold_back(conn, keys, NOW, reason="holidays", until=None, append=Recorder())
+    damage(conn, what, table, key)
+    assert changes.release(conn, keys, NOW, append=Recorder()).changed == 2
+    assert [each.envelope.id for each in claim(conn)] == ["m0", "m2"]
+
+
 async def test_it_is_shown_with_its_reason(tmp_path):
     async with open_shard(tmp_path, 0, NOW) as shard:
         await shard.sql.write(lambda conn: accept(conn, "m1"))

@@ -57,7 +57,7 @@ class Story:
         self._run = run
         self._result: AttemptResult | None = None
 
-    async def run(self) -> None:
+    async def run(self, scope: trio.CancelScope) -> None:
         self._result = await self._run()
 
     def progress(self) -> int:
