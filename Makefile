@@ -40,15 +40,15 @@ peers:
 
 test: plan
 	@$(MAKE) --no-print-directory .venv/.dev peers
-	@$(PYTEST) -n $(WORKERS) --dist loadgroup --durations=10 $(PYTEST_ARGS)
+	@$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10 $(PYTEST_ARGS)
 
 coverage: plan
 	@$(MAKE) --no-print-directory .venv/.dev peers
-	@$(PYTEST) -n $(WORKERS) --dist loadgroup --cov --cov-report=term $(PYTEST_ARGS)
+	@$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
 
 soak: plan
 	@$(MAKE) --no-print-directory .venv/.dev peers
-	@OUTRIDER_SOAK=1 $(PYTEST) -n $(WORKERS) --dist loadgroup --timeout=1800 --durations=10 $(PYTEST_ARGS)
+	@OUTRIDER_SOAK=1 $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=7200 --timeout=1800 --durations=10 $(PYTEST_ARGS)
 
 lint: .venv/.dev
 	@status=0; \

@@ -128,7 +128,7 @@ def _postgres(directory: Path) -> Iterator[str | None]:
     place = directory / "postgres"
     place.mkdir()
     try:
-        server = postgres.start(locate(directory), place, postgres.PostgresConfig())
+        server = postgres.start(locate(directory), place, postgres.PostgresConfig(syncs=True))
     except PeerMissing:
         yield None
         return

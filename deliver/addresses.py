@@ -67,7 +67,7 @@ async def targets_at(agent: Agent, domain: str, found: Host, host: HostPlan, tri
     """Where to connect for mail to `domain` at the host that was `found`."""
     known = found.ways if found.ways is not None and found.ways.host is host else None
     addresses = interleave(host.addresses) if known is None else known.addresses
-    views = await agent.hints.look(host.host, addresses, found.port)
+    views = await agent.hints.look(host.host, addresses, found.port, domain)
     first = tries.last is None and tries.number % PLAIN_EVERY != 0
     if known is not None and first and views == known.views:
         return known.chosen

@@ -29,6 +29,11 @@ class FrozenHosts:
         """From now on these rules hold; those that are not about hosts are ignored."""
         self._rules = tuple(rule for rule in rules if rule.kind is Kind.HOST)
 
+    @property
+    def open(self) -> bool:
+        """See `EventGate.open`."""
+        return not self._rules and self._gate.open
+
     def watches(self, name: str, fields: Mapping[str, Scalar]) -> bool:
         """See `EventGate.watches`."""
         return (name == CONNECT and bool(self._rules)) or self._gate.watches(name, fields)

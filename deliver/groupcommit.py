@@ -6,7 +6,8 @@ Writes run one batch at a time; those that arrive while a batch runs form the ne
   executes statements gives up the interpreter at each of them and fights for it with the loop, which costs
   more than they do. Where they wait for the disk, or another process holds the file, a thread runs them.
 - A durable write with patience waits for company, but never much longer than a COMMIT takes: where fsync is
-  quick, waiting costs more than it saves.
+  quick, waiting costs more than it saves. Only the one whose patience ends first keeps the time, as all go
+  along when it leads; while a batch runs nobody has to.
 - A write that has started cannot be cancelled: its caller gets the value, and the cancellation at its next
   checkpoint. A write that still waits is withdrawn.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -45,7 +47,8 @@ class SqlRunner:
         self._writer = trio.CapacityLimiter(1)
         self._readers = trio.CapacityLimiter(READERS)
         self._waiting: list[Write[Any]] = []
-        self._leading = False
+        self._leader: Write[Any] | None = None  # of the batch that runs, or comes next
+        self._timekeeper: Write[Any] | None = None  # of those that wait for company
         self._slow_until = -math.inf  # by trio's clock
         self._cost = 0.0  # seconds that a COMMIT takes, about
         self.commits = 0
@@ -81,8 +84,7 @@ class SqlRunner:
             mine.deadline = trio.current_time() + min(patience, max(LEAST, COMPANY * self._cost))
         self._waiting.append(mine)
         while mine in self._waiting:
-            alone = not self._leading and mine.deadline <= trio.current_time()
-            if alone or mine.wake.is_set():
+            if self._leader is mine or (self._leader is None and mine.deadline <= trio.current_time()):
                 await self._lead(mine)
             else:
                 await self._wait_for_turn(mine)
@@ -94,9 +96,10 @@ class SqlRunner:
             await trio.to_thread.run_sync(self._database.close, limiter=self._writer)
 
     async def _wait_for_turn(self, mine: Write[Any]) -> None:
-        """Until the write is done, it is its turn to lead the next batch, or its patience is at an end."""
+        """Until the write is done, or it is its turn to lead or to keep the time, or that time is up."""
         try:
-            if mine.deadline > trio.current_time():
+            if self._leader is None and self._is_first(mine):
+                self._timekeeper = mine
                 with trio.move_on_at(mine.deadline):
                     await mine.wake.wait()
             else:
@@ -104,25 +107,34 @@ class SqlRunner:
         except trio.Cancelled:
             if mine in self._waiting:
                 self._waiting.remove(mine)
-                if mine.wake.is_set():
-                    self._hand_over()  # it had been told to lead
+                if self._leader is mine or self._leader is None:
+                    self._hand_over()
                 raise
+        finally:
+            if self._timekeeper is mine:
+                self._timekeeper = None
         if mine not in self._waiting and not mine.wake.is_set():
             with trio.CancelScope(shield=True):  # started: it cannot be taken back
                 await mine.wake.wait()
+
+    def _is_first(self, write: Write[Any]) -> bool:
+        """Whether its patience ends before that of the one who keeps the time."""
+        keeper = self._timekeeper
+        return keeper not in self._waiting or write.deadline < keeper.deadline
 
     async def _lead(self, mine: Write[Any]) -> None:
         """Run everything that waits, the caller's own write first, in one transaction.
 
         Durable writes with patience left go along only if there is an fsync anyway.
         """
-        self._leading = True
+        self._leader = mine
         self._waiting.remove(mine)
         now = trio.current_time()
         durable = mine.durable or any(write.durable and write.deadline <= now for write in self._waiting)
         along = [write for write in self._waiting if durable or not write.durable]
         batch = [mine, *along[: MAX_BATCH - 1]]
-        self._waiting = [write for write in self._waiting if write not in batch]
+        taken = set(batch)
+        self._waiting = [write for write in self._waiting if write not in taken]
         try:
             with trio.CancelScope(shield=True):
                 await self._run(batch)
@@ -173,9 +185,16 @@ class SqlRunner:
         self._cost += _WEIGHT * (time.perf_counter() - began - self._cost)
 
     def _hand_over(self) -> None:
-        """Let the first write that waits for no company lead the next batch; the others wait on."""
+        """Let the first write that waits for no company lead the next batch; the others wait on.
+
+        Where all wait for company, one of them keeps the time.
+        """
         now = trio.current_time()
-        following = next((write for write in self._waiting if write.deadline <= now), None)
-        self._leading = following is not None
-        if following is not None:
-            following.wake.set()
+        self._leader = next((write for write in self._waiting if write.deadline <= now), None)
+        if self._leader is not None:
+            self._leader.wake.set()
+        elif self._waiting:
+            first = min(self._waiting, key=attrgetter("deadline"))
+            if self._is_first(first):
+                stir, first.wake = first.wake, trio.Event()  # `wake` itself means that it leads or is done
+                stir.set()

@@ -21,34 +21,40 @@ from deliver.settings import Settings
 ONE_DELIVERY = 60.0  # seconds within which a delivery of its own asks for what was looked up ahead of it
 
 
-def caching_resolver(settings: Settings, clock: Clock, *, single: bool = False) -> CachingResolver:
+def caching_resolver(
+    settings: Settings, clock: Clock, *, single: bool = False, evidence: bool = False
+) -> CachingResolver:
     """The resolver of `dns.dnssec` behind a cache.
 
-    `single`: it serves a single delivery, which is told whatever it asked once, evidence and failures
-    included, without a second question. Raises ConfigurationError for unusable resolvers.
+    `single`: it serves a single delivery, which is told whatever it asked once, failures included, without a
+    second question. `evidence`: answers carry what they rest on. Raises ConfigurationError for unusable
+    resolvers.
     """
     return CachingResolver(
-        build_resolver(settings, clock),
+        build_resolver(settings, clock, evidence=evidence),
         now=trio.current_time,
         entries=settings.dns.cache_entries,
         max_ttl=settings.dns.cache_max_ttl,
-        evidence=single,
         least=ONE_DELIVERY if single else 0.0,
     )
 
 
-def build_resolver(settings: Settings, clock: Clock) -> Resolver:
+def build_resolver(settings: Settings, clock: Clock, *, evidence: bool = False) -> Resolver:
     """The resolver of `dns.dnssec`, without a cache. Raises ConfigurationError."""
     recursor = Recursor(settings.dns, resolver_addresses(settings.dns))
     if settings.dns.dnssec != "validate":
         return AdResolver(settings.dns, recursor)
-    return build_validator(settings, recursor, clock)
+    return build_validator(settings, recursor, clock, evidence=evidence)
 
 
-def build_validator(settings: Settings, recursor: Recursor, clock: Clock) -> ValidatingResolver:
+def build_validator(
+    settings: Settings, recursor: Recursor, clock: Clock, *, evidence: bool = False
+) -> ValidatingResolver:
     """Our own validation over `recursor`, from the settings' trust anchors. Raises ConfigurationError."""
     policy = Policy(sha1=settings.dns.sha1)
-    return ValidatingResolver(recursor, trust_anchors(settings), now=clock.now, policy=policy)
+    return ValidatingResolver(
+        recursor, trust_anchors(settings), now=clock.now, policy=policy, evidence=evidence
+    )
 
 
 def trust_anchors(settings: Settings) -> TrustAnchors:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import trio
@@ -24,7 +25,7 @@ from deliver.net.ledger import Ledger
 from deliver.outcome import Phase
 from deliver.relay.route import Login
 from deliver.report.testimony import Testimony
-from deliver.report.trace import Verdict
+from deliver.report.trace import Finding, Stage, Verdict
 from deliver.securing import Securing
 from deliver.settings import Destination, Tls
 from deliver.smtp.ehlo import Limits
@@ -35,7 +36,6 @@ from deliver.tls.pkix import TrustStore
 from deliver.tls.policy import Authentication, Level, TlsPolicy
 from deliver.tls.verdict import Handshake, TlsVerdict
 from events.catalogue import Event
-from events.port import OpenGate
 
 UNHEARD = 0.05  # seconds without a listener after which we look whether the server is still there
 MOMENT = 1.0  # seconds for which a verdict holds; a handshake may take longer
@@ -140,19 +140,19 @@ class Reusing(Securing):
         await self._open_wire.overhear()
 
     def rest(self) -> None:
-        """The message is served: what it cost goes on record, what happens from now on is told apart."""
+        """The message is served: what it cost goes on record. What happens to it while it rests is not told."""
         ledger = self._open_wire.ledger
         if ledger.flights:
-            self._trace.add(ledger.finding(self._target.host))
-        self._trace = self._events.rest()
+            self._trace.findings.append(ledger.finding(self._target.host))
 
     async def part(self, why: str) -> Sequence[Event]:
         """See `deliver.pool.Idle`."""
+        trace = self._events.part()
         try:
             await self._open_wire.close()
         finally:
             self._events.closed(self.contact, why, messages=self.messages)
-        return tuple(self._trace.events)
+        return tuple(trace.events)
 
     async def cut_off(self) -> None:
         """See `deliver.pool.Idle`."""
@@ -180,11 +180,11 @@ class Reusing(Securing):
         wire.pace.timeouts, wire.pace.min_rate = destination.smtp.timeouts, destination.smtp.min_rate
         wire.ledger = Ledger()
         connecting = self._events.connecting()
-        if not isinstance(agent.gate, OpenGate) and not await self._asked_again(connecting):
+        if not agent.gate.open and not await self._asked_again(connecting):
             return False
         if not self._holds_today():
             return False
-        self._add("reused", f"An open session with {target} serves this message too", Verdict.OK)
+        self._trace.findings.append(_serves_again(str(target)))
         return True
 
     async def _asked_again(self, connecting: Event) -> bool:
@@ -228,3 +228,9 @@ class Reusing(Securing):
             policy, _, trusted, lists = question
             self._judged = _Judged(question, now, judge(policy, evidence, now, trusted, lists))
         return self._judged.verdict
+
+
+@lru_cache(maxsize=1024)  # the same for all messages that it serves
+def _serves_again(target: str) -> Finding:
+    text = f"An open session with {target} serves this message too"
+    return Finding(Stage.SMTP, "reused", text, Verdict.OK)

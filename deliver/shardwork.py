@@ -161,8 +161,9 @@ class ShardWork:
                 self._counts = await self.shard.sql.read(lambda conn: counts(Connected(conn)))
             await trio.sleep(COUNT_EVERY)
 
-    def _settled(self) -> None:
-        self.upkeep.poke()
+    def _settled(self, complete: bool) -> None:
+        if not complete:  # else there is nothing to report to a sender
+            self.upkeep.poke()
         self.shipper.poke()
 
 

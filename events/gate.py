@@ -41,6 +41,11 @@ class SqlGate:
     def __init__(self, actions: Sequence[EventAction]) -> None:
         self._judges = tuple(_Judge(action) for action in actions)
 
+    @property
+    def open(self) -> bool:
+        """See `EventGate.open`."""
+        return not self._judges
+
     async def consult(self, event: Event) -> Allow | Refuse:
         """See `EventGate.consult`."""
         for judge in self._judges:

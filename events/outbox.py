@@ -345,18 +345,30 @@ def _put_off(conn: Connection, action: str, seqs: Sequence[int], until: float) -
 
 def acknowledge(conn: Connection, action: str, seqs: Sequence[int]) -> None:
     """The action has these events; they are forgotten when no other action waits for them."""
+    if not seqs:
+        return
+    first, behind = seqs[0], seqs[0] + len(seqs)
+    if list(seqs) == list(range(first, behind)):  # as nearly always: one range instead of many numbers
+        between = {"by": action, "first": first, "last": behind - 1}
+        conn.execute(_ACKNOWLEDGE_RANGE, between)
+        conn.execute(_FORGET_RANGE, between)
+        return
     for chunk in _chunks(seqs):
         conn.execute(_ACKNOWLEDGE, {"by": action, "seqs": chunk})
         conn.execute(_FORGET_TOLD, {"seqs": chunk})
 
 
+_BY_ACTION: Final = event_pending.c.action == bindparam("by")
+_WAITED_FOR: Final = select(event_pending.c.seq).where(event_pending.c.seq == event_outbox.c.seq).exists()
 _ACKNOWLEDGE: Final = delete(event_pending).where(
-    event_pending.c.action == bindparam("by"), event_pending.c.seq.in_(bindparam("seqs", expanding=True))
+    _BY_ACTION, event_pending.c.seq.in_(bindparam("seqs", expanding=True))
 )
 _FORGET_TOLD: Final = delete(event_outbox).where(
-    event_outbox.c.seq.in_(bindparam("seqs", expanding=True)),
-    ~select(event_pending.c.seq).where(event_pending.c.seq == event_outbox.c.seq).exists(),
+    event_outbox.c.seq.in_(bindparam("seqs", expanding=True)), ~_WAITED_FOR
 )
+_BETWEEN: Final = (bindparam("first", type_=Integer), bindparam("last", type_=Integer))
+_ACKNOWLEDGE_RANGE: Final = delete(event_pending).where(_BY_ACTION, event_pending.c.seq.between(*_BETWEEN))
+_FORGET_RANGE: Final = delete(event_outbox).where(event_outbox.c.seq.between(*_BETWEEN), ~_WAITED_FOR)
 
 
 def refuse(conn: Connection, action: str, seq: int, tries: int, error: str, *, now: float) -> bool:

@@ -45,6 +45,11 @@ class Refuse:
 class EventGate(Protocol):
     """Asked before the fact that an event of the catalogue with `veto` announces."""
 
+    @property
+    def open(self) -> bool:
+        """Whether nothing is refused as things are, whatever is asked."""
+        ...
+
     async def consult(self, event: Event) -> Allow | Refuse:
         """What the actions say, within their deadlines. Raises nothing."""
         ...
@@ -56,6 +61,8 @@ class EventGate(Protocol):
 
 class OpenGate:
     """The gate of an installation without veto actions."""
+
+    open = True
 
     async def consult(self, event: Event) -> Allow | Refuse:
         """Allow."""

@@ -10,11 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from threading import RLock
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -29,11 +27,9 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
 from hints import sessions
-from hints.check import is_feature, is_level_seen, is_origin, is_reachability, read_ehlo
 from hints.engine import (
     WRITE_BUSY_MS,
     Damaged,
@@ -43,18 +39,15 @@ from hints.engine import (
     translated,
     translated_damage,
 )
-from hints.memory import faded
 from hints.place import Place
-from hints.port import AddressView, FeatureView
-from hints.prune import LEVEL_SEEN
-from hints.records import EhloAnswer, SessionKey, TlsSession, Word
+from hints.reading import Known, best_level, read
+from hints.records import SessionKey, TlsSession
 from hints.seal import Sealer
 from hints.tables import (
     KINDS,
     Stamped,
     ehlo_answer,
     feature,
-    level_seen,
     reachability,
     row_of,
     table_of,
@@ -71,12 +64,6 @@ PRUNED_BY_A_WRITE = 10_000
 PRUNE_PAUSE = 0.01  # seconds between two of them: a writer that waits asks again within 10 ms at first
 FREED_WHEN_FULL = 4  # a full file loses this part of each kind, the least recently seen
 
-# Written out: to build the statement for every new session costs more than SQLite does.
-_BEST = (
-    f"SELECT {', '.join(level_seen.c.keys())} FROM level_seen "  # noqa: S608  # nothing of anybody's is in it
-    "WHERE domain = ? AND host = ? AND expires > ? AND best_at > ?"
-)
-
 
 class HintsFile:
     """`max_size` in octets. Thread-safe; every method may block and raises only Unavailable."""
@@ -90,13 +77,20 @@ class HintsFile:
         self._engines: tuple[Engine, Engine, Engine] | None = None
         self._inode = 0
 
-    def read(self, host: str, addresses: Sequence[str], port: int, now: float) -> tuple[AddressView, ...]:
-        """One view per address; expired rows count as unknown."""
-        return self._guarded(lambda: self._views(host, addresses, port, now), now)
+    def read(
+        self, host: str, addresses: Sequence[str], port: int, now: float, domain: str | None = None
+    ) -> Known:
+        """What there is about a host, see `hints.reading`."""
+        return self._guarded(
+            lambda: self._read(now, lambda conn: read(conn, host, addresses, port, domain, now, self._valid)),
+            now,
+        )
 
     def best_level(self, domain: str, host: str, now: float) -> str | None:
         """The best level of the last 90 days."""
-        return self._guarded(lambda: self._best(domain, host, now), now)
+        return self._guarded(
+            lambda: self._read(now, lambda conn: best_level(conn, domain, host, now, self._valid)), now
+        )
 
     def write(
         self,
@@ -142,32 +136,15 @@ class HintsFile:
                 self._place.replace_if_damaged(str(damage), now)
                 return work()
 
-    def _views(self, host: str, addresses: Sequence[str], port: int, now: float) -> tuple[AddressView, ...]:
-        reader = self._open(now)[1]
-        with reader.connect() as conn:
-            reached = self._believed(_fresh(conn, reachability, host, addresses, port, now))
-            answers = self._believed(_fresh(conn, ehlo_answer, None, addresses, port, now))
-            uses = self._believed(_fresh(conn, feature, host, addresses, port, now))
-        known = {row["address"]: row for row in reached if self._valid(is_reachability(row))}
-        ehlo: dict[str, list[EhloAnswer]] = {}
-        for row in answers:
-            answer = read_ehlo(row)
-            if self._valid(answer is not None) and answer is not None:
-                ehlo.setdefault(answer.address, []).append(answer)
-        features: dict[str, list[FeatureView]] = {}
-        for row in uses:
-            if self._valid(is_feature(row)):
-                features.setdefault(row["address"], []).append(faded(_feature(row), now))
-        return tuple(
-            _view(one, known.get(one), ehlo.get(one, ()), features.get(one, ())) for one in addresses
-        )
-
-    def _best(self, domain: str, host: str, now: float) -> str | None:
-        with self._open(now)[1].connect() as conn:
-            found = conn.exec_driver_sql(_BEST, (domain, host, now, now - LEVEL_SEEN)).all()
-        believed = self._believed([dict(zip(level_seen.c.keys(), row, strict=True)) for row in found])
-        rows = [row for row in believed if self._valid(is_level_seen(row))]
-        return str(rows[0]["best"]) if rows else None
+    def _read(self, now: float, work: Callable[[sqlite3.Connection], T]) -> T:
+        """On a reader's own connection: SQLAlchemy's would cost more than what is read."""
+        reader = self._open(now)[1].raw_connection()
+        try:
+            connection = reader.driver_connection
+            assert isinstance(connection, sqlite3.Connection)
+            return work(connection)
+        finally:
+            reader.close()
 
     def _claim(
         self, key: SessionKey, now: float, sealer: Sealer, given_up: Callable[[], bool]
@@ -196,9 +173,6 @@ class HintsFile:
                 transaction.rollback()
                 return None
         return session
-
-    def _believed(self, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        return [row for row in rows if self._valid(is_origin(row))]
 
     def _valid(self, valid: bool) -> bool:
         self.invalid += not valid
@@ -254,51 +228,6 @@ class HintsFile:
                 )
                 self._inode = _inode(self.path)
             return self._engines
-
-
-def _fresh(
-    conn: Connection, table: Table, host: str | None, addresses: Sequence[str], port: int, now: float
-) -> list[Mapping[str, Any]]:
-    """The rows about these addresses that are believed still, those of `host` where the table has hosts."""
-    of_host = () if host is None else (host,)
-    text = _text(table, host is not None, len(addresses))
-    found = conn.exec_driver_sql(text, (*addresses, port, now, *of_host))
-    names = table.c.keys()
-    return [dict(zip(names, row, strict=True)) for row in found]
-
-
-@lru_cache(maxsize=256)
-def _text(table: Table, of_host: bool, addresses: int) -> str:
-    """Made once: to build and compile a statement costs far more than SQLite does."""
-    conditions = [table.c.address.in_(range(addresses)), table.c.port == 0, table.c.expires > 0.0]
-    if of_host:
-        conditions.append(table.c.host == "")
-    query = select(table).where(*conditions).order_by(*table.primary_key.columns)
-    return str(query.compile(dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True}))
-
-
-def _feature(row: Mapping[str, Any]) -> FeatureView:
-    return FeatureView(
-        Word(row["word"]), row["worked"], row["failed"], row["last_worked"], row["last_failed"]
-    )
-
-
-def _view(
-    address: str,
-    row: Mapping[str, Any] | None,
-    ehlo: Sequence[EhloAnswer],
-    features: Sequence[FeatureView],
-) -> AddressView:
-    known = AddressView(address, ehlo=tuple(ehlo), features=tuple(features))
-    if row is None:
-        return known
-    return replace(
-        known,
-        failures=row["failures"],
-        last_error=row["last_error"],
-        last_failure=row["last_failure"],
-        last_success=row["last_success"],
-    )
 
 
 def _count_uses(conn: Connection, uses: Mapping[tuple[str, str, int], int]) -> None:

@@ -45,7 +45,9 @@ class MemoryHints:
         self._features: OrderedDict[tuple[str, str, int, Word], tuple[float, FeatureView]] = OrderedDict()
         self._sessions: OrderedDict[SessionKey, tuple[TlsSession, ...]] = OrderedDict()
 
-    async def look(self, host: str, addresses: Sequence[str], port: int) -> tuple[AddressView, ...]:
+    async def look(
+        self, host: str, addresses: Sequence[str], port: int, domain: str | None = None
+    ) -> tuple[AddressView, ...]:
         """One view per address, in the given order."""
         now = self._clock()
         return tuple(self._view(host.lower(), address, port, now) for address in addresses)

@@ -52,8 +52,13 @@ class AddressView:
 class Hints(Protocol):
     """Advice, learnt and given."""
 
-    async def look(self, host: str, addresses: Sequence[str], port: int) -> tuple[AddressView, ...]:
-        """One view per address, in the given order; empty where nothing is known in time."""
+    async def look(
+        self, host: str, addresses: Sequence[str], port: int, domain: str | None = None
+    ) -> tuple[AddressView, ...]:
+        """One view per address, in the given order; empty where nothing is known in time.
+
+        `domain`: whose mail goes there, so that what will be asked next may be read along.
+        """
         ...
 
     def note(self, note: Note, *, source: str, reason: str, now: float) -> None:
@@ -71,6 +76,7 @@ class Hints(Protocol):
         """A session for exactly this key, in time; None otherwise.
 
         One of TLS 1.3 is handed out once, to one process. What it rests on is the caller's to judge again.
+        One that another process has saved since the host was looked at may be missed for a while.
         """
         ...
 

@@ -1,9 +1,10 @@
 """Hints in a SQLite file, shared by processes: buffered writes, patient reads, never an error.
 
 A note costs an append to a buffer; `flush` (or `run`, every few seconds) writes them in one transaction, off
-the delivery path. A look waits `PATIENCE` at most and then knows nothing; answers are cached for a while, and
-what this process noted but has not written yet is seen at once. When the file cannot be used, the reason is
-logged once, deliveries go on without hints, and it is tried again after `RETRY` seconds.
+the delivery path. A look waits `PATIENCE` at most and then knows nothing; what will be asked next is read
+along. Answers are cached for a while (`hints.recent`), and what this process noted but has not written yet is
+seen at once. When the file cannot be used, the reason is logged once, deliveries go on without hints, and it
+is tried again after `RETRY` seconds.
 
 Threads: one writer, two readers and two claimers per file; a read that outlasts its patience is abandoned (it
 changes nothing), a claim too (it gives the ticket back), a write never is.
@@ -16,8 +17,8 @@ it is never in two places from which it could be handed out.
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from threading import Event
 
@@ -27,19 +28,17 @@ from hints import port as contract, sessions
 from hints.check import accept, accept_key, accept_session
 from hints.engine import Busy, Unavailable
 from hints.file import HintsFile
-from hints.levels import dropped
 from hints.location import file_of
-from hints.memory import Best, added, best, current, fold
+from hints.memory import added, current, fold
 from hints.port import AddressView
 from hints.prune import PRUNE_EVERY
+from hints.recent import MAX_CACHE, Key, Reading, Recent
 from hints.records import EhloAnswer, LevelSeen, Note, SessionKey, TlsSession
 from hints.seal import KeyUnusable, Sealer, load_key
 from hints.tables import Stamped
 
 MAX_BUFFER = 10_000  # notes; beyond that new ones are dropped
-MAX_CACHE = 10_000  # views
 MAX_SESSIONS = 1_000  # keys whose sessions wait to be written
-CACHE_SECONDS = 30.0  # other processes learn too
 MAX_ADDRESSES = 64  # of one look; further ones are unknown
 FLUSH_SECONDS = 5.0
 RETRY = 60.0  # seconds without the file after trouble
@@ -48,7 +47,6 @@ MAX_SAID = 100  # different complaints in the log
 
 _log = logging.getLogger("outrider.hints")
 
-_Key = tuple[str, str, int]  # host, address, port
 _Waiting = dict[SessionKey, tuple[tuple[TlsSession, str, str], ...]]  # with source and reason
 
 
@@ -69,15 +67,11 @@ class SqlHints:
         self._sealer: Sealer | None = None
         self._sessions: _Waiting = {}
         self._forgotten: dict[SessionKey, float] = {}
-        self._levels: dict[tuple[str, str], Best] = {}  # not written yet
         self._buffer: list[Stamped] = []
         self._unwritten: dict[tuple[str, int], list[Stamped]] = {}  # the same by address and port
-        self._folded: dict[_Key, tuple[AddressView, int, AddressView]] = {}  # view, notes folded in, result
-        self._cache: OrderedDict[_Key, tuple[float, AddressView]] = OrderedDict()
-        self._found: deque[tuple[str, int, float, int, tuple[AddressView, ...]]] = deque()  # see `_take_in`
-        self._best: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
-        self._generation = 0  # counts writes, so that a read begun before one is not cached after it
-        self._uses: Counter[_Key] = Counter()
+        self._folded: dict[Key, tuple[AddressView, int, AddressView]] = {}  # view, notes folded in, result
+        self._recent = Recent()
+        self._uses: Counter[Key] = Counter()
         self._next_prune = 0.0
         self._not_before = 0.0
         self._said: set[str] = set()
@@ -88,21 +82,22 @@ class SqlHints:
         """Rows that were not believed when read."""
         return self._file.invalid
 
-    async def look(self, host: str, addresses: Sequence[str], port: int) -> tuple[AddressView, ...]:
+    async def look(
+        self, host: str, addresses: Sequence[str], port: int, domain: str | None = None
+    ) -> tuple[AddressView, ...]:
         """One view per address, in the given order; empty ones where nothing is known in time."""
         host, now = host.lower(), self._clock()
-        if self._found:
-            self._take_in()
-        if len(addresses) == 1 and (seen := self._cached((host, addresses[0], port), now)) is not None:
-            await trio.lowlevel.checkpoint_if_cancelled()  # nothing more: every attempt waits for its server
+        recent = self._recent
+        await trio.lowlevel.checkpoint_if_cancelled()  # nothing more: every attempt waits for its server
+        if len(addresses) == 1 and (seen := recent.view((host, addresses[0], port), now)) is not None:
             self._count((host, addresses[0], port))
             return (self._with_unwritten(seen, host, port),)
-        await trio.lowlevel.checkpoint()
         asked = tuple(dict.fromkeys(addresses))[:MAX_ADDRESSES]
-        known = {one: view for one in asked if (view := self._cached((host, one, port), now)) is not None}
+        known = {one: view for one in asked if (view := recent.view((host, one, port), now)) is not None}
         unknown = tuple(one for one in asked if one not in known)
         if unknown and now >= self._not_before:
-            known |= await self._read(host, unknown, port, now)
+            domain = None if domain is None else domain.lower()
+            known |= await self._read(Reading(host, unknown, port, domain, now, recent.generation))
         for one in asked:
             self._count((host, one, port))
         return tuple(self._with_unwritten(known.get(one, AddressView(one)), host, port) for one in addresses)
@@ -119,9 +114,7 @@ class SqlHints:
     async def best_level(self, domain: str, host: str) -> str | None:
         """The best level of the last 90 days; None where nothing is known in time."""
         domain, host, now = domain.lower(), host.lower(), self._clock()
-        cached = self._best.get((domain, host))
-        fresh = cached is not None and cached[0] <= now < cached[0] + CACHE_SECONDS
-        known: str | None = cached[1] if cached is not None and fresh else None
+        fresh, known = self._recent.level(domain, host, now)
         if not fresh and now >= self._not_before:
             try:
                 with trio.move_on_after(self._patience):
@@ -132,17 +125,14 @@ class SqlHints:
                     )
             except Exception as error:  # the contract: never an error
                 self._trouble(error, now)
-        noted = self._levels.get((domain, host))
-        highest = known if noted is None or dropped(known, noted.level) else noted.level
+        highest = self._recent.highest_level(domain, host, known)
         if highest is not None and (not fresh or highest != known):  # what is not known may only be late
-            self._best[domain, host] = (now, highest)
-            while len(self._best) > MAX_CACHE:
-                self._best.popitem(last=False)
+            self._recent.keep_level(domain, host, highest, now)
         return highest
 
     async def claim_session(self, key: SessionKey) -> TlsSession | None:
         """A session of this key, in time; one of TLS 1.3 is handed out once."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         asked, now = accept_key(key), self._clock()
         if asked is None:
             return None
@@ -154,6 +144,8 @@ class SqlHints:
             return found[-1]
         if asked in self._forgotten or now < self._not_before:
             return None
+        if self._recent.without_sessions(asked.host, asked.port, now):
+            return None
         return await self._claim(asked, now)
 
     def keep_session(self, session: TlsSession, *, source: str, reason: str, now: float) -> None:
@@ -163,6 +155,7 @@ class SqlHints:
             self.dropped += 1
             return
         self._sessions[kept.key] = _added(self._sessions.get(kept.key, ()), (kept, source, reason))
+        self._recent.forget_lack(kept.key.host, kept.key.port)
 
     def forget_sessions(self, key: SessionKey, *, now: float) -> None:
         """Offer none that was saved up to now; buffered, returns at once, never raises."""
@@ -197,7 +190,7 @@ class SqlHints:
             for key, until in forgotten:
                 if self._forgotten.get(key) == until:
                     del self._forgotten[key]
-            self._written(len(batch), uses)
+            self._written(len(batch), uses, waiting)
             self._next_prune = now + PRUNE_EVERY if prune and done else self._next_prune
             self._not_before = 0.0
 
@@ -216,7 +209,7 @@ class SqlHints:
     def _write(
         self,
         batch: tuple[Stamped, ...],
-        uses: dict[_Key, int],
+        uses: dict[Key, int],
         now: float,
         waiting: _Waiting,
         forgotten: tuple[tuple[SessionKey, float], ...],
@@ -278,58 +271,31 @@ class SqlHints:
                     together = _added(together, one)
             self._sessions[key] = together
 
-    async def _read(
-        self, host: str, addresses: tuple[str, ...], port: int, now: float
-    ) -> dict[str, AddressView]:
+    async def _read(self, reading: Reading) -> dict[str, AddressView]:
         views: tuple[AddressView, ...] = ()
         try:
             with trio.move_on_after(self._patience):
                 views = await trio.to_thread.run_sync(
-                    partial(self._read_from_file, host, addresses, port, now, self._generation),
-                    limiter=self._readers,
-                    abandon_on_cancel=True,
+                    partial(self._read_from_file, reading), limiter=self._readers, abandon_on_cancel=True
                 )
         except Exception as error:  # the contract: never an error
-            self._trouble(error, now)
+            self._trouble(error, reading.at)
         if self._file.invalid:
             self._say("some rows make no sense and are not believed")
-        self._take_in()
+        self._recent.take_in()
         return {view.address: view for view in views}
 
-    def _read_from_file(
-        self, host: str, addresses: tuple[str, ...], port: int, now: float, generation: int
-    ) -> tuple[AddressView, ...]:
-        """In a reader's thread. What comes too late for who asked is there for who asks next."""
-        views = self._file.read(host, addresses, port, now)
-        self._found.append((host, port, now, generation, views))
-        return views
+    def _read_from_file(self, reading: Reading) -> tuple[AddressView, ...]:
+        """In a reader's thread."""
+        known = self._file.read(reading.host, reading.addresses, reading.port, reading.at, reading.domain)
+        self._recent.add(reading, known)
+        return known.views
 
-    def _take_in(self) -> None:
-        """Cache what readers found."""
-        while self._found:
-            host, port, read_at, generation, views = self._found.popleft()
-            if generation != self._generation:
-                continue
-            for view in views:
-                key = (host, view.address, port)
-                if key not in self._cache or self._cache[key][0] <= read_at:
-                    self._remember(key, view, read_at)
-
-    def _count(self, key: _Key) -> None:
+    def _count(self, key: Key) -> None:
         if key in self._uses:
             self._uses[key] += 1
         elif len(self._uses) < MAX_CACHE:
             self._uses[key] = 1
-
-    def _cached(self, key: _Key, now: float) -> AddressView | None:
-        found = self._cache.get(key)
-        return found[1] if found is not None and found[0] <= now < found[0] + CACHE_SECONDS else None
-
-    def _remember(self, key: _Key, view: AddressView, now: float) -> None:
-        self._cache[key] = (now, view)
-        self._cache.move_to_end(key)
-        while len(self._cache) > MAX_CACHE:
-            self._cache.popitem(last=False)
 
     def _with_unwritten(self, view: AddressView, host: str, port: int) -> AddressView:
         """The view with the notes that are not in the file yet; each note is folded in once per view."""
@@ -351,15 +317,14 @@ class SqlHints:
     def _remember_unwritten(self, stamped: Stamped) -> None:
         note = stamped.note
         if isinstance(note, LevelSeen):
-            pair = (note.domain, note.host)
-            self._best.pop(pair, None)
-            self._levels[pair] = best(self._levels.get(pair), note.level, stamped.at)
+            self._recent.note_level(note, stamped.at)
         else:
             self._unwritten.setdefault((note.address, note.port), []).append(stamped)
 
-    def _written(self, count: int, uses: dict[_Key, int]) -> None:
+    def _written(self, count: int, uses: dict[Key, int], sessions: Iterable[SessionKey]) -> None:
         """The first `count` notes are in the file now; what is cached knows them too, and is no fresher."""
-        self._generation += 1
+        for one in sessions:
+            self._recent.forget_lack(one.host, one.port)
         self._uses.subtract(uses)
         self._uses = +self._uses  # drops the zeroes
         written: dict[tuple[str, int], list[Stamped]] = {}
@@ -367,12 +332,10 @@ class SqlHints:
             if not isinstance(stamped.note, LevelSeen):
                 written.setdefault((stamped.note.address, stamped.note.port), []).append(stamped)
         del self._buffer[:count]
-        self._unwritten, self._levels, self._folded = {}, {}, {}
+        self._unwritten, self._folded = {}, {}
+        self._recent.written(lambda key, view: _folded(view, key[0], written.get(key[1:], ())))
         for stamped in self._buffer:
             self._remember_unwritten(stamped)
-        for key, (read_at, view) in self._cache.items():
-            if noted := written.get(key[1:]):
-                self._cache[key] = (read_at, _folded(view, key[0], noted))
 
     def _trouble(self, error: Exception, now: float) -> None:
         self._not_before = now + RETRY

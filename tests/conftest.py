@@ -2,8 +2,10 @@
 
 - Profiles: `dev` and `ci` are short and repeat exactly; `soak` is long and random. HYPOTHESIS_PROFILE chooses another.
 - Tests marked `soak` are left out unless OUTRIDER_SOAK=1 (`make soak` sets it).
-- Tests that use a real server are marked `peers`, and run one after the other per server (`--dist loadgroup`), so that it
-  is started once. Where real servers are required (CI=true or OUTRIDER_REQUIRE_PEERS=1) such a test must not skip.
+- The tests of a file run one after the other in one process (`--dist loadfile`), so that what they share is started once;
+  folders whose tests wait for other processes come first, so that none of those is the last that runs, alone.
+- Tests that use a real server are marked `peers`. Where real servers are required (CI=true or OUTRIDER_REQUIRE_PEERS=1) such
+  a test must not skip.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 PEERS = ("exim", "postfix", "nsd", "unbound")
+FIRST = ("interop", "durability", "simulate", "contract")  # folders
 
 settings.register_profile(
     "dev", max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -59,14 +63,20 @@ def logging_as_it_was() -> Iterator[None]:
     logger.handlers[:], logger.level, logger.propagate = before
 
 
+def turn(item: pytest.Item) -> int:
+    """When the file of this test is given to a process, among the others."""
+    (folder, *_) = item.path.relative_to(Path(__file__).parent).parts
+    return FIRST.index(folder) if folder in FIRST else len(FIRST)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark and group the tests of real servers; leave out the long ones."""
+    """Mark the tests of real servers, leave out the long ones, and begin with what takes long to wait for."""
     for item in items:
-        used = [peer for peer in PEERS if peer in getattr(item, "fixturenames", ())]
-        if used:
+        if any(peer in getattr(item, "fixturenames", ()) for peer in PEERS):
             item.add_marker(pytest.mark.peers)
-            item.add_marker(pytest.mark.xdist_group(used[0]))
+    if hasattr(config, "workerinput"):  # one of several processes
+        items.sort(key=turn)
     if not soaking(os.environ):
         long = [item for item in items if item.get_closest_marker("soak")]
         if long:

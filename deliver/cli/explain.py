@@ -124,12 +124,16 @@ async def _explain(settings: Settings, name: str, sender: str | None, connect: b
 
     from deliver.assembly import build_agent
     from deliver.explanation import explain as explain_domain
+    from deliver.lookup import caching_resolver
     from deliver.net.clock import WallClock
     from hints.memory import MemoryHints
 
     clock = WallClock()
     hints = MemoryHints(clock=clock.now)
-    agent = build_agent(settings, hints=hints, clock=clock, rng=SystemRandom(), learner="explain")
+    resolver = caching_resolver(settings, clock, evidence=True)
+    agent = build_agent(
+        settings, hints=hints, clock=clock, rng=SystemRandom(), learner="explain", resolver=resolver
+    )
     return await explain_domain(agent, name, sender=sender, connect=connect)
 
 

@@ -70,11 +70,12 @@ class Policy:
 
 def key_fault(key: DNSKEY) -> Rule | None:
     """Why a DNSKEY can never verify zone data, or None (RFC 4034 2.1, 5011 2.1)."""
-    if not key.flags & ZONE_KEY:
+    flags = int(key.flags)
+    if not flags & ZONE_KEY:
         return Rule.KEY_NOT_ZONE
     if key.protocol != 3:
         return Rule.KEY_PROTOCOL
-    if key.flags & REVOKED:
+    if flags & REVOKED:
         return Rule.KEY_REVOKED
     return None
 

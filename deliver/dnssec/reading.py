@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import dns.flags
 import dns.name
 import dns.opcode
 import dns.rcode
@@ -16,7 +15,7 @@ import dns.rdatatype
 
 from deliver.dnssec.budget import Limits
 from deliver.dnssec.records import RecordSet
-from deliver.dnssec.response import Response, Section
+from deliver.dnssec.response import QR, TC, Response, Section
 from deliver.dnssec.verdict import Ask, Failure, Reply
 
 _DENIALS = (dns.rdatatype.NSEC, dns.rdatatype.NSEC3)
@@ -60,11 +59,11 @@ def read(ask: Ask, reply: Reply, limits: Limits) -> Reading | Failure:
 
 
 def _unfit(ask: Ask, reply: Response) -> str | None:
-    if not reply.flags & dns.flags.QR or reply.opcode != dns.opcode.QUERY:
+    if not reply.flags & QR or reply.opcode != dns.opcode.QUERY:
         return "it is not a response to a query"
     if reply.rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
         return f"the response code is {dns.rcode.to_text(dns.rcode.Rcode.make(reply.rcode))}"
-    if reply.flags & dns.flags.TC:
+    if reply.flags & TC:
         return "the answer is truncated"
     if len(reply.questions) != 1:
         return "it does not repeat one question"

@@ -34,6 +34,9 @@ _TYPES = {int(rdtype): rdtype for rdtype in dns.rdatatype.RdataType}
 _MAX_TTL = 0x7FFFFFFF  # RFC 2181 8
 _MAX_POINTERS = 16  # of one name
 
+# As plain numbers: flags of dnspython's kind are made anew by each operation.
+QR, TC = int(dns.flags.QR), int(dns.flags.TC)
+
 _HEADER = struct.Struct("!HHHHHH")
 _QUESTION = struct.Struct("!HH")
 _RECORD = struct.Struct("!HHIH")
@@ -118,7 +121,7 @@ class _Wire:
         number, flags, questions, answers, authorities, additional = _HEADER.unpack_from(self.wire)
         self.at = _HEADER.size
         asked = tuple(self._question() for _ in range(questions))
-        if flags & dns.flags.TC:  # what is left of it is of no use, and may end anywhere
+        if flags & TC:  # what is left of it is of no use, and may end anywhere
             return Response(number, flags, flags & 0xF, asked, Section(), Section())
         answer, authority = self._section(answers), self._section(authorities)
         extended, errors = self._options(additional)

@@ -99,7 +99,8 @@ class Execution:
 
     `begin(claim, content, journal)` makes an attempt, which calls `journal` at a final 2yz and may run for
     `deadline`. `gather`: see `store.settle`. `settled` is called after each commit that may have put events
-    into the outbox. `silent` ends attempts that do nothing for `silence`. `hurried`: whether we are to end.
+    into the outbox; True: all messages of it are complete, so that nobody is owed anything about them.
+    `silent` ends attempts that do nothing for `silence`. `hurried`: whether we are to end.
     """
 
     shard: Shard
@@ -111,7 +112,7 @@ class Execution:
     rng: Random
     gather: float
     append: Append
-    settled: Callable[[], None]
+    settled: Callable[[bool], None]
     silent: Silence
     hurried: Callable[[], bool] = lambda: False
 
@@ -252,7 +253,7 @@ class Execution:
         settled = await self._insist(claim, write)
         if settled is not None:
             self.record(write, settled)
-            self.settled()
+            self.settled(settled.completed)
         return settled
 
     async def _insist(self, claim: Claim, work: Callable[[Connection], Settled]) -> Settled | None:

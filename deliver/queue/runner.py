@@ -99,7 +99,7 @@ class Runner:
         rng: Random,
         gather: float = 0.0,
         append: Append = outbox.append,
-        settled: Callable[[], None] = lambda: None,
+        settled: Callable[[bool], None] = lambda _: None,
         silence: float = SILENCE,
         sources: Callable[[str], tuple[str, ...]] = lambda _: (),
         share: Share = WHOLE,

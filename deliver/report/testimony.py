@@ -220,8 +220,8 @@ class Connection:
         other._announced = self._announced
         return other
 
-    def rest(self) -> Trace:
-        """No message is served: a trace for what happens until the next one, told of the last one's id."""
+    def part(self) -> Trace:
+        """No message is served any more: a trace for how it ends, told of the last one's id."""
         self._testimony = self._testimony.apart()
         return self._testimony.trace
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 
 import trio
 
@@ -27,9 +26,8 @@ class _Flight:
 class CachingResolver:
     """Wraps `upstream`. `now` gives seconds on any steady scale; at most `entries` answers are kept.
 
-    Evidence is large, and told to whoever asks first only, unless `evidence` says that it is kept too. Every
-    answer, a failure (RFC 9520 3) and one with a TTL of 0 (RFC 1035 3.2.1) too, is kept for at least `least`
-    seconds: within a single delivery the second question belongs to the transaction of the first.
+    Every answer, a failure (RFC 9520 3) and one with a TTL of 0 (RFC 1035 3.2.1) too, is kept for at least
+    `least` seconds: within a single delivery the second question belongs to the transaction of the first.
     """
 
     def __init__(
@@ -39,14 +37,12 @@ class CachingResolver:
         now: Callable[[], float],
         entries: int,
         max_ttl: float,
-        evidence: bool = False,
         least: float = 0.0,
     ) -> None:
         self.now = now
         self._upstream = upstream
         self._entries = entries
         self._max_ttl = max_ttl
-        self._evidence = evidence
         self._least = least
         self._kept: OrderedDict[Query, tuple[float, Answer]] = OrderedDict()
         self._flights: dict[Query, _Flight] = {}
@@ -86,7 +82,6 @@ class CachingResolver:
         seconds = max(min(ttl, self._max_ttl), self._least)
         if seconds <= 0:
             return
-        kept = answer if self._evidence else replace(answer, evidence=())
-        self._kept[query] = (self.now() + seconds, kept)
+        self._kept[query] = (self.now() + seconds, answer)
         while len(self._kept) > self._entries:
             self._kept.popitem(last=False)

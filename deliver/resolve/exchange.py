@@ -12,14 +12,13 @@ import socket
 import struct
 from dataclasses import dataclass
 
-import dns.flags
 import dns.name
 import dns.opcode
 import dns.rcode
 import dns.rdatatype
 import trio
 
-from deliver.dnssec.response import MalformedResponse, Response, read_response
+from deliver.dnssec.response import QR, TC, MalformedResponse, Response, read_response
 
 EDNS_PAYLOAD = 1232  # octets; avoids fragments (DNS flag day 2020)
 MAX_DATAGRAM = 65_535  # octets
@@ -55,7 +54,7 @@ class Request:
 
     def answered_by(self, response: Response, number: int) -> bool:
         """Whether it is a response to this question under this number."""
-        if response.id != number or not response.flags & dns.flags.QR or response.opcode != dns.opcode.QUERY:
+        if response.id != number or not response.flags & QR or response.opcode != dns.opcode.QUERY:
             return False
         if not response.questions and response.rcode in _BARE:
             return True
@@ -109,7 +108,7 @@ async def over_tcp(request: Request, address: str, port: int, timeout: float) ->
             response = read_response(await _receive(stream, length))
     if not request.answered_by(response, number):
         raise MalformedResponse("it answers another question")
-    if response.flags & dns.flags.TC:
+    if response.flags & TC:
         raise MalformedResponse("it is cut, over TCP too")
     return response
 

@@ -40,6 +40,7 @@ async def _ask_together(queries: tuple[Query, ...], resolver: Resolver) -> tuple
         answers[place] = await resolver.lookup(query)
 
     async with trio.open_nursery() as nursery:
-        for place, query in enumerate(queries):
+        for place, query in enumerate(queries[1:], 1):
             nursery.start_soon(ask, place, query)
+        await ask(0, queries[0])
     return tuple(answers[place] for place in range(len(queries)))

@@ -24,7 +24,7 @@ import trio
 from deliver.dnssec.anchors import ancestors
 from deliver.dnssec.names import named
 from deliver.dnssec.records import RecordSet, negative_ttl
-from deliver.dnssec.response import MalformedResponse, Response, Section, name_in
+from deliver.dnssec.response import QR, TC, MalformedResponse, Response, Section, name_in
 from deliver.errors import ConfigurationError
 from deliver.resolve.answer import (
     AddressRecord,
@@ -158,7 +158,7 @@ class Recursor:
         said = f"resolver {server}"
         try:
             response = await over_udp(request, server.address, server.port, self._timeout)
-            if response.flags & dns.flags.TC:
+            if response.flags & TC:
                 response = await over_tcp(request, server.address, server.port, self._timeout)
         except trio.TooSlowError:
             return NoReply(f"{said} did not answer within {self._timeout:g} s")
@@ -203,9 +203,9 @@ def read_response(query: Query, response: Response, *, trust_ad: bool, said: str
     if response.rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
         why = failure_in_words(response, said)
         return Bogus(why) if is_bogus(response) else Unreachable(why)
-    if len(response.questions) != 1 or not response.flags & dns.flags.QR:
+    if len(response.questions) != 1 or not response.flags & QR:
         return Unreachable(f"{said} answered with something other than a query response")
-    if response.flags & dns.flags.TC:
+    if response.flags & TC:
         return Unreachable(f"{said} sent a response that is cut")
     secure = trust_ad and bool(response.flags & dns.flags.AD)
     rdtype = dns.rdatatype.RdataType[query.type]

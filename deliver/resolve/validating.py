@@ -45,6 +45,7 @@ OFF_LOOP = 0.005  # seconds of expected work from which on it leaves the event l
 THREADS = 2  # judgements at a time outside the event loop
 
 _ANSWERS = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
+_FLAGS = int(dns.flags.RD | dns.flags.CD)
 
 
 class _Flight:
@@ -56,7 +57,7 @@ class _Flight:
 
 
 class ValidatingResolver:
-    """See the module. `now` gives seconds since the epoch."""
+    """See the module. `now` gives seconds since the epoch; `evidence`: answers carry what they rest on."""
 
     def __init__(
         self,
@@ -66,11 +67,13 @@ class ValidatingResolver:
         now: Callable[[], float],
         policy: Policy | None = None,
         keys: KeyCache | None = None,
+        evidence: bool = False,
     ) -> None:
         self._recursor = recursor
         self._anchors = anchors
         self._now = now
         self._policy = policy or Policy()
+        self._evidence = evidence
         self._keys = keys if keys is not None else KeyCache()
         self._flights: dict[Ask, _Flight] = {}
         self._threads = trio.CapacityLimiter(THREADS)
@@ -78,7 +81,7 @@ class ValidatingResolver:
     async def lookup(self, query: Query) -> Answer:
         """Ask, judge, and say it in our terms."""
         try:
-            return as_answer(await self.judge(query))
+            return as_answer(await self.judge(query), evidence=self._evidence)
         except dns.exception.DNSException as error:
             return not_a_name(query, error)
 
@@ -111,8 +114,9 @@ class ValidatingResolver:
             replies[place] = await self._ask_once(question)
 
         async with trio.open_nursery() as nursery:
-            for place, question in enumerate(asks):
+            for place, question in enumerate(asks[1:], 1):
                 nursery.start_soon(ask, place, question)
+            await ask(0, asks[0])
         return tuple(replies[place] for place in range(len(asks)))
 
     async def _ask_once(self, question: Ask) -> Reply:
@@ -130,7 +134,7 @@ class ValidatingResolver:
         return flight.reply
 
     async def _ask(self, question: Ask) -> Reply:
-        request = Request(question.name, question.rdtype, dns.flags.RD | dns.flags.CD, dnssec=True)
+        request = Request(question.name, question.rdtype, _FLAGS, dnssec=True)
         response, said = await self._recursor.ask(request)
         if isinstance(response, NoReply):
             return Failure(response.why)
@@ -147,23 +151,23 @@ def _advance(lookup: Lookup, replies: tuple[Reply, ...] | None) -> tuple[Ask, ..
         return verdict
 
 
-def as_answer(judged: Judged) -> Answer:
+def as_answer(judged: Judged, *, evidence: bool = False) -> Answer:
     """The verdict as the walks want it."""
-    evidence = findings(judged.evidence)
+    told = findings(judged.evidence) if evidence else ()
     if judged.security in (Security.BOGUS, Security.INDETERMINATE):
         why = str(judged.refusal or f"{judged.question}: {judged.security.value}")[:MAX_WHY]
         kind = Bogus if judged.security is Security.BOGUS else Unreachable
-        return kind(why, evidence)
+        return kind(why, told)
     secure = judged.security is Security.SECURE
     aliases = tuple(name_of(alias.target) for alias in judged.aliases)
     if judged.absence is Absence.NXDOMAIN:
-        return NxDomain(secure, judged.ttl, aliases, evidence)
+        return NxDomain(secure, judged.ttl, aliases, told)
     if judged.records is None:
-        return NoData(secure, judged.ttl, aliases, evidence)
+        return NoData(secure, judged.ttl, aliases, told)
     if len(judged.records) > MAX_RECORDS:
-        return Unreachable(f"{judged.question}: more than {MAX_RECORDS} records", evidence)
+        return Unreachable(f"{judged.question}: more than {MAX_RECORDS} records", told)
     try:
         records = records_of(judged.records)
     except ValueError as error:
-        return Unreachable(f"{judged.question}: {error}"[:MAX_WHY], evidence)
-    return Found(records, secure, judged.ttl, aliases, evidence)
+        return Unreachable(f"{judged.question}: {error}"[:MAX_WHY], told)
+    return Found(records, secure, judged.ttl, aliases, told)

@@ -259,6 +259,18 @@ def test_one_claim_holds_a_bounded_part_of_what_is_frozen(conn, monkeypatch):
     assert due.first_due(conn) == math.inf
 
 
+def test_one_claim_holds_a_bounded_part_of_frozen_domains(conn, monkeypatch):
+    monkeypatch.setattr(claiming, "MAX_HELD", 4)
+    freeze.add(conn, freeze.Kind.DOMAIN, "*.example", reason="because", until=None, now=NOW)
+    for index in range(4):
+        accept(conn, f"f{index}", *(f"x{number}@d{index}.example" for number in range(3)))
+    held = []
+    for _ in range(2):
+        assert claim(conn) == ()
+        held.append(sum(row.state == "held" for row in rows(conn)))
+    assert held == [6, 12]  # of each domain all, and of none that comes when it is enough
+
+
 def test_a_claim_does_not_look_through_all_that_is_due_for_what_is_frozen(conn):
     """Its cost does not grow with the queue: the rules are matched against what was chosen."""
     freeze.add(conn, freeze.Kind.SENDER, "bad@a.example", reason="because", until=None, now=NOW)

@@ -16,12 +16,12 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import text
 
-from deliver.queue import cluster, schema
-from events import outbox
+from deliver.queue import cluster
 from tests.conftest import soaking
 from tests.durability.test_kill_relay import Quiet, arrived
 from tests.internet import LiveInternet
 from tests.interop.peers.database import Database
+from tests.interop.peers.postgres import empty
 from tests.interop.service import ROOT, START
 from tests.interop.test_workers import children
 from tests.interop.waiting import until
@@ -67,10 +67,8 @@ class Node(Quiet):
 @contextmanager
 def emptied(server: Database) -> Iterator[sqlalchemy.Engine]:
     """The database, with nothing left of other tests."""
+    empty(server.url)
     engine = sqlalchemy.create_engine(server.url, poolclass=sqlalchemy.NullPool)
-    with engine.begin() as conn:
-        for metadata in (schema.metadata, schema.shared, outbox.metadata):
-            metadata.drop_all(conn)
     try:
         yield engine
     finally:

@@ -42,7 +42,6 @@ from tests.interop.waiting import until
 
 pytestmark = [
     pytest.mark.peers,
-    pytest.mark.xdist_group("postgres"),
     pytest.mark.timeout(3600 if soaking(os.environ) else 180),
 ]
 

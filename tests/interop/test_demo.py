@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("demo")  # one run serves most of them
-
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 45  # seconds; it takes about four
 ALICE, BOB, CAROL = "alice@dane-ee.test", "bob@dane-ta.test", "carol@dane-mismatch.test"

@@ -32,11 +32,7 @@ class Kind:
 KINDS = (Kind("mariadb", "SELECT SLEEP(3)"), Kind("postgres", "SELECT pg_sleep(3)"))
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(kind, marks=pytest.mark.xdist_group(kind.fixture), id=kind.fixture) for kind in KINDS
-    ]
-)
+@pytest.fixture(params=[pytest.param(kind, id=kind.fixture) for kind in KINDS])
 def kind(request: pytest.FixtureRequest) -> Kind:
     found: Kind = request.param
     return found

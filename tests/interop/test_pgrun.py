@@ -23,7 +23,7 @@ from tests.interop.peers.postgres import PostgresConfig
 
 LIMIT = 30.0  # seconds
 
-pytestmark = [pytest.mark.peers, pytest.mark.xdist_group("postgres")]
+pytestmark = pytest.mark.peers
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def test_of_something_else():
 def test_that_takes_long():
     pass
 """
-CONFIGURATION = "[pytest]\nmarkers =\n    peers: x\n    soak: x\n    xdist_group: x\n"
+CONFIGURATION = "[pytest]\nmarkers =\n    peers: x\n    soak: x\n"
 
 
 @pytest.mark.parametrize(

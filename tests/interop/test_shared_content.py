@@ -33,23 +33,22 @@ from events.shipper import Shipper
 from events.sql import Shipment, Unavailable
 from tests.interop.peers.database import Database
 from tests.interop.peers.factory import Factory
-from tests.interop.peers.postgres import PostgresConfig
+from tests.interop.peers.postgres import PostgresConfig, empty
 from tests.interop.test_shared_queue import begin, lease
 from tests.interop.waiting import until
 from tests.unit.queue.values import NOW, envelope, proof
 
 LIMIT = 20.0
 
-pytestmark = [pytest.mark.peers, pytest.mark.xdist_group("postgres")]
+pytestmark = pytest.mark.peers
 ID = MessageId("m1")
 
 
 @pytest.fixture
 def database(postgres: Factory[PostgresConfig, Database]) -> Iterator[PostgresDatabase]:
-    made = PostgresDatabase(sqlalchemy.make_url(postgres(name="pgrun").url), connections=4)
-    with made._engine.begin() as conn:
-        for metadata in (schema.metadata, schema.shared, outbox.metadata):
-            metadata.drop_all(conn)
+    url = sqlalchemy.make_url(postgres(name="pgrun").url)
+    empty(url)
+    made = PostgresDatabase(url, connections=4)
     made.run_write(schema.migrate)
     yield made
     made.close()
@@ -247,7 +246,7 @@ def end_session_that_holds_the_name(database: PostgresDatabase) -> None:
 async def test_a_node_with_a_wrong_clock_is_refused(database: PostgresDatabase, tmp_path: Path) -> None:
     for off in (-400.0, 400.0):
         wrong = membership(database, tmp_path, now=lambda off=off: wall() + off)
-        with pytest.raises(StorageError, match=r"clock differs .* by 400 s"):
+        with pytest.raises(StorageError, match=r"clock differs .* by (39|40)\d s"):
             async with open_cluster(wrong):
                 pass
     async with open_cluster(membership(database, tmp_path)) as shard:

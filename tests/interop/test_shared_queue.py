@@ -32,12 +32,12 @@ from events import outbox
 from events.catalogue import Event
 from tests.interop.peers.database import Database
 from tests.interop.peers.factory import Factory
-from tests.interop.peers.postgres import PostgresConfig
+from tests.interop.peers.postgres import PostgresConfig, empty
 from tests.unit.queue.values import DEFERRED, DELIVERED, FAILED, NOW, RETRY, Recorder, Room, envelope, proof
 
 LIMIT = 20.0  # seconds
 
-pytestmark = [pytest.mark.peers, pytest.mark.xdist_group("postgres")]
+pytestmark = pytest.mark.peers
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,8 @@ def server(postgres: Factory[PostgresConfig, Database]) -> Database:
 
 @pytest.fixture
 def database(server: Database) -> Iterator[PostgresDatabase]:
+    empty(server.url)
     made = PostgresDatabase(sqlalchemy.make_url(server.url), connections=8)
-    engine = made._engine
-    with engine.begin() as conn:
-        for metadata in (schema.metadata, schema.shared, outbox.metadata):
-            metadata.drop_all(conn)
     made.run_write(schema.migrate)
     yield made
     made.close()

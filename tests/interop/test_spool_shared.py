@@ -12,26 +12,24 @@ import sqlalchemy
 from sqlalchemy import func, select
 
 from deliver.queue import schema
-from events import outbox
 from tests.internet import Behaviour, LiveInternet, World
 from tests.interop.peers.database import Database
 from tests.interop.peers.factory import Factory
-from tests.interop.peers.postgres import PostgresConfig
+from tests.interop.peers.postgres import PostgresConfig, empty
 from tests.interop.service import PYTHON, ROOT, START, Service, environment, settings_for
 from tests.interop.test_spool import names, spool
 from tests.interop.waiting import until
 from tests.unit.spool.pairs import NEW_ID, body_file, header_file, put
 
-pytestmark = [pytest.mark.peers, pytest.mark.xdist_group("postgres")]
+pytestmark = pytest.mark.peers
 
 
 @pytest.fixture
 def database(postgres: Factory[PostgresConfig, Database]) -> Iterator[sqlalchemy.Engine]:
     """An empty one."""
-    engine = sqlalchemy.create_engine(postgres(name="spool").url, poolclass=sqlalchemy.NullPool)
-    with engine.begin() as conn:
-        for metadata in (schema.metadata, schema.shared, outbox.metadata):
-            metadata.drop_all(conn)
+    url = postgres(name="spool").url
+    empty(url)
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
     yield engine
     engine.dispose()
 

@@ -115,6 +115,8 @@ async def test_a_server_that_leaves_while_an_action_is_asked_is_noticed_before_a
     class Slow:
         """An action that takes its time; meanwhile the server of the open session goes."""
 
+        open = False
+
         async def consult(self, event: Event) -> Allow:
             if event.fields["message_id"] == "two" and len(net.servers) == 1:
                 await net.servers[0].leave()

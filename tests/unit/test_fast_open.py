@@ -104,6 +104,8 @@ def test_a_server_that_is_another_one_gets_a_connection_without_it() -> None:
 
 def test_not_where_an_action_waits_for_the_greeting() -> None:
     class Gate:
+        open = False
+
         async def consult(self, event: Event) -> Allow:
             return Allow()
 

@@ -76,6 +76,67 @@ async def test_a_patient_write_that_is_cancelled_leaves_nobody_behind(runner, pa
     assert await runner.read(numbers) == [2, 3]
 
 
+async def test_one_keeps_the_time_for_all_that_wait_for_company(runner, patient, monkeypatch, mock_clock):
+    clocks = []
+    move_on_at = trio.move_on_at
+    monkeypatch.setattr(trio, "move_on_at", lambda at: clocks.append(at) or move_on_at(at))
+    async with trio.open_nursery() as nursery:
+        for x in range(5):
+            nursery.start_soon(lambda x=x: runner.write(put(x), patience=60))
+        await trio.testing.wait_all_tasks_blocked()
+        before = runner.commits
+        mock_clock.jump(60)
+    assert runner.commits == before + 1
+    assert clocks == [60]
+    assert await runner.read(numbers) == [0, 1, 2, 3, 4]
+
+
+async def test_when_who_keeps_the_time_is_cancelled_another_one_does(runner, patient, mock_clock):
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as given_up:
+            async with trio.open_nursery() as hasty:
+                hasty.start_soon(lambda: runner.write(put(1), patience=10))
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(lambda: runner.write(put(2), patience=20))
+                await trio.testing.wait_all_tasks_blocked()
+                given_up.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(20)
+    assert await runner.read(numbers) == [2]
+
+
+async def test_what_comes_while_a_batch_runs_has_its_time_kept_afterwards(runner, patient, mock_clock):
+    go = threading.Event()
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as before:
+            before.start_soon(runner.write, lambda conn: go.wait(10))
+            await trio.testing.wait_all_tasks_blocked()
+            for x in (3, 1, 2):
+                nursery.start_soon(lambda x=x: runner.write(put(x), patience=10 * x))
+            await trio.testing.wait_all_tasks_blocked()
+            go.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await runner.read(numbers) == []
+        mock_clock.jump(10)
+    assert await runner.read(numbers) == [1, 2, 3]
+
+
+async def test_who_is_to_keep_the_time_may_be_taken_along_at_once(runner, patient):
+    go = threading.Event()
+
+    async def two_in_a_row() -> None:
+        await runner.write(lambda conn: go.wait(10))
+        await runner.write(put(2))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(two_in_a_row)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(lambda: runner.write(put(1), patience=60))
+        await trio.testing.wait_all_tasks_blocked()
+        go.set()
+    assert await runner.read(numbers) == [1, 2]
+
+
 async def test_a_write_that_needs_no_fsync_does_not_hurry_one_that_waits_for_company(runner, patient):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: runner.write(put(1), patience=60))

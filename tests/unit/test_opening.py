@@ -141,6 +141,8 @@ def test_what_only_this_connection_may_promise_is_waited_for(change: dict[str, A
 class Watching:
     """Actions that want to see greetings."""
 
+    open = False
+
     async def consult(self, event: Event) -> Allow:
         return Allow()
 

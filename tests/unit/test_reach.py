@@ -236,6 +236,8 @@ async def test_no_more_addresses_than_allowed(autojump_clock: trio.testing.MockC
 class Veto:
     """Refuses connections to one address."""
 
+    open = False
+
     def __init__(self, address: str) -> None:
         self._address = address
 

@@ -438,6 +438,8 @@ async def test_two_at_a_time_never_share_a_session(desk: Desk) -> None:
 class Gate:
     """Refuses what `refuse` says, and remembers what it was asked."""
 
+    open = False
+
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
         self.refuse: set[tuple[str, str]] = set()

@@ -259,7 +259,17 @@ async def test_a_file_that_is_no_database_is_a_storage_error_and_stays(tmp_path)
     assert path.read_bytes() == before
 
 
-async def test_a_full_disk_fails_the_batch_with_its_remedy_and_the_file_stays_usable(runner):
+@pytest.mark.parametrize("brief", [False, True])
+async def test_a_full_disk_fails_the_batch_with_its_remedy_and_the_file_stays_usable(
+    runner, monkeypatch, brief
+):
+    monkeypatch.setattr("deliver.groupcommit.WAITED", 60.0)  # however slow the disk is
+    threads: list[int] = []
+
+    def fill(conn: Connection) -> None:
+        threads.append(threading.get_ident())
+        conn.execute(text("INSERT INTO big VALUES (zeroblob(1000000))"))
+
     await runner.write(put(1))
     await runner.write(lambda conn: conn.execute(text("CREATE TABLE big (data BLOB)")))
     pages = await runner.write(lambda conn: conn.exec_driver_sql("PRAGMA page_count").scalar_one())
@@ -269,8 +279,9 @@ async def test_a_full_disk_fails_the_batch_with_its_remedy_and_the_file_stays_us
 
     await runner.write(limit)
     with pytest.raises(StorageError, match=r"full.*free disk space"):
-        await runner.write(lambda conn: conn.execute(text("INSERT INTO big VALUES (zeroblob(1000000))")))
-    await runner.write(put(2))
+        await runner.write(fill, brief=brief)
+    assert {each == threading.get_ident() for each in threads} == {brief}
+    await runner.write(put(2), brief=brief)
     assert await runner.read(numbers) == [1, 2]
 
 

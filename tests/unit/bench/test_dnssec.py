@@ -6,8 +6,6 @@ import pytest
 
 from bench.dnssec import DOMAINS, Bench, Row, missed, over_the_zoo
 
-pytestmark = pytest.mark.xdist_group("zoo")
-
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:

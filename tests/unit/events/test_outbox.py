@@ -134,6 +134,31 @@ def test_many_events_can_be_acknowledged_at_once(engine):
         assert count(conn) == 0
 
 
+@pytest.mark.parametrize("places", [(0, 1, 2), (1, 2), (0, 2), (2, 0), (2, 0, 1), (0, 1, 3), ()])
+def test_only_what_is_named_is_acknowledged(engine, places):
+    with engine.begin() as conn:
+        outbox.append(conn, None, [event(name) for name in "abcd"], wanted=both)
+        rows = outbox.pending(conn, "one", 10, now=0)
+        named = [rows[place] for place in places]
+        outbox.acknowledge(conn, "one", [row.seq for row in named])
+        assert outbox.pending(conn, "one", 10, now=0) == tuple(row for row in rows if row not in named)
+        assert texts(outbox.pending(conn, "two", 10, now=0)) == ["a", "b", "c", "d"]
+        outbox.acknowledge(conn, "two", [row.seq for row in rows])
+        assert count(conn) == 4 - len(named)
+
+
+@pytest.mark.parametrize("query", [outbox._ACKNOWLEDGE_RANGE, outbox._FORGET_RANGE])
+def test_what_is_acknowledged_in_one_range_is_found_by_it(engine, query):
+    with engine.begin() as conn:
+        plan = conn.exec_driver_sql(
+            f"EXPLAIN QUERY PLAN {query.compile(engine)}",
+            (1, 2, 3)[-len(query.compile(engine).positiontup) :],
+        )
+        said = " ".join(row[3] for row in plan)
+    assert "SCAN" not in said
+    assert "seq>? AND seq<?" in said or "rowid>? AND rowid<?" in said
+
+
 def test_a_refused_event_holds_back_its_message_only(engine):
     with engine.begin() as conn:
         outbox.append(conn, "m1", [event("a"), event("b")])

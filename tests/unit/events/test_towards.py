@@ -69,6 +69,8 @@ async def test_a_veto_is_asked_only_about_the_destinations_of_its_rule(tmp_path)
         towards=Towards(("example.org",)),
     )
     gate = SqlGate([action])
+    assert not gate.open
+    assert SqlGate(()).open
     try:
         asked = await gate.consult(Event("tcp:connect", 1.0, {"domain": "example.org"}))
         assert asked == Refuse("closed")

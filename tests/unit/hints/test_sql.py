@@ -17,6 +17,7 @@ from hints.file import HintsFile
 from hints.location import file_of
 from hints.memory import fold
 from hints.prune import PRUNE_EVERY, REACHED
+from hints.recent import CACHE_SECONDS
 from hints.records import EhloAnswer, EhloPhase, LevelSeen
 from hints.tables import VERSION
 from tests.unit.hints.hintsfile import HOST, A, execute, fail, failures, set_aside
@@ -76,11 +77,11 @@ async def test_two_users_of_one_file_learn_from_each_other(opened, clock):
     fail(one, clock)
     await one.flush()
     assert await failures(two) == 0  # cached
-    clock.now += sql.CACHE_SECONDS
+    clock.now += CACHE_SECONDS
     assert await failures(two) == 1
     fail(two, clock)
     await two.flush()
-    clock.now += sql.CACHE_SECONDS
+    clock.now += CACHE_SECONDS
     assert await failures(one) == 2
 
 
@@ -217,7 +218,7 @@ async def test_the_best_level_is_read_once_for_a_while(opened, path, clock):
     assert await hints.best_level("example.org", HOST) == "encrypt"
     execute(path, "UPDATE level_seen SET best = 'pkix'")  # another process
     assert await hints.best_level("example.org", HOST) == "encrypt"
-    clock.now += sql.CACHE_SECONDS
+    clock.now += CACHE_SECONDS
     assert await hints.best_level("example.org", HOST) == "pkix"
     hints.note(LevelSeen("example.org", HOST, "dane-ee"), source="relay", reason="test", now=clock.now)
     assert await hints.best_level("example.org", HOST) == "dane-ee"
@@ -257,6 +258,6 @@ async def test_what_was_written_is_known_without_reading_it_again(opened, clock,
     fail(other, clock)
     await other.flush()
     assert await failures(hints) == 4, "cached"
-    clock.now += sql.CACHE_SECONDS
+    clock.now += CACHE_SECONDS
     assert await failures(hints) == 5, "what another process learned is seen after a while"
     assert reads

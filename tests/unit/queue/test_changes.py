@@ -302,11 +302,13 @@ async def test_a_frozen_host_is_not_contacted_and_says_why():
     event = Event("tcp:connect", NOW, {"host": "mx.example.org", "host_address": "192.0.2.1"})
     assert isinstance(await gate.consult(event), Allow)
     assert not gate.watches("tcp:connect", {})
+    assert gate.open
     gate.freeze((Rule(1, Kind.HOST, "mx.example.org", "maintenance", NOW, None),))
     refused = await gate.consult(event)
     assert isinstance(refused, Refuse)
     assert "maintenance" in refused.text
     assert gate.watches("tcp:connect", {})
+    assert not gate.open
     other = Event("tcp:connect", NOW, {"host": "mx.example.net", "host_address": "192.0.2.2"})
     assert isinstance(await gate.consult(other), Allow)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -15,6 +16,7 @@ from deliver.queue.intake import QueueIntake
 from deliver.queue.schema import message, recipient
 from deliver.queue.shard import Shard, open_shard
 from deliver.relay.intake import Origin
+from deliver.sqlrun import FEW
 from events import outbox
 
 NOW = 1_700_000_000.0
@@ -54,6 +56,26 @@ async def test_a_commit_leaves_message_recipients_and_event(tmp_path: Path, cont
         (event,) = await shard.sql.read(lambda conn: outbox.pending(conn, "event_log", 10, now=NOW))
         assert event.event.name == "msg:accept"
         assert event.event.fields["sender_host_address"] == "192.0.2.1"
+
+
+@pytest.mark.parametrize(("recipients", "brief"), [(FEW, True), (FEW + 1, False)])
+async def test_many_rows_are_not_written_on_the_thread_of_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipients: int, brief: bool
+) -> None:
+    people = tuple(Recipient(number, Mailbox(f"a{number}", "x.test")) for number in range(recipients))
+    said: list[bool] = []
+    async with open_shard(tmp_path, 0, NOW) as shard:
+        write = shard.sql.write
+
+        async def noted(fn: Any, **how: Any) -> Any:
+            said.append(how["brief"])
+            return await write(fn, **how)
+
+        monkeypatch.setattr(shard.sql, "write", noted)
+        sink = await intake(shard)[0].begin(ORIGIN)
+        await sink.write(b"small\r\n")
+        await sink.commit(replace(envelope(7), recipients=people))
+    assert said == [brief]
 
 
 async def test_an_abandoned_message_leaves_nothing(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ class House:
         self.spool = directory / "spool-0"
         self.recorder = Recorder()
         self.calls: list[tuple[str, int, float]] = []
+        self.complete: list[bool] = []
         self.clock = WallClock(NOW)
         self.attempt: Callable[..., Awaitable[AttemptResult]] = self.outcome(DELIVERED)
         self.serial = 0
@@ -90,6 +91,7 @@ class House:
             clock=self.clock,
             rng=Random(1),
             append=self.recorder,
+            settled=self.complete.append,
         )
 
     def _new_id(self) -> MessageId:

@@ -12,8 +12,10 @@ from deliver.errors import StorageError
 from deliver.outcome import AttemptResult
 from deliver.queue import joint, settling, store
 from deliver.queue.content import SpoolContent
+from deliver.queue.execution import Execution
 from deliver.queue.settling import Company
 from deliver.report.trace import Trace
+from deliver.sqlrun import FEW
 from tests.unit.queue.test_runner import House
 from tests.unit.queue.values import (
     DEFERRED,
@@ -34,6 +36,7 @@ class Busy(House):
     def __init__(self, directory) -> None:
         super().__init__(directory)
         self.sizes: list[int] = []
+        self.companies: list[Company] = []
         self.alone = 0
         self.gate = trio.Event()
         self.two = trio.Event()
@@ -51,6 +54,7 @@ class Busy(House):
 
     async def noted(self, fn, **how):
         if isinstance(fn, Company):
+            self.companies.append(fn)
             if self.fault is not None:
                 raise self.fault
             value = await self._write(fn, **how)
@@ -62,6 +66,9 @@ class Busy(House):
     async def deliver(self, *names) -> None:
         for number, name in enumerate(names):
             await self.accept(name, f"{name}@d{number}.example")
+        await self.run()
+
+    async def run(self) -> None:
         with trio.fail_after(10_000):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.runner.run)
@@ -99,6 +106,49 @@ async def test_where_that_fails_each_is_settled_alone(autojump_clock, busy):
     await busy.deliver("m1", "m2", "d3")
     assert (busy.sizes, busy.alone) == ([], 3)
     assert sorted((await busy.states()).values()) == ["delivered", "delivered", "queued"]
+    assert busy.runner.running == 0
+
+
+@pytest.mark.parametrize("fault", [None, StorageError("writing", "busy", "wait")])
+@pytest.mark.parametrize(
+    ("second", "complete"),
+    [("m2", True), ("d2", False), ("f2", False)],
+    ids=["delivered", "deferred", "failed"],
+)
+async def test_it_is_told_whether_somebody_may_be_owed_something(
+    autojump_clock, busy, fault, second, complete
+):
+    busy.fault = fault
+    await busy.deliver("m1", second)
+    assert sorted(busy.complete) == ([complete] if fault is None else [complete, True])
+
+
+async def test_many_recipients_are_settled_alone(autojump_clock, busy):
+    for name, recipients in (("m1", FEW), ("m2", FEW + 1)):
+        await busy.accept(name, *(f"b{number}@{name}.example" for number in range(recipients)))
+    await busy.run()
+    assert (busy.sizes, busy.alone) == ([1], 1)
+    assert set((await busy.states()).values()) == {"delivered"}
+
+
+@pytest.mark.parametrize("fault", [None, StorageError("writing", "busy", "wait")])
+async def test_afterwards_a_company_keeps_no_claims_nor_what_they_read(autojump_clock, busy, fault):
+    busy.fault = fault
+    await busy.deliver("m1", "m2")
+    assert [each.members for each in busy.companies] == [[]]
+
+
+async def test_what_fails_after_the_settlement_ends_each_claim_all_the_same(
+    autojump_clock, busy, monkeypatch, caplog
+):
+    def fail(*_):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(Execution, "record", fail)
+    await busy.deliver("m1", "m2")
+    assert (busy.sizes, busy.alone) == ([2], 0)
+    assert set((await busy.states()).values()) == {"delivered"}
+    assert "what follows from 2 settled attempts failed" in caplog.text
     assert busy.runner.running == 0
 
 

@@ -429,6 +429,30 @@ async def test_cancelled_during_the_commit_the_client_still_gets_its_250(autojum
     assert await client.replies(6) == [220, 250, 250, 250, 354, 250]
 
 
+async def test_cancelled_before_the_commit_the_message_stays_with_the_client(
+    autojump_clock: MockClock,
+) -> None:
+    service, steps = trio.CancelScope(), list[str]()
+
+    async def hook(step: str) -> None:
+        steps.append(step)
+        if steps == ["space", "begin", "write", "write"]:  # our field, and now all the content with its end
+            service.cancel()
+
+    memory = Memory(hook)
+    ours, theirs = memory_stream_pair()
+    client = Client(ours)
+    with service:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listener(memory).handle, theirs, "127.0.0.1")
+            await client.send(OPENED)
+            assert await client.replies(5) == [220, 250, 250, 250, 354]
+            await client.send("text\r\n.\r\n")
+    assert steps == ["space", "begin", "write", "write", "abandon"]
+    assert (memory.accepted, memory.open, memory.abandoned) == ([], 0, 1)
+    assert await client.line() == ""
+
+
 # Real sockets
 
 

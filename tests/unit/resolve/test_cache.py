@@ -4,7 +4,6 @@ import pytest
 import trio
 import trio.testing
 
-from deliver.report.trace import Finding, Stage
 from deliver.resolve.answer import Answer, Bogus, NoData, Query, RecordType, Unreachable
 from deliver.resolve.cache import CachingResolver
 
@@ -125,12 +124,3 @@ async def test_the_cache_is_bounded() -> None:
     assert upstream.asked.count(queries[0]) == 2
     await resolver.lookup(queries[3])
     assert upstream.asked.count(queries[3]) == 1
-
-
-@pytest.mark.parametrize("kept", [True, False])
-async def test_evidence_is_kept_only_where_that_was_asked_for(kept: bool) -> None:
-    proof = (Finding(Stage.DNS, "proof", "as signed"),)
-    upstream = Upstream(NoData(True, ttl=10, evidence=proof))
-    resolver = CachingResolver(upstream, now=trio.current_time, entries=1, max_ttl=60, evidence=kept)
-    assert (await resolver.lookup(QUERY)).evidence == proof
-    assert (await resolver.lookup(QUERY)).evidence == (proof if kept else ())

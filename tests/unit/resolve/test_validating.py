@@ -53,8 +53,9 @@ def resolver(world: World, *others: ResolverAddress, **changes: Any) -> Validati
 async def test_answers(
     world: World, name: str, type: RecordType, kind: type[object], secure: bool | None
 ) -> None:
-    answer = await resolver(world).lookup(Query(name, type))
+    answer = await resolver(world, evidence=True).lookup(Query(name, type))
     assert isinstance(answer, kind)
+    assert not (await resolver(world).lookup(Query(name, type))).evidence, "nobody asked for it"
     if secure is not None:
         assert not isinstance(answer, Bogus | Unreachable)
         assert answer.secure is secure

@@ -21,8 +21,6 @@ from tests.zoo.recursion import Recursion
 from tests.zoo.rules import CODES
 from tests.zoo.tree import Zoo, build
 
-pytestmark = pytest.mark.xdist_group("zoo")  # one worker builds it
-
 NOW = int(datetime.now(UTC).timestamp())
 
 

@@ -23,7 +23,6 @@ from tests.zoo.animals import ANIMALS
 from tests.zoo.recursion import Recursion
 from tests.zoo.tree import Zoo, build
 
-pytestmark = pytest.mark.xdist_group("zoo")
 _CAUGHT = (evidence.Security.BOGUS, evidence.Security.INDETERMINATE)
 _UNDECIDED = ("nsec3-iterations", "nsec3-opt-out")
 NOW = int(datetime.now(UTC).timestamp())
