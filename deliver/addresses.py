@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from deliver.agent import Agent
 from deliver.candidates import would_loop
 from deliver.course import Host
@@ -30,8 +32,7 @@ PLAIN_EVERY = 3  # every third attempt does without them
 RECENT = 300  # seconds for which an unreachable address is tried after the others
 
 
-@dataclass(frozen=True, slots=True)
-class Tries:
+class Tries(Struct, frozen=True):
     """Of the attempts before: this one is the `number`th, the `last` one failed there."""
 
     number: int = 1

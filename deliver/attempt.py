@@ -13,7 +13,7 @@ known: a recipient whose final dot may have left is in doubt, one never offered 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import trio
@@ -78,13 +78,16 @@ class Attempt:
         number: int = 1,
         tried: Place | None = None,
         journal: Journal = lambda recipients, delivered: None,
+        took: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        """`took(seconds)` is called when `run` ends."""
         self._agent = agent
         self._envelope = envelope
         self._recipients = recipients
         self._presentation = Presentation(envelope, content)
         self._without_8bit: Reach | None = None  # the first server that lacks 8BITMIME
         self._journal = journal
+        self._took = took
         self._tries = Tries(number, tried)
         self._domain = recipients[0].mailbox.domain
         self._limit = 0  # of addresses that are tried
@@ -116,13 +119,16 @@ class Attempt:
         sender = self._envelope.reverse_path
         course = self._agent.courses.of(self._agent.settings, self._domain, sender)
         self._limit = course.max_hosts
-        ends = trio.current_time() + course.deadline
+        began = trio.current_time()
+        ends = began + course.deadline
         scope.deadline = min(scope.deadline, ends)
         try:
             await self._deliver(course)
             self._over = True
         finally:
-            if not self._over and trio.current_time() >= ends:
+            now = trio.current_time()
+            self._took(now - began)
+            if not self._over and now >= ends:
                 self._gave_up = f"the attempt took longer than {course.deadline:g} s (delivery.deadline)"
 
     def result(self) -> AttemptResult:
@@ -132,7 +138,7 @@ class Attempt:
         for ordinal, recipient in self._open.items():
             self._settled[ordinal] = self._for_now(self._latest.get(ordinal) or self._without_contact())
             self._testimony.settled(recipient, self._settled[ordinal])
-        outcomes = tuple((recipient, self._settled[recipient.ordinal]) for recipient in self._recipients)
+        outcomes = tuple([(recipient, self._settled[recipient.ordinal]) for recipient in self._recipients])
         self._testimony.attempt_over(outcomes)
         return AttemptResult(outcomes, self.trace, self._site)
 

@@ -86,6 +86,8 @@ def _our_candidates(
         return Walked(refusal, (*walked.findings, refusal_finding(refusal)))
     if isinstance(route, ViaSmarthost):
         plan = replace(plan, targets=tuple(replace(target, port=route.port) for target in plan.targets))
+    if plan is walked.plan and plan.level is route.level:
+        return walked
     return Walked(replace(plan, level=route.level), walked.findings)
 
 

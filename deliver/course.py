@@ -147,7 +147,7 @@ def _by_chance(plan: MxPlan | NoHost) -> bool:
 
 def _unordered(plan: MxPlan | NoHost) -> MxPlan | NoHost:
     """The same for all orders of the hosts."""
-    if isinstance(plan, NoHost):
+    if isinstance(plan, NoHost) or len(plan.targets) == 1:
         return plan
     return replace(plan, targets=tuple(sorted(plan.targets, key=_place)))
 

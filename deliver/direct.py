@@ -343,7 +343,7 @@ class _Leg:
             )
             for recipient, outcome in result.outcomes
         )
-        return replace(result, outcomes=outcomes)
+        return AttemptResult(outcomes, result.trace, result.site)
 
     def so_far(self, recipient: Recipient) -> tuple[Outcome, Trace]:
         """The recipient's outcome while the attempt goes on: its own, or in doubt."""

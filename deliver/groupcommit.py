@@ -4,7 +4,8 @@ Writes run one batch at a time; those that arrive while a batch runs form the ne
 
 - Statements of brief writes run on the loop's thread, only a COMMIT with fsync in a worker's: a thread that
   executes statements gives up the interpreter at each of them and fights for it with the loop, which costs
-  more than they do. Where they wait for the disk, or another process holds the file, a thread runs them.
+  more than they do. Where they wait for the disk (`deliver.diskwatch`), or another process holds the file, a
+  thread runs them.
 - A durable write with patience waits for company, but never much longer than a COMMIT takes: where fsync is
   quick, waiting costs more than it saves. Only the one whose patience ends first keeps the time, as all go
   along when it leads; while a batch runs nobody has to.
@@ -14,7 +15,6 @@ Writes run one batch at a time; those that arrive while a batch runs form the ne
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from operator import attrgetter
@@ -24,6 +24,7 @@ from typing import Any, Final, TypeVar
 import sqlalchemy
 import trio
 
+from deliver.diskwatch import DiskWatch
 from deliver.sqlrun import Database, Write
 
 T = TypeVar("T")
@@ -31,9 +32,6 @@ T = TypeVar("T")
 MAX_BATCH: Final = 200  # writes that share one COMMIT
 READERS: Final = 4
 HERE: Final = 50  # writes that the loop's thread runs at a time
-WAITED: Final = 0.02  # seconds of waiting in a batch that make a disk slow,
-LONG: Final = 0.1  # and seconds altogether that are too long for the loop
-SLOW_FOR: Final = 10.0  # seconds for which batches then run in a thread
 LEAST: Final = 0.01  # seconds of patience that are always granted
 COMPANY: Final = 5.0  # times the seconds that a COMMIT takes
 _WEIGHT: Final = 0.1  # of the last COMMIT in their mean
@@ -49,7 +47,7 @@ class SqlRunner:
         self._waiting: list[Write[Any]] = []
         self._leader: Write[Any] | None = None  # of the batch that runs, or comes next
         self._timekeeper: Write[Any] | None = None  # of those that wait for company
-        self._slow_until = -math.inf  # by trio's clock
+        self._disk = DiskWatch()
         self._cost = 0.0  # seconds that a COMMIT takes, about
         self.commits = 0
 
@@ -94,6 +92,7 @@ class SqlRunner:
         """Wait for the running batch, then close."""
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._database.close, limiter=self._writer)
+        self._disk.close()
 
     async def _wait_for_turn(self, mine: Write[Any]) -> None:
         """Until the write is done, or it is its turn to lead or to keep the time, or that time is up."""
@@ -164,15 +163,13 @@ class SqlRunner:
         """
         if len(batch) > HERE or not all(write.brief for write in batch):
             return False
-        if trio.current_time() < self._slow_until:
+        if self._disk.is_slow(trio.current_time()):
             return False
-        began, worked = time.perf_counter(), time.thread_time()
+        self._disk.begin()
         ran = self._database.execute(batch, wait=False)
         if ran and not any(write.durable for write in batch):
             self._database.commit(batch)
-        took = time.perf_counter() - began
-        if took > LONG or took - (time.thread_time() - worked) > WAITED:
-            self._slow_until = trio.current_time() + SLOW_FOR
+        self._disk.end(trio.current_time())
         return ran
 
     def _execute_and_commit(self, batch: list[Write[Any]]) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NewType, Protocol
 
 import idna
+from msgspec import Struct
 
 from deliver.dsn import Notify, OriginalRecipient, Ret
 from deliver.errors import UsageError
@@ -34,8 +34,7 @@ _REORDERING = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Mailbox:
+class Mailbox(Struct, frozen=True):
     """One address: `local_part` as given, `domain` in lower-case A-labels or an address literal `[…]`.
 
     Only `parse(…, utf8=True)` makes a local part outside ASCII (RFC 6531); it is never normalised: only the
@@ -114,8 +113,7 @@ def literal_address(domain: str) -> str | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(Struct, frozen=True):
     """One recipient of a message; `ordinal` is its place in the envelope, from 0.
 
     `notify` and `original` as the sender asked (RFC 3461 4.1, 4.2); None: nothing was asked.
@@ -127,8 +125,7 @@ class Recipient:
     original: OriginalRecipient | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(Struct, frozen=True):
     """What was accepted, without its content. `sender` is None for the null reverse path.
 
     `size` counts the octets of the content as it will be sent, CRLF line ends included; `received_at`

@@ -24,6 +24,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum, IntFlag
 
+from msgspec import Struct
+
 from deliver.errors import Blame, Fault
 from deliver.message import Recipient
 from deliver.report.trace import Trace
@@ -101,8 +103,7 @@ class Place:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(Struct, frozen=True):
     """The server took responsibility with `reply`, a 2yz after the final dot.
 
     `dsn_passed`: what the sender asks of delivery reports went with the message, so that the server answers
@@ -154,8 +155,7 @@ def failed_for_now(failed: Failed, why: str) -> Deferred:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptResult:
+class AttemptResult(Struct, frozen=True):
     """What one attempt found out: one outcome per recipient of its claim, and the evidence.
 
     `site`: the same text for all domains with the same exchangers under the same settings, whose mail can
@@ -165,6 +165,11 @@ class AttemptResult:
     outcomes: tuple[tuple[Recipient, Outcome], ...]
     trace: Trace
     site: str | None = None
+
+    @property
+    def all_delivered(self) -> bool:
+        """Whether nothing else became of anybody, as nearly always."""
+        return not [outcome for _, outcome in self.outcomes if not isinstance(outcome, Delivered)]
 
 
 class Step(Enum):

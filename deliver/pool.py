@@ -268,13 +268,14 @@ class SessionPool:
 
     def _forget(self, resting: _Resting) -> None:
         terms = resting.session.terms
-        found = self._resting.get(terms, [])
-        if resting in found:
-            found.remove(resting)
-            self._count -= 1
-            self._unheard.pop(resting, None)
+        found = self._resting.get(terms)
+        if found is None or resting not in found:
+            return
+        found.remove(resting)
+        self._count -= 1
+        self._unheard.pop(resting, None)
         if not found:
-            self._resting.pop(terms, None)
+            del self._resting[terms]
 
     def _all(self) -> list[_Resting]:
         return [resting for found in self._resting.values() for resting in found]

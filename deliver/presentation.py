@@ -11,10 +11,10 @@ server makes it necessary, once, off the event loop, one message at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TypeVar
 
 import trio
+from msgspec.structs import replace
 
 from deliver.errors import StorageError
 from deliver.message import Content, Envelope

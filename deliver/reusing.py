@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import trio
+from msgspec import Struct
 
 from deliver.agent import Agent
 from deliver.encounter import Target
@@ -41,7 +42,7 @@ UNHEARD = 0.05  # seconds without a listener after which we look whether the ser
 MOMENT = 1.0  # seconds for which a verdict holds; a handshake may take longer
 
 
-class Terms(NamedTuple):
+class Terms(Struct, frozen=True):
     """What a connection was opened under and cannot change any more.
 
     Reference identifiers, TLSA records, staples and revocation lists are no part of it: they are judged again
@@ -121,7 +122,8 @@ class Reusing(Securing):
         wire = self._wire
         if wire is None or not wire.reusable or (self._policy.required and self.contact.tls is None):
             return False
-        return self._limits.mailmax != 0
+        most = self._offers.limits.mailmax
+        return most is None or self._transactions < most
 
     @property
     def _limits(self) -> Limits:
@@ -140,7 +142,7 @@ class Reusing(Securing):
         await self._open_wire.overhear()
 
     def rest(self) -> None:
-        """The message is served: what it cost goes on record. What happens to it while it rests is not told."""
+        """The message is served: what it cost goes on record. While it rests, nothing is told."""
         ledger = self._open_wire.ledger
         if ledger.flights:
             self._trace.findings.append(ledger.finding(self._target.host))
@@ -173,7 +175,7 @@ class Reusing(Securing):
         self._agent = agent  # not the one it was opened by: settings are read again while it lives
         self._destination, self._target, self._policy = destination, target, policy
         self._trace, self._domain = testimony.trace, testimony.domain
-        self._events = self._events.for_another(testimony, policy, target.secure)
+        self._events.serve(testimony, policy, target.secure)
         if not self.contact.reused:
             self.contact = replace(self.contact, reused=True)
         wire = self._open_wire

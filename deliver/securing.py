@@ -11,7 +11,6 @@ A failure that another opening may cure raises Unusable with `again`; nothing is
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from dataclasses import dataclass, replace
 from functools import cache
@@ -117,7 +116,7 @@ class Securing(Encounter):
         offer = await self._find_session(material)
         engine = TlsEngine(
             material.context,
-            _server_name(self._policy.sni),
+            self._policy.sni,
             request_staple=self._policy.request_ocsp,
             resume=offer.session.session if offer else None,
         )
@@ -324,12 +323,3 @@ def _unavailable() -> str:
     if why:
         say(_log, logging.WARNING, "TLS sessions are not resumed", why=why)
     return why
-
-
-def _server_name(sni: str) -> str:
-    """Nothing for an IP address: SNI carries host names only (RFC 6066 3)."""
-    try:
-        ipaddress.ip_address(sni)
-    except ValueError:
-        return sni
-    return ""

@@ -49,7 +49,7 @@ from deliver.relay.listener import Listener, listeners_on
 from deliver.relay.terms import places, terms_of
 from deliver.reload import Change, Reread, change
 from deliver.report.log import say
-from deliver.report.metrics import Meter, Snapshot, Timed, gauge, merged
+from deliver.report.metrics import Meter, Snapshot, gauge, merged
 from deliver.settings import Settings
 from deliver.shardwork import ShardWork, report_terms
 from deliver.spool.opening import open_spool
@@ -243,8 +243,8 @@ class Relay:
         report = await self._shard.sql.read(next_report)
         return (report is None or report > soon) and await self._work.runner.idle()
 
-    def _begin(self, claim: Claim, content: Content, journal: JournalReply) -> Timed:
-        attempt = Attempt(
+    def _begin(self, claim: Claim, content: Content, journal: JournalReply) -> Attempt:
+        return Attempt(
             self._agent,
             claim.envelope,
             claim.recipients,
@@ -252,8 +252,11 @@ class Relay:
             number=claim.number,
             tried=claim.tried,
             journal=journal,
+            took=self._took,
         )
-        return Timed(attempt, self.meter, trio.current_time)
+
+    def _took(self, seconds: float) -> None:
+        self.meter.observe("outrider_attempt_seconds", seconds)
 
     async def _tell(self, events: Sequence[Event]) -> None:
         """Commit what belongs to no attempt: a session that has waited in vain is closed."""

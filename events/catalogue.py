@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Annotated, Final
 
 import msgspec
@@ -317,7 +318,9 @@ class Event:
     @property
     def time(self) -> str:
         """`at` as UTC text with milliseconds: 2026-01-31T23:59:59.123Z."""
-        return datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        seconds = int(self.at)
+        more, left = divmod(round((self.at - seconds) * 1e6), 1_000_000)  # microseconds, as datetime has them
+        return f"{_second(seconds + more)}.{left // 1000:03d}Z"
 
     def encode(self) -> str:
         """JSON text; `decode` reads it."""
@@ -335,6 +338,11 @@ class Event:
         object.__setattr__(event, "at", stored.at)
         object.__setattr__(event, "fields", stored.fields)
         return event
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[: -len("+00:00")]
 
 
 class _Stored(msgspec.Struct):

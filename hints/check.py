@@ -52,7 +52,7 @@ def accept(note: Note) -> Note | None:
         case EhloAnswer():
             if not (is_address(note.address) and is_port(note.port)):
                 return None
-            keywords = tuple(clean(line, MAX_KEYWORD) for line in note.keywords[:MAX_KEYWORDS])
+            keywords = tuple([clean(line, MAX_KEYWORD) for line in note.keywords[:MAX_KEYWORDS]])
             name = clean(note.greeted_as, MAX_HOST)
             if name == note.greeted_as and keywords == note.keywords:
                 return note
@@ -86,6 +86,8 @@ def accept_key(key: SessionKey) -> SessionKey | None:
         return None
     if not all(is_text(text, MAX_KEY_TEXT) for text in texts):
         return None
+    if (host, sni, greeted_as) == (key.host, key.sni, key.greeted_as):
+        return key
     return replace(key, host=host, sni=sni, greeted_as=greeted_as)
 
 
@@ -102,7 +104,11 @@ def accept_session(session: TlsSession) -> TlsSession | None:
     if not (is_time(session.saved_at) and is_time(session.expires)):
         return None
     expires = min(session.expires, session.saved_at + TLS_SESSION)
-    return replace(session, key=key, expires=expires) if expires > session.saved_at else None
+    if expires <= session.saved_at:
+        return None
+    if key is session.key and expires == session.expires:
+        return session
+    return replace(session, key=key, expires=expires)
 
 
 def is_session(row: Mapping[str, Any]) -> bool:

@@ -53,6 +53,28 @@ def _enter_wal(connection: sqlite3.Connection, busy_ms: int) -> None:
             time.sleep(WAL_PAUSE)
 
 
+def connect(path: Path, busy_ms: int, max_size: int) -> sqlite3.Connection:
+    """A connection of its own, for one thread at a time."""
+    connection = sqlite3.connect(path, check_same_thread=False)
+    try:
+        _configure(connection, busy_ms, max_size)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _configure(connection: sqlite3.Connection, busy_ms: int, max_size: int) -> None:
+    connection.isolation_level = None  # else the driver decides when transactions begin
+    connection.text_factory = lenient_text
+    connection.execute(f"PRAGMA busy_timeout={busy_ms}")
+    _enter_wal(connection, busy_ms)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    (page,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute(f"PRAGMA max_page_count={max(MIN_PAGES, max_size // page)}")
+    connection.execute("PRAGMA journal_size_limit=1048576")
+
+
 def make_engine(path: Path, begin: str, busy_ms: int, max_size: int) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}", hide_parameters=True, connect_args={"check_same_thread": False}
@@ -60,14 +82,7 @@ def make_engine(path: Path, begin: str, busy_ms: int, max_size: int) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # else the driver decides when transactions begin
-        connection.text_factory = lenient_text
-        connection.execute(f"PRAGMA busy_timeout={busy_ms}")
-        _enter_wal(connection, busy_ms)
-        connection.execute("PRAGMA synchronous=NORMAL")
-        (page,) = connection.execute("PRAGMA page_size").fetchone()
-        connection.execute(f"PRAGMA max_page_count={max(MIN_PAGES, max_size // page)}")
-        connection.execute("PRAGMA journal_size_limit=1048576")
+        _configure(connection, busy_ms, max_size)
 
     @event.listens_for(engine, "begin")
     def start(conn: Connection) -> None:

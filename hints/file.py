@@ -35,6 +35,7 @@ from hints.engine import (
     Damaged,
     Unavailable,
     code_of,
+    connect,
     make_engine,
     translated,
     translated_damage,
@@ -66,7 +67,7 @@ FREED_WHEN_FULL = 4  # a full file loses this part of each kind, the least recen
 
 
 class HintsFile:
-    """`max_size` in octets. Thread-safe; every method may block and raises only Unavailable."""
+    """`max_size` in octets. Thread-safe; methods raise only Unavailable and, save `read_now`, may block."""
 
     def __init__(self, path: Path, *, max_size: int) -> None:
         self.path = path.absolute()
@@ -75,6 +76,7 @@ class HintsFile:
         self._place = Place(self.path, max_size)
         self._lock = RLock()
         self._engines: tuple[Engine, Engine, Engine] | None = None
+        self._at_hand: sqlite3.Connection | None = None  # it waits for nobody
         self._inode = 0
 
     def read(
@@ -85,6 +87,21 @@ class HintsFile:
             lambda: self._read(now, lambda conn: read(conn, host, addresses, port, domain, now, self._valid)),
             now,
         )
+
+    def read_now(
+        self, host: str, addresses: Sequence[str], port: int, now: float, domain: str | None = None
+    ) -> Known | None:
+        """The same where the file is open and nobody has to be waited for but the disk, else None."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            if self._at_hand is None or _inode(self.path) != self._inode:
+                return None
+            return read(self._at_hand, host, addresses, port, domain, now, self._valid)
+        except (sqlite3.Error, UnicodeDecodeError):
+            return None  # whoever may wait finds out what it is
+        finally:
+            self._lock.release()
 
     def best_level(self, domain: str, host: str, now: float) -> str | None:
         """The best level of the last 90 days."""
@@ -121,9 +138,11 @@ class HintsFile:
     def close(self) -> None:
         """Close all connections."""
         with self._lock:
+            if self._at_hand is not None:
+                self._at_hand.close()
             for engine in self._engines or ():
                 engine.dispose()
-            self._engines = None
+            self._engines = self._at_hand = None
 
     def _guarded(self, work: Callable[[], T], now: float) -> T:
         """Run; on a damaged file set it aside and run once more."""
@@ -221,6 +240,8 @@ class HintsFile:
                 self.close()
             if self._engines is None:
                 self._place.prepare(now)
+                self._at_hand = connect(self.path, READ_BUSY_MS, self._max_size)
+                self._at_hand.execute("PRAGMA busy_timeout=0")
                 self._engines = (
                     make_engine(self.path, "BEGIN IMMEDIATE", WRITE_BUSY_MS, self._max_size),
                     make_engine(self.path, "BEGIN", READ_BUSY_MS, self._max_size),

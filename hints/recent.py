@@ -54,13 +54,13 @@ class Recent:
 
     def view(self, key: Key, now: float) -> AddressView | None:
         """What was read about an address."""
-        if self._found:
-            self.take_in()
+        self.take_in()
         found = self._views.get(key)
         return found[1] if found is not None and _fresh(found[0], now) else None
 
     def level(self, domain: str, host: str, now: float) -> tuple[bool, str | None]:
         """Whether the best level is known, and which it is."""
+        self.take_in()
         found = self._levels.get((domain, host))
         return (True, found[1]) if found is not None and _fresh(found[0], now) else (False, None)
 
@@ -81,6 +81,7 @@ class Recent:
 
     def without_sessions(self, host: str, port: int, now: float) -> bool:
         """Whether there was none in the file."""
+        self.take_in()
         read_at = self._without.get((host, port))
         return read_at is not None and _fresh(read_at, now)
 

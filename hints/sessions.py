@@ -69,15 +69,24 @@ def row_of(session: TlsSession, sealer: Sealer, *, source: str, reason: str) -> 
 
 
 def store(conn: Connection, changes: Changes) -> None:
-    """Write; of TLS 1.2 in place of the others, of TLS 1.3 beside the newest few."""
-    for key, until in changes.forgotten:
-        conn.exec_driver_sql(_FORGET, (*astuple(key), until))
-    for row in changes.kept:
-        of = astuple(_key_of(row))
-        others = _CLEAR if row["ticket"] == "reusable" else _CLEAR_REUSABLE
-        conn.exec_driver_sql(others, (*of, row["ticket"]))
-        conn.execute(_put(), row)
-        conn.exec_driver_sql(_CROP, (*of, *of, MAX_TICKETS))
+    """Write; of TLS 1.2 in place of the others, of TLS 1.3 beside the newest few.
+
+    Each statement runs once for all: the sessions of a key are of one kind (`hints.memory.added`).
+    """
+    _each(conn, _FORGET, [(*astuple(key), until) for key, until in changes.forgotten])
+    keys = [astuple(_key_of(row)) for row in changes.kept]
+    kept = list(zip(keys, changes.kept, strict=True))
+    for others, reusable in ((_CLEAR, True), (_CLEAR_REUSABLE, False)):
+        of_kind = [(*key, row["ticket"]) for key, row in kept if (row["ticket"] == "reusable") is reusable]
+        _each(conn, others, of_kind)
+    if kept:
+        conn.execute(_put(), changes.kept)
+    _each(conn, _CROP, [(*key, *key, MAX_TICKETS) for key in keys])
+
+
+def _each(conn: Connection, statement: str, rows: list[tuple[Any, ...]]) -> None:
+    if rows:
+        conn.exec_driver_sql(statement, rows)
 
 
 @cache

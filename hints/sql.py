@@ -6,8 +6,10 @@ along. Answers are cached for a while (`hints.recent`), and what this process no
 seen at once. When the file cannot be used, the reason is logged once, deliveries go on without hints, and it
 is tried again after `RETRY` seconds.
 
-Threads: one writer, two readers and two claimers per file; a read that outlasts its patience is abandoned (it
-changes nothing), a claim too (it gives the ticket back), a write never is.
+A look at a file that is open happens on the loop's thread: it takes some rows, and waits for nothing but the
+disk; where it did, threads look for a while. Threads: one writer, two readers and two claimers per file; a
+read that outlasts its patience is abandoned (it changes nothing), a claim too (it gives the ticket back), a
+write never is.
 
 TLS sessions are sealed when they are written, with the key in `hints.key` beside the file (its suffix made
 .key). One that waits to be written is claimed from the buffer; one that is being written, from the file only:
@@ -17,6 +19,8 @@ it is never in two places from which it could be handed out.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -32,6 +36,7 @@ from hints.location import file_of
 from hints.memory import added, current, fold
 from hints.port import AddressView
 from hints.prune import PRUNE_EVERY
+from hints.reading import Known
 from hints.recent import MAX_CACHE, Key, Reading, Recent
 from hints.records import EhloAnswer, LevelSeen, Note, SessionKey, TlsSession
 from hints.seal import KeyUnusable, Sealer, load_key
@@ -43,6 +48,8 @@ MAX_ADDRESSES = 64  # of one look; further ones are unknown
 FLUSH_SECONDS = 5.0
 RETRY = 60.0  # seconds without the file after trouble
 CLOSE_SECONDS = 10.0
+WAITED = 0.02  # seconds of waiting in a look that make a disk slow,
+SLOW_FOR = 10.0  # seconds for which threads then look
 MAX_SAID = 100  # different complaints in the log
 
 _log = logging.getLogger("outrider.hints")
@@ -74,6 +81,7 @@ class SqlHints:
         self._uses: Counter[Key] = Counter()
         self._next_prune = 0.0
         self._not_before = 0.0
+        self._slow_until = -math.inf  # by trio's clock
         self._said: set[str] = set()
         self.dropped = 0  # notes that made no sense or found the buffer full
 
@@ -272,18 +280,40 @@ class SqlHints:
             self._sessions[key] = together
 
     async def _read(self, reading: Reading) -> dict[str, AddressView]:
-        views: tuple[AddressView, ...] = ()
+        known = self._read_here(reading)
+        views = () if known is None else known.views
         try:
-            with trio.move_on_after(self._patience):
-                views = await trio.to_thread.run_sync(
-                    partial(self._read_from_file, reading), limiter=self._readers, abandon_on_cancel=True
-                )
+            if known is None:
+                views = await self._read_in_a_thread(reading)
         except Exception as error:  # the contract: never an error
             self._trouble(error, reading.at)
         if self._file.invalid:
             self._say("some rows make no sense and are not believed")
         self._recent.take_in()
         return {view.address: view for view in views}
+
+    def _read_here(self, reading: Reading) -> Known | None:
+        """On the loop's thread, where a look takes a part of what asking another thread does.
+
+        None where somebody has to be waited for, or the disk was waited for lately.
+        """
+        if trio.current_time() < self._slow_until:
+            return None
+        began, worked = time.perf_counter(), time.thread_time()
+        known = self._file.read_now(reading.host, reading.addresses, reading.port, reading.at, reading.domain)
+        if time.perf_counter() - began - (time.thread_time() - worked) > WAITED:
+            self._slow_until = trio.current_time() + SLOW_FOR
+        if known is not None:
+            self._recent.add(reading, known)
+        return known
+
+    async def _read_in_a_thread(self, reading: Reading) -> tuple[AddressView, ...]:
+        """None in time: no views."""
+        with trio.move_on_after(self._patience):
+            return await trio.to_thread.run_sync(
+                partial(self._read_from_file, reading), limiter=self._readers, abandon_on_cancel=True
+            )
+        return ()
 
     def _read_from_file(self, reading: Reading) -> tuple[AddressView, ...]:
         """In a reader's thread."""

@@ -18,7 +18,8 @@ import dns.zonefile
 from dns.rdtypes.ANY.DNSKEY import DNSKEY
 from dns.rdtypes.ANY.DS import DS
 
-from deliver.dnssec.names import known
+from deliver.dnssec.algorithm import Digest, digest_in
+from deliver.dnssec.names import KnownName, known
 
 MAX_LINES = 10_000
 
@@ -31,11 +32,11 @@ ROOT = """\
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """What the keys of one zone must match: a digest or the key itself; one match suffices."""
+    """What the keys of one zone must match: a digest or the key itself, by its RDATA; one match suffices."""
 
     name: dns.name.Name
-    ds: tuple[DS, ...] = ()
-    keys: tuple[DNSKEY, ...] = ()
+    ds: tuple[Digest, ...] = ()
+    keys: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,11 @@ class TrustAnchors:
         return replace(self, negative=tuple(negative))
 
 
-def ancestors(name: dns.name.Name) -> Iterator[dns.name.Name]:
+def ancestors(name: dns.name.Name) -> tuple[dns.name.Name, ...]:
     """`name` and every name above it, the root last."""
-    while True:
-        yield name
-        if len(name) <= 1:
-            return
-        name = name.parent()
+    if not isinstance(name, KnownName):
+        name = known(name.labels)
+    return (name, *name.above())
 
 
 def parse(text: str) -> TrustAnchors:
@@ -100,9 +99,9 @@ def parse(text: str) -> TrustAnchors:
         for name, rdata in _read(line, record):
             anchor = found.get(name, Anchor(name))
             if isinstance(rdata, DS):
-                found[name] = replace(anchor, ds=(*anchor.ds, rdata))
+                found[name] = replace(anchor, ds=(*anchor.ds, digest_in(rdata.to_digestable())))
             else:
-                found[name] = replace(anchor, keys=(*anchor.keys, rdata))
+                found[name] = replace(anchor, keys=(*anchor.keys, rdata.to_digestable()))
     if not found:
         raise ValueError("no DS or DNSKEY record")
     return TrustAnchors(MappingProxyType(found))

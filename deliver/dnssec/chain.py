@@ -133,7 +133,7 @@ class _Judgement:
         """A step about the answer."""
         return Step(
             part,
-            str(zone or owner),
+            str(owner if zone is None else zone),
             str(owner),
             type_name(rdtype or self.question.rdtype),
             security,
@@ -145,23 +145,23 @@ class _Judgement:
     def _guess(self) -> tuple[Ask, ...]:
         """DS and DNSKEY of the zones that the name suggests, as far as they are not known."""
         base = self.question.name
-        while len(base) > 1 and base.labels[0].startswith(b"_"):
+        while len(base.labels) > 1 and base.labels[0].startswith(b"_"):
             base = base.parent()
         anchor = self.validator.anchors.closest(base)
         if anchor is None or self.validator.anchors.suspended(base, self.validator.now) is not None:
             return ()
-        depth = len(base) - 1
+        depth = len(base.labels) - 1
         if self.question.rdtype in _HOST_TYPES:
             depth = max(2, depth - 1)  # a host's own name is seldom a zone
         names: list[dns.name.Name] = []
         for above in ancestors(base):
             state = self.validator.known(above)
-            if isinstance(state, InsecureZone) or (isinstance(state, SecureZone) and len(above) > 2):
+            if isinstance(state, InsecureZone) or (isinstance(state, SecureZone) and len(above.labels) > 2):
                 return ()  # known well enough: a domain below a top-level one
             if above == anchor.name or isinstance(state, SecureZone):
                 names = [*names[-GUESSED_ZONES:], above]
                 break
-            if len(above) - 1 <= depth and not isinstance(state, NoCut):
+            if len(above.labels) - 1 <= depth and not isinstance(state, NoCut):
                 names.append(above)
         return self.validator.chain_asks(names, base)
 

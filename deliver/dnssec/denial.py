@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import dns.name
 import dns.rdatatype
-from dns.rdtypes.ANY.NSEC import NSEC
 
 from deliver.dnssec.names import known
+from deliver.dnssec.response import name_at
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.verdict import Absence
 
@@ -73,13 +73,28 @@ class Link:
     types: Types
 
 
-def link(owner: dns.name.Name, rdata: NSEC, zone: dns.name.Name) -> Link | None:
-    """An NSEC record of `zone`, None when it makes no sense there."""
-    if not owner.is_subdomain(zone) or not rdata.next.is_subdomain(zone):
+def link(owner: dns.name.Name, octets: bytes, zone: dns.name.Name) -> Link | None:
+    """An NSEC record of `zone` by its RDATA, None when it makes no sense there. Raises ValueError."""
+    following, end = name_at(octets)
+    types = Types(_windows(octets, end))
+    if not owner.is_subdomain(zone) or not following.is_subdomain(zone):
         return None
-    if rdata.next <= owner and rdata.next != zone:
+    if following <= owner and following != zone:
         return None  # only the last record of a zone leads back, and to the apex
-    return Link(owner, rdata.next, Types(tuple(rdata.windows)))
+    return Link(owner, following, types)
+
+
+def _windows(octets: bytes, start: int) -> tuple[tuple[int, bytes], ...]:
+    """A type bitmap: windows in their order, none of them empty (RFC 4034 4.1.2). Raises ValueError."""
+    windows: list[tuple[int, bytes]] = []
+    while start < len(octets):
+        bits = octets[start + 2 : start + 2 + octets[start + 1]] if start + 1 < len(octets) else b""
+        in_order = not windows or windows[-1][0] < octets[start]
+        if not (0 < len(bits) == octets[start + 1] <= 32 and bits[-1] and in_order):
+            raise ValueError("a type bitmap that makes no sense")
+        windows.append((octets[start], bits))
+        start += 2 + len(bits)
+    return tuple(windows)
 
 
 def prove(

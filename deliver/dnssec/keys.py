@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dns.name
-from dns.rdtypes.ANY.DNSKEY import DNSKEY
-from dns.rdtypes.ANY.DS import DS
 
-from deliver.dnssec.algorithm import Policy, matches
+from deliver.dnssec.algorithm import Digest, Policy, matches
 from deliver.dnssec.anchors import Anchor
 from deliver.dnssec.budget import Budget
 from deliver.dnssec.evidence import Step
@@ -112,15 +110,15 @@ class Vouched:
 
 def usable_anchor(anchor: Anchor, policy: Policy) -> bool:
     """Whether the anchor has a key or digest that can be used at all; if not, its zone is insecure."""
-    return bool(policy.usable(anchor.ds)) or any(policy.supports(key.algorithm) for key in anchor.keys)
+    return bool(policy.usable(anchor.ds)) or any(policy.supports(key[3]) for key in anchor.keys)
 
 
 def vouched_keys(
     dnskeys: RecordSet,
     signatures: Sequence[Signature],
     *,
-    ds: tuple[DS, ...],
-    anchor_keys: tuple[DNSKEY, ...] = (),
+    ds: tuple[Digest, ...],
+    anchor_keys: tuple[bytes, ...] = (),
     now: int,
     policy: Policy,
     budget: Budget,
@@ -129,7 +127,7 @@ def vouched_keys(
     zone = dnskeys.name
     if len(dnskeys) > budget.limits.keys_per_zone:
         return Refusal(Rule.TOO_MANY_KEYS, f"{zone} has {len(dnskeys)} DNSKEY records")
-    keys = tuple(zone_key(rdata) for rdata in dnskeys if isinstance(rdata, DNSKEY))
+    keys = tuple(zone_key(octets) for octets in dnskeys.canonical)
     matching = _matching(zone, keys, policy.usable(ds), anchor_keys, budget)
     entry = tuple(key for key in matching if key.fault is None)
     if not entry:
@@ -147,15 +145,17 @@ def vouched_keys(
 def _matching(
     zone: dns.name.Name,
     keys: tuple[ZoneKey, ...],
-    ds: tuple[DS, ...],
-    anchor_keys: tuple[DNSKEY, ...],
+    ds: tuple[Digest, ...],
+    anchor_keys: tuple[bytes, ...],
     budget: Budget,
 ) -> tuple[ZoneKey, ...]:
     """Keys that a DS record or trust anchor matches; of one tag, only the first few are tried."""
     found = []
     for key in keys:
         same_tag = [record for record in ds if record.key_tag == key.tag]
-        by_digest = any(matches(record, zone, key.rdata) for record in same_tag[: budget.limits.keys_per_tag])
-        if by_digest or key.rdata in anchor_keys:
+        by_digest = any(
+            matches(record, zone, key.octets) for record in same_tag[: budget.limits.keys_per_tag]
+        )
+        if by_digest or key.octets in anchor_keys:
             found.append(key)
     return tuple(found)

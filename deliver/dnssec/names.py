@@ -7,26 +7,31 @@ lower case; between two of them a comparison costs one of tuples instead of a wa
 from __future__ import annotations
 
 import functools
+import re
 
 import dns.name
 
 KEPT = 2048  # names at a time
 KEPT_LABELS = 12  # of a name that is kept; more are seldom, and what is kept must stay small
 
+# What nearly all names are made of, so that nothing has to be escaped.
+_ESCAPED = re.compile(rb"[^A-Za-z0-9_-]")
+_HOST = re.compile(r"(?:[A-Za-z0-9_-]+\.)+", re.ASCII)
+
 
 class KnownName(dns.name.Name):
     """See the module; get one by `known` or `named`, never by itself."""
 
-    __slots__ = ("_above", "_digestable", "_folded", "_hash", "_text")
+    __slots__ = ("_above", "_digestable", "_folded", "_hash", "_text")  # above: its ancestors, nearest first
 
     _folded: tuple[bytes, ...]
     _hash: int
     _digestable: bytes
-    _above: KnownName | None
+    _above: tuple[KnownName, ...] | None
     _text: str | None
 
     def __init__(self, labels: tuple[bytes, ...]) -> None:
-        super().__init__(labels)
+        super().__init__(labels)  # raises for what is too long
         keep = functools.partial(object.__setattr__, self)  # the class above forbids assignments
         folded = tuple(label.lower() for label in labels)
         keep("_folded", folded)
@@ -52,7 +57,8 @@ class KnownName(dns.name.Name):
 
     def __str__(self) -> str:
         if self._text is None:
-            object.__setattr__(self, "_text", self.to_text())
+            text = self.to_text() if _ESCAPED.search(b"".join(self.labels)) else _plainly(self.labels)
+            object.__setattr__(self, "_text", text)
         return str(self._text)
 
     def is_subdomain(self, other: dns.name.Name) -> bool:
@@ -63,10 +69,16 @@ class KnownName(dns.name.Name):
 
     def parent(self) -> dns.name.Name:
         """The name above. Raises dns.name.NoParent for the root."""
+        above = self.above()
+        if not above:
+            raise dns.name.NoParent
+        return above[0]
+
+    def above(self) -> tuple[KnownName, ...]:
+        """All names above, the root last."""
         if self._above is None:
-            if len(self.labels) == 1:
-                raise dns.name.NoParent
-            object.__setattr__(self, "_above", known(self.labels[1:]))
+            parent = known(self.labels[1:]) if len(self.labels) > 1 else None
+            object.__setattr__(self, "_above", () if parent is None else (parent, *parent.above()))
         assert self._above is not None
         return self._above
 
@@ -92,4 +104,10 @@ def _kept(labels: tuple[bytes, ...]) -> KnownName:
 
 @functools.lru_cache(maxsize=KEPT)
 def _labels(text: str) -> tuple[bytes, ...]:
+    if _HOST.fullmatch(text):
+        return tuple(text.encode("ascii").split(b"."))
     return dns.name.from_text(text).labels
+
+
+def _plainly(labels: tuple[bytes, ...]) -> str:
+    return b".".join(labels).decode("ascii") or "."

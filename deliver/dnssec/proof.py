@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import dns.name
 import dns.rdatatype
-from dns.rdtypes.ANY.NSEC import NSEC
 from dns.rdtypes.ANY.NSEC3 import NSEC3
 
 from deliver.dnssec import denial, nsec3
@@ -93,12 +92,13 @@ def _as_claimed(name: dns.name.Name, denied: Denied, nxdomain: bool) -> Denied |
 def _links(zone: dns.name.Name, rrsets: Sequence[RecordSet]) -> list[Link]:
     found = []
     for rrset in rrsets:
-        if len(rrset) == 1 and isinstance(rdata := rrset[0], NSEC):
-            here = denial.link(rrset.name, rdata, zone)
+        if rrset.rdtype == dns.rdatatype.NSEC and len(rrset) == 1:
+            here = denial.link(rrset.name, rrset.canonical[0], zone)
             if here is not None:
                 found.append(here)
     return found
 
 
 def _hashed(rrsets: Sequence[RecordSet]) -> list[tuple[dns.name.Name, NSEC3]]:
-    return [(rrset.name, rdata) for rrset in rrsets for rdata in rrset if isinstance(rdata, NSEC3)]
+    found = (rrset for rrset in rrsets if rrset.rdtype == dns.rdatatype.NSEC3)
+    return [(rrset.name, rdata) for rrset in found for rdata in rrset if isinstance(rdata, NSEC3)]

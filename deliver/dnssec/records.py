@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import dns.name
@@ -90,6 +90,6 @@ def negative_ttl(soa: RecordSet) -> int:
     return min(soa.ttl, int.from_bytes(soa.canonical[0][-4:], "big"))
 
 
-def unique(octets: Iterable[bytes]) -> tuple[bytes, ...]:
+def unique(octets: Sequence[bytes]) -> tuple[bytes, ...]:
     """Without duplicates, in the order of arrival (RFC 4034 6.3)."""
-    return tuple(dict.fromkeys(octets))
+    return tuple(octets) if len(octets) == 1 else tuple(dict.fromkeys(octets))

@@ -98,14 +98,19 @@ def of_message(message: dns.message.Message) -> Response:
 
 def name_in(octets: bytes, start: int = 0) -> KnownName:
     """The name, written out, that these octets end with from `start` on. Raises MalformedResponse."""
-    wire = _Wire(octets, start)
-    try:
-        name = wire.name(pointers=0)
-    except (IndexError, dns.exception.DNSException) as error:
-        raise MalformedResponse("it ends too early") from error
-    if wire.at != len(octets):
+    name, end = name_at(octets, start)
+    if end != len(octets):
         raise MalformedResponse("something follows a name")
     return name
+
+
+def name_at(octets: bytes, start: int = 0) -> tuple[KnownName, int]:
+    """The name, written out, that begins there, and where it ends. Raises MalformedResponse."""
+    wire = _Wire(octets, start)
+    try:
+        return wire.name(pointers=0), wire.at
+    except (IndexError, dns.exception.DNSException) as error:
+        raise MalformedResponse("it ends too early") from error
 
 
 class _Wire:
@@ -136,8 +141,7 @@ class _Wire:
         return name, rdtype, rdclass
 
     def _section(self, count: int) -> Section:
-        ttls: dict[Key, int] = {}
-        octets: dict[Key, list[bytes]] = {}
+        found: dict[Key, tuple[list[int], list[bytes]]] = {}  # TTLs and RDATA
         signatures: dict[Key, list[Signature]] = {}
         for _ in range(count):
             name, rdtype, rdclass, ttl, end = self._record()
@@ -150,14 +154,11 @@ class _Wire:
                 signatures.setdefault((name, _type(signature.type_covered)), []).append(signature)
             else:
                 key = name, _type(rdtype)
-                octets.setdefault(key, []).append(self._canonical(rdtype, end))
-                ttl = ttl if ttl <= _MAX_TTL else 0
-                ttls[key] = min(ttl, ttls.get(key, ttl))
-        rrsets = {
-            key: RecordSet(*key, ttls[key], tuple(found) if len(found) == 1 else unique(found))
-            for key, found in octets.items()
-        }
-        return Section(rrsets, {key: tuple(found) for key, found in signatures.items()})
+                ttls, octets = found.setdefault(key, ([], []))
+                octets.append(self._canonical(rdtype, end))
+                ttls.append(ttl if ttl <= _MAX_TTL else 0)
+        rrsets = {key: RecordSet(*key, min(ttls), unique(octets)) for key, (ttls, octets) in found.items()}
+        return Section(rrsets, {key: tuple(several) for key, several in signatures.items()})
 
     def _options(self, count: int) -> tuple[int, tuple[dns.edns.EDEOption, ...]]:
         """The extended part of the response code, and the errors, of the additional section's OPT record."""
@@ -165,7 +166,7 @@ class _Wire:
         for _ in range(count):
             name, rdtype, _, ttl, end = self._record()
             if rdtype == _OPT:
-                if met or len(name) > 1:
+                if met or len(name.labels) > 1:
                     raise MalformedResponse("an OPT record out of place")
                 met, extended = True, ttl >> 20 & 0xFF0
                 if end > self.at:

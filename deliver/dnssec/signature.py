@@ -10,12 +10,10 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import dns.dnssec
 import dns.name
 import dns.rdatatype
-from dns.rdtypes.ANY.DNSKEY import DNSKEY
 
-from deliver.dnssec.algorithm import Policy, key_fault, load, verify
+from deliver.dnssec.algorithm import Policy, key_fault, key_tag, load, verify
 from deliver.dnssec.budget import Budget
 from deliver.dnssec.evidence import Mark
 from deliver.dnssec.names import known
@@ -23,6 +21,7 @@ from deliver.dnssec.records import RecordSet, Signature, type_name
 from deliver.dnssec.rule import Refusal, Rule
 
 _IN = 1
+_KEY = struct.Struct("!HBB")  # RFC 4034 2.1: flags, protocol, algorithm
 # A wildcard cannot stand for what defines a zone, a redirection or a denial (RFC 4592 4, 6672 3.3).
 _NEVER_EXPANDED = frozenset(
     {
@@ -63,9 +62,9 @@ _PROGRESS = {
 
 @dataclass(frozen=True, slots=True)
 class ZoneKey:
-    """A DNSKEY with its tag computed (RFC 4034 B)."""
+    """A DNSKEY record by its RDATA, its tag computed (RFC 4034 B)."""
 
-    rdata: DNSKEY
+    octets: bytes
     tag: int
     algorithm: int
     fault: Rule | None
@@ -84,9 +83,12 @@ class Verified:
     encloser: dns.name.Name | None = None
 
 
-def zone_key(rdata: DNSKEY) -> ZoneKey:
-    """The key prepared for use."""
-    return ZoneKey(rdata, dns.dnssec.key_id(rdata), int(rdata.algorithm), key_fault(rdata))
+def zone_key(octets: bytes) -> ZoneKey:
+    """The key prepared for use. Raises ValueError."""
+    if len(octets) < _KEY.size:
+        raise ValueError("a DNSKEY record that is cut")
+    flags, protocol, algorithm = _KEY.unpack_from(octets)
+    return ZoneKey(octets, key_tag(octets), algorithm, key_fault(flags, protocol))
 
 
 def serial_before(a: int, b: int) -> bool:
@@ -125,7 +127,7 @@ def verify_rrset(
             furthest = _further(furthest, Rule.TOO_MANY_KEYS, rrset)
         signed = signed_data(rrset, rrsig)
         for key in usable[: limits.keys_per_tag]:
-            public = load(key.algorithm, key.rdata.key)
+            public = load(key.algorithm, key.octets[_KEY.size :])
             if public is None:
                 furthest = _further(furthest, Rule.KEY_MALFORMED, rrset)
                 continue
@@ -154,8 +156,8 @@ def signed_data(rrset: RecordSet, rrsig: Signature) -> bytes:
 
 def label_count(name: dns.name.Name) -> int:
     """The labels of an owner name as RFC 4034 3.1.3 counts them: no root, no leading `*`."""
-    count = len(name) - 1
-    return count - 1 if name.is_wild() else count
+    labels = name.labels
+    return len(labels) - 2 if labels[0] == b"*" else len(labels) - 1
 
 
 def _fault(rrset: RecordSet, rrsig: Signature, zone: dns.name.Name, now: int, policy: Policy) -> Rule | None:
@@ -165,7 +167,7 @@ def _fault(rrset: RecordSet, rrsig: Signature, zone: dns.name.Name, now: int, po
     if rrsig.type_covered != rrset.rdtype:
         return Rule.TYPE_COVERED
     count = label_count(rrset.name)
-    if rrsig.labels > count or rrsig.labels < len(zone) - 1:
+    if rrsig.labels > count or rrsig.labels < len(zone.labels) - 1:
         return Rule.LABELS
     if rrsig.labels < count and rrset.rdtype in _NEVER_EXPANDED:
         return Rule.EXPANDED
@@ -192,7 +194,7 @@ def _verified(rrset: RecordSet, rrsig: Signature, now: int) -> Verified:
 
 
 def _last(name: dns.name.Name, labels: int) -> dns.name.Name:
-    return known(name.labels[len(name) - 1 - labels :])
+    return known(name.labels[len(name.labels) - 1 - labels :])
 
 
 def _further(before: Refusal, rule: Rule, rrset: RecordSet) -> Refusal:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import dns.name
 import dns.rdatatype
-from dns.rdtypes.ANY.DS import DS
 
 from deliver.dnssec import proof
-from deliver.dnssec.algorithm import Policy
+from deliver.dnssec.algorithm import Digest, Policy, digest_in
 from deliver.dnssec.alias import alias_at
 from deliver.dnssec.anchors import Anchor, TrustAnchors, ancestors
 from deliver.dnssec.budget import Limits
@@ -63,7 +62,7 @@ class Proved:
 @dataclass(frozen=True, slots=True)
 class _SignedDelegation:
     parent: SecureZone
-    ds: tuple[DS, ...]
+    ds: tuple[Digest, ...]
     expires: int
     step: Step
 
@@ -212,7 +211,10 @@ class Validator(Desk):
 
     def _proposed(self, signer: dns.name.Name) -> Work[ZoneState]:
         """The state of a zone that a signature names; its chain is asked for at once."""
-        if self.known(signer) is None and signer not in self._failed:
+        state = self.known(signer)
+        if state is not None:
+            return state
+        if signer not in self._failed:
             yield from self.fetch(self.chain_asks(ancestors(signer), signer))
         return (yield from self._state_of(signer))
 
@@ -331,7 +333,7 @@ class Validator(Desk):
             found = yield from self.authenticate(rrset, reading.answer.over(rrset), Part.DS)
             if isinstance(found, InsecureZone):
                 return found
-            records = tuple(rdata for rdata in rrset if isinstance(rdata, DS))
+            records = tuple(digest_in(octets) for octets in rrset.canonical)
             step = Step(
                 Part.DS,
                 str(found.zone.name),
@@ -339,7 +341,7 @@ class Validator(Desk):
                 "DS",
                 Security.SECURE,
                 marks=(found.verified.mark,),
-                keys=tuple((ds.key_tag, int(ds.algorithm)) for ds in records),
+                keys=tuple((ds.key_tag, ds.algorithm) for ds in records),
                 ttl=found.verified.ttl,
             )
             return _SignedDelegation(found.zone, records, self.now + found.verified.ttl, step)
@@ -386,7 +388,7 @@ class Validator(Desk):
 
 def _path(top: dns.name.Name, name: dns.name.Name) -> list[dns.name.Name]:
     """The names below `top` down to `name`."""
-    return [above for above in ancestors(name) if len(above) > len(top)][::-1]
+    return [above for above in ancestors(name) if len(above.labels) > len(top.labels)][::-1]
 
 
 def _no_ds(parent: SecureZone, zone: dns.name.Name, refusal: Refusal) -> Step:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import dns.name
 import dns.rdatatype
@@ -15,8 +16,7 @@ from deliver.dnssec.response import Response
 from deliver.dnssec.rule import Refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """One question of class IN, to be sent with the DO and CD bits; `name` is absolute."""
 
     name: dns.name.Name

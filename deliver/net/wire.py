@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from types import TracebackType
 
 import trio
@@ -180,7 +179,7 @@ class Wire:
                 self.ledger.group(len(action.commands), chunks=True)
                 chunks = chunks or ChunkedUpload(self, transaction, content, fold)
                 await chunks.run(
-                    action if hello is None else replace(action, commands=(hello, *action.commands))
+                    action if hello is None else SendChunks((hello, *action.commands), action.first)
                 )
                 hello = None
             elif isinstance(action, SendCommands):
@@ -198,6 +197,8 @@ class Wire:
     def glance(self) -> bool:
         """Take what has come already. False: it is not certain that nothing has, `overhear` for a moment."""
         stream = self.stream
+        if type(stream) is PromptStream:
+            return not stream.arrived()
         if isinstance(stream, TlsStream):
             try:
                 octets = stream.at_hand()

@@ -18,19 +18,20 @@ def expiries(
     claim: Claim, result: AttemptResult, settlements: tuple[Settlement, ...], now: float
 ) -> tuple[Event, ...]:
     """msg:fail:internal for each recipient whom the attempt deferred and the schedule gave up."""
-    if not any(isinstance(each.outcome, Failed) for each in settlements):
+    failed = [(each, each.outcome) for each in settlements if isinstance(each.outcome, Failed)]
+    if not failed:
         return ()
     deferred = {recipient.ordinal for recipient, outcome in result.outcomes if isinstance(outcome, Deferred)}
     return tuple(
-        Event("msg:fail:internal", now, _fields(claim, each, each.outcome))
-        for each in settlements
-        if isinstance(each.outcome, Failed) and each.recipient.ordinal in deferred
+        Event("msg:fail:internal", now, _fields(claim, each, outcome))
+        for each, outcome in failed
+        if each.recipient.ordinal in deferred
     )
 
 
 def report(claim: Claim, settlements: tuple[Settlement, ...], settled: Settled, now: float) -> None:
     """One line per recipient, and one for the end of the message."""
-    stale = {recipient.ordinal for recipient in settled.stale}
+    stale = {recipient.ordinal for recipient in settled.stale} if settled.stale else ()
     for each in settlements:
         if each.recipient.ordinal in stale:
             say(

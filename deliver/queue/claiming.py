@@ -15,9 +15,10 @@ import logging
 import math
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, Integer, bindparam, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 

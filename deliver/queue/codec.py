@@ -22,6 +22,7 @@ from deliver.smtp.reply import EnhancedCode, Reply
 MAX_TEXT: Final = 1000  # characters
 MAX_LINES: Final = 20  # of a reply
 _ENCODER: Final = msgspec.json.Encoder()
+_RETS: Final = {each.value: each for each in Ret}
 _ESCAPING: Final = json.JSONEncoder(separators=(",", ":"))
 _TLS: Final = tuple(each.name for each in fields(TlsFacts) if each.name != "resumption")
 
@@ -190,7 +191,7 @@ def envelope_of(row: Any, recipients: tuple[Recipient, ...]) -> Envelope:
         eight_bit=bool(row.eight_bit),
         received_at=row.received_at,
         smtputf8=bool(row.smtputf8),
-        ret=Ret(row.ret) if row.ret in set(Ret) else None,
+        ret=_RETS.get(row.ret),
         envid=row.envid,
         authenticated=row.authenticated,
     )

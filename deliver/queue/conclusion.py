@@ -12,7 +12,6 @@ was never begun                           Deferred LOCAL
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
 
 from deliver.errors import Blame
@@ -32,9 +31,7 @@ def conclude(
     recipients: tuple[Recipient, ...], result: AttemptResult, journalled: Mapping[int, Delivered]
 ) -> AttemptResult:
     """One outcome for each of `recipients`, in their order; `journalled` is by ordinal."""
-    if tuple(to for to, _ in result.outcomes) == recipients and all(
-        isinstance(outcome, Delivered) for _, outcome in result.outcomes
-    ):
+    if tuple([to for to, _ in result.outcomes]) == recipients and result.all_delivered:
         return result  # as nearly always
     found = {recipient.ordinal: outcome for recipient, outcome in result.outcomes}
     missing = Deferred(NOT_REPORTED, Blame.LOCAL, enhanced=SYSTEM)
@@ -44,7 +41,7 @@ def conclude(
         if not isinstance(outcome, Delivered):
             outcome = journalled.get(recipient.ordinal, outcome)
         outcomes.append((recipient, outcome))
-    return replace(result, outcomes=tuple(outcomes))
+    return AttemptResult(tuple(outcomes), result.trace, result.site)
 
 
 def interrupted(recipients: tuple[Recipient, ...], *, started: bool) -> AttemptResult:

@@ -20,11 +20,11 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import trio
+from msgspec import Struct
 
 from deliver.errors import MessageError, StorageError, StorageFault
 from deliver.message import Content, MessageId
@@ -47,8 +47,7 @@ class ContentTooLarge(MessageError):
     """The content is larger than the limit; what was written has been removed."""
 
 
-@dataclass(frozen=True, slots=True)
-class InlineContent:
+class InlineContent(Struct, frozen=True):
     """Content in memory, or in its row."""
 
     data: bytes
@@ -64,8 +63,7 @@ class InlineContent:
         return self.data[offset : offset + length]
 
 
-@dataclass(frozen=True, slots=True)
-class SpoolContent:
+class SpoolContent(Struct, frozen=True):
     """Content in the file `name` of the directory `spool`."""
 
     spool: Path
@@ -143,8 +141,7 @@ class ContentWriter:
         if not _SAFE_NAME.match(message_id):
             raise ValueError(f"not a message id: {message_id!r}")
         self._spool = spool
-        self._name = f"{message_id}{SUFFIX}"
-        self._unfinished = f"{message_id}{TEMPORARY}"
+        self._message_id = message_id
         self._inline_limit = inline_limit
         self._max_size = max_size
         self._buffer = bytearray()
@@ -168,7 +165,7 @@ class ContentWriter:
         if self._descriptor is None:
             return InlineContent(bytes(self._buffer))
         await self._in_thread(self._complete)
-        return SpoolContent(self._spool, self._name, self.size)
+        return SpoolContent(self._spool, self._finished.name, self.size)
 
     async def abandon(self) -> None:
         """Forget the content; safe at any time before the row is committed, also under cancellation."""
@@ -178,7 +175,11 @@ class ContentWriter:
 
     @property
     def _temporary(self) -> Path:  # most messages need none
-        return self._spool / self._unfinished
+        return self._spool / f"{self._message_id}{TEMPORARY}"
+
+    @property
+    def _finished(self) -> Path:
+        return self._spool / f"{self._message_id}{SUFFIX}"
 
     async def _in_thread(self, work: object) -> None:
         assert callable(work)
@@ -204,14 +205,14 @@ class ContentWriter:
         os.fsync(self._descriptor)
         os.close(self._descriptor)
         self._descriptor = None
-        os.rename(self._temporary, self._spool / self._name)
+        os.rename(self._temporary, self._finished)
         _shared_sync(self._spool).run()
 
     def _remove(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-        for path in (self._temporary, self._spool / self._name):
+        for path in (self._temporary, self._finished):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 

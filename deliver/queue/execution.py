@@ -18,6 +18,7 @@ from random import Random
 from typing import Any, Final, Protocol
 
 import trio
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from deliver.errors import StorageError
@@ -48,7 +49,7 @@ class Attempt(Protocol):
     """What delivers one claim: `deliver.attempt.Attempt`, or a test's."""
 
     async def run(self, scope: trio.CancelScope) -> None:
-        """Deliver in `scope`, entered for this alone, and perhaps end that sooner. May be cancelled any time."""
+        """Deliver in `scope`, entered for this alone, whose deadline may come down. May be cancelled."""
         ...
 
     def result(self) -> AttemptResult:
@@ -65,8 +66,7 @@ Begin = Callable[[Claim, Content, JournalReply], Attempt]
 log = logging.getLogger("outrider.queue")
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """What became of a claim, and what is to be recorded of it."""
 
     result: AttemptResult
@@ -209,7 +209,7 @@ class Execution:
         outcome: Delivered,
     ) -> None:
         """A final 2yz has been read for these recipients; synchronous, so that nothing comes in between."""
-        ordinals = tuple(recipient.ordinal for recipient in recipients)
+        ordinals = tuple([recipient.ordinal for recipient in recipients])
         journalled.update(dict.fromkeys(ordinals, outcome))
         self.shard.journal.note(Proof.of(claim.attempt_id, claim.envelope.id, ordinals, outcome))
 
@@ -222,7 +222,7 @@ class Execution:
             return ()
 
     def _decide(self, claim: Claim, result: AttemptResult) -> tuple[Settlement, ...]:
-        if all(isinstance(outcome, Delivered) for _, outcome in result.outcomes):  # as nearly always
+        if result.all_delivered:
             return tuple([Settlement(recipient, outcome) for recipient, outcome in result.outcomes])
         now = self.clock.now()
         waited = {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from deliver.message import Envelope, Recipient
 from deliver.outcome import Place
@@ -13,8 +14,7 @@ from deliver.queue import codec
 _ABOUT_MAIL: Final = frozenset({"mail", "rcpt", "data", "body", "dot"})
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """What was found. `number`: of the attempt that is next. `waited`, `tried`: see `claiming.Claim`."""
 
     domain: str

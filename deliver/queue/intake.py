@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
+from msgspec import Struct
 
 from deliver.errors import StorageError
 from deliver.message import Envelope
@@ -90,8 +91,7 @@ class QueueIntake:
         return QueueSink(self, origin, writer, self.traffic.begin())
 
 
-@dataclass(frozen=True, slots=True)
-class QueueSink:
+class QueueSink(Struct, frozen=True):
     """The `Sink` of one message."""
 
     intake: QueueIntake

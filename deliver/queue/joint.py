@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import ClassVar, Final
 
 from sqlalchemy import Connection, bindparam, exists, or_, select, update
@@ -93,11 +94,11 @@ class Settle(Joint[Settled]):
     @classmethod
     def together(cls, conn: Connection, writes: Sequence[Settle]) -> Sequence[Settled]:
         """See `Joint.together`."""
-        plain = [each for each in writes if each.is_plain]
-        ended = _settle_plain(conn, plain) if plain else {}
+        plain = [each.is_plain for each in writes]
+        ended = _settle_plain(conn, list(compress(writes, plain))) if any(plain) else {}
         settled = []
-        for each in writes:
-            if not each.is_plain:
+        for each, is_plain in zip(writes, plain, strict=True):
+            if not is_plain:
                 settled.append(each(conn))
                 continue
             removable = ended.get(each.claim.attempt_id)

@@ -15,11 +15,11 @@ import json
 import logging
 import os
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from deliver.errors import StorageError
 from deliver.message import MessageId
@@ -34,8 +34,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 log = logging.getLogger("outrider.queue")
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """A positive reply to the content of `message_id` for the recipients `ordinals`, read in `attempt_id`.
 
     `dsn_passed`: see `deliver.outcome.Delivered`; None, of an old record: not known, so nothing is reported.

@@ -24,12 +24,15 @@ database's thread while the loop goes on, and is at worst a moment old.
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from deliver.errors import Blame
 from deliver.outcome import AttemptResult, Deferred, Delivered, Outcome, Phase
@@ -63,8 +66,7 @@ class Feedback(Enum):
     UNREACHABLE = "it could not be reached"
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(Struct, frozen=True):
     """The state of one site; times in seconds since the epoch, `pace` in seconds per attempt."""
 
     window: float
@@ -152,7 +154,7 @@ class Lanes:
         self.share: Share = WHOLE  # what we may have of the limits
         self._site_of: dict[str, str] = {}
         self._places: OrderedDict[str, _Place] = OrderedDict()
-        self._running: Counter[str] = Counter()
+        self._running: dict[str, int] = {}  # by domain
 
     def __len__(self) -> int:
         return len(self._places)
@@ -200,7 +202,7 @@ class Lanes:
         place = self._places.get(site)
         running = 0 if place is None else place.running
         return self.share.reserve(
-            self.terms.per_domain, _domain_key(domain), self._running[domain] + taken + 1
+            self.terms.per_domain, _domain_key(domain), self._running.get(domain, 0) + taken + 1
         ) and self.share.reserve(self.terms.widest, _site_key(site), running + taken_site + 1)
 
     def slow(self, domain: str) -> bool:
@@ -215,7 +217,7 @@ class Lanes:
             place = self._places[site] = _Place(self._new(), OrderedDict({domain: None}))
         self._places.move_to_end(site)
         place.running += 1
-        self._running[domain] += 1
+        self._running[domain] = self._running.get(domain, 0) + 1
         if self.share.parts > 1:
             self.share.begin(_domain_key(domain))
             self.share.begin(_site_key(site))
@@ -235,11 +237,11 @@ class Lanes:
         """The attempt that `begin` announced has ended; `found` is the site that it turned out to be."""
         place = self._places[site]
         place.running -= 1
-        left = self._running[domain] = self._running[domain] - 1
+        self._running[domain] -= 1
         if self.share.parts > 1:
             self.share.end(_domain_key(domain))
             self.share.end(_site_key(site))
-        if not left:
+        if not self._running[domain]:
             del self._running[domain]
         if found is not None and found != site:
             place = self._move(domain, place, site, found)

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from msgspec import Struct
+
 from deliver.message import Recipient
 from deliver.outcome import Deferred, Failed, Outcome
 from deliver.queue.retry import Rule, choose
@@ -36,8 +38,7 @@ _DAY: Final = 86400
 _HOUR: Final = 3600
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(Struct, frozen=True):
     """What the queue records for one recipient; `next_attempt` (epoch seconds) only where it is Deferred.
 
     `warnings`: how many delay warnings a message of this age has caused, if its sender wants them.

@@ -175,6 +175,8 @@ class Throttle:
 
     def hold(self, held: tuple[Key, ...]) -> None:
         """It begins: its places are taken until `release`."""
+        if not held:
+            return
         self._running.update(held)
         if self.share.parts > 1:
             for key in held:

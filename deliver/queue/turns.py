@@ -22,6 +22,7 @@ from itertools import count
 from typing import Final
 
 import trio
+from msgspec import Struct
 
 from deliver.net.clock import Clock
 from deliver.outcome import AttemptResult
@@ -40,8 +41,7 @@ class Closed(Exception):
     """No turn now; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True):
     """An attempt under way: its number, when it began (epoch seconds), on which lane, under which limits."""
 
     number: int

@@ -84,7 +84,7 @@ def envelope_of(incoming: Incoming, question: EndContent, without: Iterable[Mail
     """The envelope of a message whose content has ended, for all recipients but some."""
     origin, mail = incoming.origin, question.mail
     excluded = frozenset(without)
-    rcpts = [rcpt for rcpt in question.rcpts if rcpt.mailbox not in excluded]
+    rcpts = [rcpt for rcpt in question.rcpts if rcpt.mailbox not in excluded] if excluded else question.rcpts
     added = incoming.completion.added if incoming.completion is not None else 0
     return Envelope(
         origin.message_id,

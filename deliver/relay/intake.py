@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from deliver.message import Envelope, MessageId
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where a message comes from; `received_at` in seconds since the epoch, `helo` as the client gave it.
 
     `authenticated`: as whom it had logged in, or "". `proxy`: the load balancer's address, or "". `helo`

@@ -27,6 +27,10 @@ AT_ONCE = 4096  # characters written in one go: what several processes write to 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")  # printable ASCII without space, quote, '=' and backslash
 _QUOTABLE = re.compile(r"[ !#-\[\]-~]*\Z")  # what needs no escape between quotes
 
+_MILLISECONDS = tuple(f".{number:03}Z" for number in range(1000))
+
+_NUMBERS = frozenset({int, float})
+
 Facts = Mapping[str, object]
 # (seconds since the epoch, level, logger's name, sentence, facts, traceback): the line without its end
 Form = Callable[[float, int, str, str, Facts, str | None], str]
@@ -56,20 +60,14 @@ def say(logger: logging.Logger, level: int, sentence: str, **facts: object) -> N
 
 def text_line(at: float, level: int, name: str, sentence: str, facts: Facts, traceback: str | None) -> str:
     """`2026-11-21T10:00:00.123Z INFO outrider.delivery: delivered to=a@example.org …`"""
-    line = f"{_stamp(at)} {_NAMES.get(level, level)} {name}: {_printable(sentence)}"
+    line = _stamp(at) + _beginning(level, name, sentence)
     for key, value in facts.items():
         if value is None:
             continue
-        text = value if type(value) is str else str(value)
-        if not text:
-            continue
-        text = text[:MAX_VALUE]
-        if _PLAIN.match(text):
-            line += f" {key}={text}"
-        elif _QUOTABLE.match(text):
-            line += f' {key}="{text}"'
-        else:
-            line += f" {key}={json.dumps(text)}"
+        if type(value) in _NUMBERS:
+            line += f" {key}={value}"
+        elif text := value if type(value) is str else str(value):
+            line += f" {key}={_shown(text[:MAX_VALUE])}"
     return line if traceback is None else f"{line} traceback={json.dumps(traceback)}"
 
 
@@ -187,13 +185,27 @@ def current() -> Lines | None:
 
 def _stamp(at: float) -> str:
     second = int(at)
-    return f"{_second(second)}.{int((at - second) * 1000):03}Z"
+    return _second(second) + _MILLISECONDS[int((at - second) * 1000)]
 
 
 @lru_cache(maxsize=2)
 def _second(second: int) -> str:
     """Most lines are of the same second as the one before."""
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(maxsize=512)
+def _shown(text: str) -> str:
+    """A value as it stands in a line; most stand in another line of the same message too."""
+    if _PLAIN.match(text):
+        return text
+    return f'"{text}"' if _QUOTABLE.match(text) else json.dumps(text)
+
+
+@lru_cache(maxsize=64)
+def _beginning(level: int, name: str, sentence: str) -> str:
+    """What most lines have in common with one before."""
+    return f" {_NAMES.get(level, level)} {name}: {_printable(sentence)}"
 
 
 def _printable(text: str) -> str:

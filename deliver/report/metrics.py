@@ -15,7 +15,6 @@ from functools import lru_cache
 from threading import Lock
 from typing import Final, Literal
 
-import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -26,8 +25,6 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 
-from deliver.outcome import AttemptResult
-from deliver.queue.execution import Attempt
 from events.catalogue import Event, Scalar
 from events.outbox import AppendEach
 
@@ -118,39 +115,13 @@ class Meter:
         return merged([counts, *(gauge() for gauge in self.gauges)])
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """An attempt whose time is measured; see `deliver.queue.execution.Attempt`."""
-
-    attempt: Attempt
-    meter: Meter
-    now: Callable[[], float]
-
-    async def run(self, scope: trio.CancelScope) -> None:
-        """Deliver."""
-        began = self.now()
-        try:
-            await self.attempt.run(scope)
-        finally:
-            self.meter.observe("outrider_attempt_seconds", self.now() - began)
-
-    def result(self) -> AttemptResult:
-        """What is known."""
-        return self.attempt.result()
-
-    def progress(self) -> int:
-        """Grows with what was found out."""
-        return self.attempt.progress()
-
-
 def metered(append_each: AppendEach, meter: Meter) -> AppendEach:
     """The same, and what passes is counted."""
 
     def counting(conn: Connection, told: Iterable[tuple[str | None, Iterable[Event]]]) -> None:
         known = [(message_id, tuple(events)) for message_id, events in told]
         append_each(conn, known)
-        for _, events in known:
-            meter.tell(events)
+        meter.tell([event for _, events in known for event in events])
 
     return counting
 

@@ -115,9 +115,10 @@ class Testimony:
 
     def settled(self, recipient: Recipient, outcome: Outcome) -> None:
         """The last word of this attempt on a recipient: msg:delivery or msg:fail:*."""
+        if isinstance(outcome, Delivered):
+            self._tell_of(recipient, "msg:delivery", str(outcome.reply), outcome)
+            return
         match outcome:
-            case Delivered(reply=reply):
-                self._tell_of(recipient, "msg:delivery", str(reply), outcome)
             case Failed(contact=None, why=why):
                 self._tell_of(recipient, "msg:fail:internal", why, outcome)
             case Failed(why=why, reply=reply):
@@ -159,6 +160,10 @@ class Testimony:
 
     def tell(self, name: str, **fields: Scalar) -> Event:
         """Raise an event with what every event of this attempt carries."""
+        return self.tell_of(name, fields)
+
+    def tell_of(self, name: str, fields: Mapping[str, Scalar]) -> Event:
+        """The same of fields that are together already."""
         event = Event(name, self.now(), {**self._about, **fields})
         self.trace.events.append(event)
         return event
@@ -169,15 +174,20 @@ class Testimony:
 
     def _tell_of(self, recipient: Recipient, name: str, data: str, outcome: Outcome) -> None:
         box = recipient.mailbox
+        fields: dict[str, Scalar] = {
+            "event_data": data,
+            "local_part": box.local_part,
+            "domain": box.domain,
+        }
         if isinstance(outcome, Delivered):
-            fault: dict[str, Scalar] = {"smtp_code": outcome.reply.code}
+            fields["smtp_code"] = outcome.reply.code
         else:
-            fault = fault_fields(outcome)
+            fields |= fault_fields(outcome)
         if name != "msg:rcpt:host:defer" and name != "msg:rcpt:defer":
-            fault["trace"] = self.trace.as_json()
+            fields["trace"] = self.trace.as_json()
         if name != "msg:fail:internal":
-            fault |= self._way(outcome)
-        self.tell(name, event_data=data, local_part=box.local_part, domain=box.domain, **fault)
+            fields |= self._way(outcome)
+        self.tell_of(name, fields)
 
     def _way(self, outcome: Outcome) -> dict[str, Scalar]:
         """The server, and the TLS level that was wanted of it, also where it came to clear text."""
@@ -206,19 +216,14 @@ class Connection:
         self._tls: dict[str, Scalar] = {}
         self._announced: list[Event] = []
 
-    def for_another(self, testimony: Testimony, policy: TlsPolicy, secure: bool) -> Connection:
-        """The same connection in the service of another message."""
-        fields = self._fields | {
-            "domain": testimony.domain,
-            "router": testimony.router,
-            "lookup_dnssec_authenticated": "yes" if secure else "no",
-            "connection_reused": 1,
-        }
+    def serve(self, testimony: Testimony, policy: TlsPolicy, secure: bool) -> None:
+        """It goes on in the service of another message."""
+        self._testimony, self._policy, fields = testimony, policy, self._fields
+        fields["domain"] = testimony.domain
+        fields["router"] = testimony.router
+        fields["lookup_dnssec_authenticated"] = "yes" if secure else "no"
+        fields["connection_reused"] = 1
         testimony.levels[str(fields["host"]), str(fields["host_address"])] = str(policy.level)
-        other = Connection(testimony, policy, fields, self._began)
-        other._tls = self._tls.copy()
-        other._announced = self._announced
-        return other
 
     def part(self) -> Trace:
         """No message is served any more: a trace for how it ends, told of the last one's id."""
@@ -245,7 +250,7 @@ class Connection:
 
     def connecting(self) -> Event:
         """tcp:connect, before a connection is opened, or before an open one is used for another message."""
-        return self._testimony.tell("tcp:connect", **self._fields)
+        return self._testimony.tell_of("tcp:connect", self._fields)
 
     def connected(self, local_address: str, local_port: int) -> None:
         """The TCP connection stands; our own end of it."""
@@ -368,4 +373,4 @@ class Connection:
         )
 
     def _tell(self, name: str, **fields: Scalar) -> Event:
-        return self._testimony.tell(name, **{**self._fields, **self._tls, **fields})
+        return self._testimony.tell_of(name, {**self._fields, **self._tls, **fields})

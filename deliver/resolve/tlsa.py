@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import dns.exception
-import dns.name
 
+from deliver.dnssec.names import named
 from deliver.resolve.answer import TlsaRecord
 
 DANE_TA = 2
@@ -66,7 +66,7 @@ def owner_name(base_domain: str, port: int) -> str:
 def fits_a_name(owner: str) -> bool:
     """Whether there can be such a name: at most 255 octets in labels of at most 63 (RFC 1035 2.3.4)."""
     try:
-        dns.name.from_text(f"{owner}.")
+        named(f"{owner}.")
     except dns.exception.DNSException:
         return False
     return True

@@ -126,21 +126,20 @@ class Recursor:
     def __init__(self, settings: Dns, addresses: tuple[ResolverAddress, ...]) -> None:
         self._timeout = float(settings.timeout)
         self._attempts = settings.attempts
-        self._addresses = addresses
-        self._limiter = trio.CapacityLimiter(MAX_QUERIES_AT_A_TIME)
+        self._servers = tuple((address, f"resolver {address}") for address in addresses)
+        self._room = trio.Semaphore(MAX_QUERIES_AT_A_TIME, max_value=MAX_QUERIES_AT_A_TIME)
 
     async def ask(self, request: Request) -> tuple[Response | NoReply, str]:
         """The response and who gave it. A failure (SERVFAIL, REFUSED …) counts when nobody has better."""
         worst: tuple[Response | NoReply, str] = (NoReply("no resolver is configured"), "nobody")
         try:
-            self._limiter.acquire_nowait()
+            self._room.acquire_nowait()
         except trio.WouldBlock:
-            await self._limiter.acquire()
+            await self._room.acquire()
         try:
             for _ in range(self._attempts):
-                for server in self._addresses:
+                for server, said in self._servers:
                     response = await self.ask_one(request, server)
-                    said = f"resolver {server}"
                     if isinstance(response, NoReply):
                         worst = worst if isinstance(worst[0], Response) else (response, said)
                     elif response.rcode in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
@@ -150,22 +149,21 @@ class Recursor:
                     else:
                         worst = (response, said)
         finally:
-            self._limiter.release()
+            self._room.release()
         return worst
 
     async def ask_one(self, request: Request, server: ResolverAddress) -> Response | NoReply:
         """One question to one resolver: UDP, then TCP if the answer was cut."""
-        said = f"resolver {server}"
         try:
             response = await over_udp(request, server.address, server.port, self._timeout)
             if response.flags & TC:
                 response = await over_tcp(request, server.address, server.port, self._timeout)
         except trio.TooSlowError:
-            return NoReply(f"{said} did not answer within {self._timeout:g} s")
+            return NoReply(f"resolver {server} did not answer within {self._timeout:g} s")
         except (OSError, EOFError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            return NoReply(f"{said} cannot be reached: {error}")
+            return NoReply(f"resolver {server} cannot be reached: {error}")
         except MalformedResponse as error:
-            return NoReply(f"{said} gave a malformed answer: {error}")
+            return NoReply(f"resolver {server} gave a malformed answer: {error}")
         return response
 
 

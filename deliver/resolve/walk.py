@@ -97,16 +97,16 @@ def _mx_plan(domain: str, found: Found, rng: Random) -> Walked[MxPlan]:
             continue
         try:
             host = domain_name(record.exchange)
-            ipaddress.ip_address(host)
         except UsageError as error:
             findings.append(_note("mx-name-unusable", f"MX of {domain} ignored: {error.happened}"))
-        except ValueError:
-            best = targets.get(host)
-            if best is None or record.preference < best.preference:
-                targets[host] = MxTarget(host, record.preference)
-        else:
+            continue
+        if _as_address(host) is not None:
             text = f"MX of {domain} ignored: {host} is an address, not a host name"
             findings.append(_note("mx-name-unusable", text, "RFC 5321 5.1"))
+            continue
+        best = targets.get(host)
+        if best is None or record.preference < best.preference:
+            targets[host] = MxTarget(host, record.preference)
     if not targets:
         walked = _no_mx(domain, "mx-unusable", "none of its MX records names a usable host")
         return Walked(walked.plan, (*findings, *walked.findings))
@@ -240,6 +240,8 @@ def _is_null_mx(records: tuple[object, ...]) -> bool:
 
 
 def _as_address(host: str) -> str | None:
+    if ":" not in host and not host[-1:].isdigit():
+        return None  # an IPv4 address ends with a digit
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:

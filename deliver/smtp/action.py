@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, get_args
+
+from msgspec import Struct
 
 from deliver.dsn import Notify, OriginalRecipient, Ret
 from deliver.message import Mailbox
 
 
-@dataclass(frozen=True, slots=True)
-class MailRequest:
+class MailRequest(Struct, frozen=True):
     """MAIL: `sender` is None for the null reverse path, `size` in octets as declared or None.
 
     `smtputf8` (RFC 6531 3.4), `ret` and the decoded `envid` (RFC 3461 4.3, 4.4), `prdr` (draft-hall-prdr-00).
@@ -24,8 +24,7 @@ class MailRequest:
     prdr: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RcptRequest:
+class RcptRequest(Struct, frozen=True):
     """RCPT, with NOTIFY and ORCPT (RFC 3461 4.1, 4.2) as far as they were given."""
 
     mailbox: Mailbox
@@ -33,18 +32,15 @@ class RcptRequest:
     original: OriginalRecipient | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StartTls:
+class StartTls(Struct, frozen=True):
     """Question: is TLS possible now? After `accept` comes Handshake."""
 
 
-@dataclass(frozen=True, slots=True)
-class Handshake:
+class Handshake(Struct, frozen=True):
     """Flush, do the TLS handshake as a server, then call `tls_started`; or close where it fails."""
 
 
-@dataclass(frozen=True, slots=True)
-class AuthExchange:
+class AuthExchange(Struct, frozen=True):
     """Question: what does the mechanism (upper case, one of those offered) say to this `response`, decoded?
 
     `first`: the exchange begins; then `response` is None without an initial response (RFC 4954 4). Answered
@@ -56,13 +52,11 @@ class AuthExchange:
     first: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AbandonExchange:
+class AbandonExchange(Struct, frozen=True):
     """The client gave the exchange up, or broke it: forget it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConsiderSender:
+class ConsiderSender(Struct, frozen=True):
     """Question: may a message from `sender` (None: null reverse path) of about `size` octets come in?"""
 
     mail: MailRequest
@@ -78,8 +72,7 @@ class ConsiderSender:
         return self.mail.size
 
 
-@dataclass(frozen=True, slots=True)
-class ConsiderRecipient:
+class ConsiderRecipient(Struct, frozen=True):
     """Question: is mail for `mailbox` taken from this client?"""
 
     rcpt: RcptRequest
@@ -91,8 +84,7 @@ class ConsiderRecipient:
         return self.rcpt.mailbox
 
 
-@dataclass(frozen=True, slots=True)
-class _Announced:
+class _Announced(Struct, frozen=True):
     """From whom and to whom a message goes, as it was said and accepted."""
 
     mail: MailRequest
@@ -109,20 +101,17 @@ class _Announced:
         return tuple(rcpt.mailbox for rcpt in self.rcpts)
 
 
-@dataclass(frozen=True, slots=True)
-class BeginContent(_Announced):
+class BeginContent(_Announced, frozen=True):
     """Question: is there a place to put the content?"""
 
 
-@dataclass(frozen=True, slots=True)
-class ContentChunk:
+class ContentChunk(Struct, frozen=True):
     """More of the content, dots unstuffed; to be kept only if EndContent follows."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EndContent(_Announced):
+class EndContent(_Announced, frozen=True):
     """Question: has the message been put where it survives a crash? `size` in octets as received.
 
     `individually`: `accept_some` may answer for each recipient.
@@ -133,15 +122,13 @@ class EndContent(_Announced):
     individually: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AbandonContent:
+class AbandonContent(Struct, frozen=True):
     """The content that was begun will not be completed: forget it."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Struct, frozen=True):
     """Close the connection; `why` is for the log."""
 
     why: str

@@ -46,8 +46,10 @@ class LineEnds:
 
     def finish(self) -> bytes:
         """The CRLF that the last line may lack. Raises MessageError."""
+        if self._line_start:
+            return b""
         self._look("", final=True)
-        return b"" if self._line_start else b"\r\n"
+        return b"\r\n"
 
     def _look(self, text: str, *, final: bool) -> None:
         self._kinds.decode(text, final)

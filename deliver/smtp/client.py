@@ -9,7 +9,9 @@ machine is BROKEN for good then.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from deliver.errors import Fault, PeerError
 from deliver.outcome import Phase
@@ -28,6 +30,8 @@ from deliver.smtp.command import (
 from deliver.smtp.ehlo import Capabilities
 from deliver.smtp.reply import MalformedReply, Reply, ReplyParser
 from deliver.smtp.states import RECEIVING, RECEIVING_CHUNKS, SENDING, SENDING_EARLY, State as State
+
+_CHUNKS: Final = (Bdat, BdatLast)
 
 
 class Lost(PeerError):
@@ -62,7 +66,7 @@ class Unsolicited(UnexpectedReply):
         super().__init__(reply, "a reply that nothing had asked for")
 
 
-class Expected(NamedTuple):
+class Expected(Struct, frozen=True):
     """A reply that is due. `number` counts the replies of a connection, the greeting is 0.
 
     `individual`: it speaks of one recipient; the reply to the whole message comes later.
@@ -74,7 +78,7 @@ class Expected(NamedTuple):
     individual: bool = False
 
 
-class Exchange(NamedTuple):
+class Exchange(Struct, frozen=True):
     """One command and its reply; no command for the greeting and for a reply in the middle of content.
 
     `individual`: a reply to the content that speaks of one recipient, see `deliver.smtp.prdr`.
@@ -151,7 +155,7 @@ class ClientMachine:
             self._expected.clear()  # the reply due during the content is now the one to its end
         elif isinstance(command, Mail):
             self._prdr, self._accepted = command.prdr, 0
-        elif isinstance(command, Bdat | BdatLast):
+        elif isinstance(command, _CHUNKS):
             self._announced = command.size
         self._expected.append(Expected(command.phase, self._count, command))
         self._count += 1

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from dataclasses import dataclass, field
 from typing import ClassVar
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from deliver.dsn import MAX_ENVID, MAX_ORCPT, Notify, OriginalRecipient, Ret, notify_text, orcpt_text, xtext
 from deliver.errors import Blame, MessageError, OutriderError
@@ -45,8 +47,7 @@ class CommandTooLong(MessageError):
     blame = Blame.RECIPIENT
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """One command. `phase` is what its reply belongs to; after `ends_group` nothing may be pipelined.
 
     No abstract base class: what kind a command is, is asked several times for each of them.
@@ -61,8 +62,7 @@ class Command:
         raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
-class _Hello(Command):
+class _Hello(Command, frozen=True):
     phase = Phase.EHLO
     ends_group = True
     verb: ClassVar[str]
@@ -76,22 +76,19 @@ class _Hello(Command):
         return _line(f"{self.verb} {self.name}")
 
 
-@dataclass(frozen=True, slots=True)
-class Ehlo(_Hello):
+class Ehlo(_Hello, frozen=True):
     """EHLO (RFC 5321 4.1.1.1); `name` is our domain or an address literal."""
 
     verb = "EHLO"
 
 
-@dataclass(frozen=True, slots=True)
-class Helo(_Hello):
+class Helo(_Hello, frozen=True):
     """HELO, for servers that do not know EHLO."""
 
     verb = "HELO"
 
 
-@dataclass(frozen=True, slots=True)
-class StartTls(Command):
+class StartTls(Command, frozen=True):
     """STARTTLS (RFC 3207 4)."""
 
     phase = Phase.STARTTLS
@@ -102,8 +99,7 @@ class StartTls(Command):
         return b"STARTTLS\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Auth(Command):
+class Auth(Command, frozen=True):
     """AUTH (RFC 4954 4); `initial` None sends no initial response, b"" an empty one. Never shown in a repr.
 
     Raises CommandTooLong when the initial response does not fit: the exchange begins without it then.
@@ -112,7 +108,7 @@ class Auth(Command):
     phase = Phase.AUTH
     ends_group = True
     mechanism: str
-    initial: bytes | None = field(default=None, repr=False)
+    initial: bytes | None = None
 
     def __post_init__(self) -> None:
         if not _MECHANISM.match(self.mechanism):
@@ -124,6 +120,9 @@ class Auth(Command):
                 "use a shorter name and password",
             )
 
+    def __repr__(self) -> str:
+        return f"Auth(mechanism={self.mechanism!r})"
+
     @property
     def octets(self) -> bytes:
         if self.initial is None:
@@ -131,13 +130,12 @@ class Auth(Command):
         return _line(f"AUTH {self.mechanism} ")[:-2] + (b64encode(self.initial) or b"=") + b"\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class AuthResponse(Command):
+class AuthResponse(Command, frozen=True):
     """What answers a challenge of AUTH; None gives up (RFC 4954 4). Never shown in a repr."""
 
     phase = Phase.AUTH
     ends_group = True
-    response: bytes | None = field(repr=False)
+    response: bytes | None
 
     def __post_init__(self) -> None:
         if len(self.octets) > MAX_AUTH_LINE:
@@ -145,13 +143,15 @@ class AuthResponse(Command):
                 "logging in", f"a response has at most {MAX_AUTH_LINE} octets", "use a shorter password"
             )
 
+    def __repr__(self) -> str:
+        return "AuthResponse()"
+
     @property
     def octets(self) -> bytes:
         return b"*\r\n" if self.response is None else b64encode(self.response) + b"\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Mail(Command):
+class Mail(Command, frozen=True):
     """MAIL FROM; `sender` None is the null reverse path.
 
     `size` (octets) only where the server announced SIZE, `body_8bit` only where it announced 8BITMIME, `prdr`
@@ -170,7 +170,7 @@ class Mail(Command):
     ret: Ret | None = None
     envid: str | None = None
     logged_in: bool = False
-    octets: bytes = field(init=False, repr=False, compare=False)
+    octets: bytes = b""  # whatever is given: made here
 
     def __post_init__(self) -> None:
         if self.size is not None and not 0 <= self.size < 10**20:
@@ -187,7 +187,7 @@ class Mail(Command):
             limit, text = limit + UTF8_EXTENDS_LINE, f"{text} SMTPUTF8"
         # The parameters of DSN and AUTH have limits of their own, and room for them is made by their RFCs.
         own = self._own_parameters() if self.ret or self.envid is not None or self.logged_in else ""
-        object.__setattr__(self, "octets", _measured(text, own, limit, self.sender, self.smtputf8))
+        force_setattr(self, "octets", _measured(text, own, limit, self.sender, self.smtputf8))
 
     def _own_parameters(self) -> str:
         text = f" RET={self.ret.value}" if self.ret else ""
@@ -199,8 +199,7 @@ class Mail(Command):
         return text + (" AUTH=<>" if self.logged_in else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Rcpt(Command):
+class Rcpt(Command, frozen=True):
     """RCPT TO. Raises CommandTooLong when the line would be longer than RFC 5321 4.5.3.1.4 allows.
 
     `notify` and `original` only where the server announced DSN (RFC 3461 4.1, 4.2), `smtputf8` as in MAIL.
@@ -211,13 +210,13 @@ class Rcpt(Command):
     smtputf8: bool = False
     notify: frozenset[Notify] | None = None
     original: OriginalRecipient | None = None
-    octets: bytes = field(init=False, repr=False, compare=False)
+    octets: bytes = b""  # whatever is given: made here
 
     def __post_init__(self) -> None:
         text = f"RCPT TO:<{_path(self.mailbox, self.smtputf8)}>"
         own = self._own_parameters() if self.notify is not None or self.original is not None else ""
         octets = _measured(text, own, MAX_COMMAND_LINE, self.mailbox, self.smtputf8)
-        object.__setattr__(self, "octets", octets)
+        force_setattr(self, "octets", octets)
 
     def _own_parameters(self) -> str:
         text = ""
@@ -233,8 +232,7 @@ class Rcpt(Command):
         return text
 
 
-@dataclass(frozen=True, slots=True)
-class Data(Command):
+class Data(Command, frozen=True):
     """DATA (RFC 5321 4.1.1.4)."""
 
     phase = Phase.DATA
@@ -245,8 +243,7 @@ class Data(Command):
         return b"DATA\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class EndOfContent(Command):
+class EndOfContent(Command, frozen=True):
     """The end of mail data indication; `tail` is what `deliver.smtp.dot.DotStuffer.finish` returned."""
 
     phase = Phase.DOT
@@ -262,8 +259,7 @@ class EndOfContent(Command):
         return self.tail
 
 
-@dataclass(frozen=True, slots=True)
-class Bdat(Command):
+class Bdat(Command, frozen=True):
     """BDAT without LAST (RFC 3030 2): `size` octets of content follow, and then another chunk."""
 
     phase = Phase.BODY
@@ -277,8 +273,7 @@ class Bdat(Command):
         return b"BDAT %d\r\n" % self.size
 
 
-@dataclass(frozen=True, slots=True)
-class BdatLast(Command):
+class BdatLast(Command, frozen=True):
     """BDAT with LAST: the last `size` octets of content follow, perhaps none."""
 
     phase = Phase.DOT
@@ -293,8 +288,7 @@ class BdatLast(Command):
         return b"BDAT %d LAST\r\n" % self.size
 
 
-@dataclass(frozen=True, slots=True)
-class Rset(Command):
+class Rset(Command, frozen=True):
     """RSET: forget the transaction, keep the session."""
 
     phase = Phase.RSET
@@ -304,8 +298,7 @@ class Rset(Command):
         return b"RSET\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Noop(Command):
+class Noop(Command, frozen=True):
     """NOOP: is anybody there?"""
 
     phase = Phase.RSET
@@ -316,8 +309,7 @@ class Noop(Command):
         return b"NOOP\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Quit(Command):
+class Quit(Command, frozen=True):
     """QUIT."""
 
     phase = Phase.QUIT

@@ -16,7 +16,7 @@ Failed by the blame of the HOST another host may help; what else may help, `deli
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from deliver.dsn import MAX_ENVID, MAX_ORCPT, orcpt_text, xtext
 from deliver.errors import Blame
@@ -31,8 +31,7 @@ NEEDS_8BITMIME = EnhancedCode(5, 6, 3)
 NEEDS_SMTPUTF8 = EnhancedCode(5, 6, 7)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """`mail` is None where nobody is asked; `refused` are settled without a word."""
 
     mail: Mail | None

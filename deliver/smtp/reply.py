@@ -77,7 +77,8 @@ class Reply:
         return code if code and code.klass == self.code // 100 else None
 
     def __str__(self) -> str:
-        return f"{self.code} {' '.join(line for line in self.lines if line)}".rstrip()
+        text = self.lines[0] if len(self.lines) == 1 else " ".join([line for line in self.lines if line])
+        return f"{self.code} {text}".rstrip()
 
 
 class MalformedReply(PeerError):

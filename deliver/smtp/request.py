@@ -10,8 +10,9 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from deliver.dsn import MAX_ENVID, Ret, from_xtext, parse_notify, parse_orcpt
 from deliver.errors import UsageError
@@ -78,21 +79,18 @@ _DIGITS = re.compile(r"\d{1,20}\Z", re.ASCII)
 _CONTROL_CHARACTERS = Reply(501, ("5.5.2 Control characters are not allowed in commands",))
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """One well-formed command line."""
 
     verb: Verb
     argument: str
 
 
-@dataclass(frozen=True, slots=True)
-class Foreign:
+class Foreign(Struct, frozen=True):
     """The client speaks another protocol; nothing that follows is a command."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """BDAT (RFC 3030 2): `length` in octets."""
 
     length: int

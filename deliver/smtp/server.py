@@ -46,11 +46,12 @@ from deliver.smtp.request import (
 )
 from deliver.smtp.serverline import MAX_COMMAND as MAX_COMMAND, MAX_DISCARD as MAX_DISCARD
 from deliver.smtp.serverlogin import SecuringMachine
-from deliver.smtp.serverstates import OUT_OF_SEQUENCE, TRANSITIONS as TRANSITIONS, State as State
+from deliver.smtp.serverstates import DEAF, OUT_OF_SEQUENCE, TRANSITIONS as TRANSITIONS, State as State
 from deliver.smtp.undot import IncomingChunks, IncomingContent
 
 SMALL_CHUNK = 1024  # octets; a smaller one counts as an idle command
 
+_OPTIONAL = frozenset({Verb.STARTTLS, Verb.AUTH})
 _BEFORE_TLS = frozenset({Verb.EHLO, Verb.HELO, Verb.STARTTLS, Verb.NOOP, Verb.QUIT})
 _CONTENT_STATES = frozenset({State.CONTENT, State.CHUNKS})
 
@@ -78,10 +79,6 @@ class ServerMachine(SecuringMachine):
         """Answer the question with yes; `reply` replaces the usual text (after EndContent: with the id)."""
         question, self._question = self._question, None
         match question:
-            case StartTls():
-                self.state = TRANSITIONS[self.state, Verb.STARTTLS]
-                self._send(Reply(220, ("2.0.0 Ready to start TLS",)))
-                self._actions.append(Handshake())
             case ConsiderSender(mail=mail):
                 self._mail = mail
                 self.state = TRANSITIONS[self.state, Verb.MAIL]
@@ -96,6 +93,10 @@ class ServerMachine(SecuringMachine):
                 self._idle_commands = 0
                 self._end_transaction()
                 self._send(reply or Reply(250, ("2.0.0 Ok",)))
+            case StartTls():
+                self.state = TRANSITIONS[self.state, Verb.STARTTLS]
+                self._send(Reply(220, ("2.0.0 Ready to start TLS",)))
+                self._actions.append(Handshake())
             case _:
                 raise AssertionError(f"{question} is no question to accept")
 
@@ -145,7 +146,7 @@ class ServerMachine(SecuringMachine):
 
     def _progress(self) -> bool:
         """Do the next thing that the buffer allows; False when more octets are needed."""
-        if self.state in (State.CLOSED, State.HANDSHAKE) or not self._buffer:
+        if not self._buffer or self.state in DEAF:
             return False
         if self._skipping:
             gone = min(self._skipping, len(self._buffer))
@@ -234,17 +235,16 @@ class ServerMachine(SecuringMachine):
 
     def _premature(self, verb: Verb) -> Reply | None:
         """The reply to a command whose time has not come."""
-        if self._offer.require_tls and not self.secured and verb not in _BEFORE_TLS:
+        offer = self._offer
+        if offer.require_tls and not self.secured and verb not in _BEFORE_TLS:
             return answer.TLS_FIRST
-        if verb is Verb.STARTTLS and not self._offer.starttls:
-            return answer.NOT_IMPLEMENTED
-        if verb is Verb.AUTH and not self._offer.mechanisms:
+        if verb in _OPTIONAL and not (offer.starttls if verb is Verb.STARTTLS else offer.mechanisms):
             return answer.NOT_IMPLEMENTED
         if (self.state, verb) not in TRANSITIONS:
             if self.state is State.SENDER and verb in (Verb.DATA, Verb.BDAT):
                 return Reply(554, ("5.5.1 No valid recipients",))
             return Reply(503, (OUT_OF_SEQUENCE[verb],))
-        if verb is Verb.MAIL and self._offer.require_auth and self.authenticated is None:
+        if offer.require_auth and verb is Verb.MAIL and self.authenticated is None:
             return answer.AUTH_FIRST
         return None
 

@@ -44,6 +44,7 @@ class State(Enum):
 
 _GREETED = frozenset({State.READY, State.SENDER, State.RECIPIENTS, State.CHUNKS})
 COMMANDED = frozenset({State.FRESH, *_GREETED})  # states in which commands are read
+DEAF = frozenset({State.HANDSHAKE, State.CLOSED})  # in which nothing is read
 
 TRANSITIONS: Mapping[tuple[State, Verb], State] = {
     **{(state, verb): State.READY for state in COMMANDED for verb in (Verb.EHLO, Verb.HELO)},

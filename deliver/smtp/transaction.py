@@ -29,8 +29,9 @@ A transaction that an earlier one left open before it begins with RSET, which ri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from deliver.errors import Blame, Fault
 from deliver.message import Envelope, Recipient
@@ -60,20 +61,17 @@ FLIGHT = 100  # commands between two waits: replies to them fit into any socket'
 LONE_DOT = EndOfContent(b".\r\n")
 
 
-@dataclass(frozen=True, slots=True)
-class SendCommands:
+class SendCommands(Struct, frozen=True):
     """Write these in one go, reading at the same time."""
 
     commands: tuple[Command, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SendContent:
+class SendContent(Struct, frozen=True):
     """Write the content, then `dot_handed_over()` and the end of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class SendChunks:
+class SendChunks(Struct, frozen=True):
     """Write these commands and chunks of content behind them, reading at the same time, until nothing is due.
 
     `first`: one chunk only, the first; without it all that is left. Before each chunk ask `wants_chunks`;
@@ -84,13 +82,11 @@ class SendChunks:
     first: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitReply:
+class AwaitReply(Struct, frozen=True):
     """Read until one exchange is complete and give it to `got`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """Every recipient has its outcome."""
 
 
@@ -312,7 +308,7 @@ class Transaction:
 
     def findings(self) -> tuple[Finding, ...]:
         """What the server said, for the trace: refusals one by one, acceptance of recipients as a count."""
-        return tuple(findings_of(self._exchanges, self.contact))
+        return findings_of(self._exchanges, self.contact)
 
     def _next_flight(self) -> tuple[Command, ...]:
         if self._sent == len(self._plan) or self._mail_refused:

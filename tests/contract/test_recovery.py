@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec import structs
 from sqlalchemy import select
 
 from deliver.dsn import Notify
@@ -48,11 +47,11 @@ def test_what_the_journal_proves_is_delivered_with_its_event(conn):
 def test_success_is_reported_after_a_crash_only_where_the_next_server_does_not(conn, passed, owed):
     wanting = envelope("m1")
     success = frozenset({Notify.SUCCESS})
-    wanting = replace(wanting, recipients=(replace(wanting.recipients[0], notify=success),))
+    wanting = structs.replace(wanting, recipients=(structs.replace(wanting.recipients[0], notify=success),))
     store.accept(conn, wanting, InlineContent(b"x"), (), NOW)
     (claimed,) = claim(conn)
     recorder = Recorder()
-    recovery.recover(conn, NOW + 10, [replace(proof(claimed, 0), dsn_passed=passed)], recorder)
+    recovery.recover(conn, NOW + 10, [structs.replace(proof(claimed, 0), dsn_passed=passed)], recorder)
     (row,) = rows(conn)
     assert (row.state, row.owed) == ("delivered", owed)
     assert ("msg:complete" in recorder.names()) is (owed is None), "kept until the sender is told"

@@ -5,8 +5,10 @@ All keys are EC P-256. Keys are made once per process and purpose, certificates 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
+import shutil
 import ssl
 import tempfile
 from collections.abc import Iterable
@@ -70,10 +72,21 @@ class Credentials:
         """A new server context of the standard library, TLS 1.2 and later."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        with tempfile.TemporaryDirectory(prefix="internet-") as directory:
-            chain, key = self.write(Path(directory))
-            context.load_cert_chain(chain, key)
+        context.load_cert_chain(*_files(self))
         return context
+
+
+@functools.cache
+def _files(credentials: Credentials) -> tuple[Path, Path]:
+    """They are there as long as the process."""
+    return credentials.write(Path(tempfile.mkdtemp(dir=_directory())))
+
+
+@functools.cache
+def _directory() -> str:
+    directory = tempfile.mkdtemp(prefix="internet-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
 
 
 class Authority:

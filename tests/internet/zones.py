@@ -2,8 +2,9 @@
 
 `build` turns a declaration (`MailDomain` values) into an `Internet`: one zone per mail domain, one per top-level
 domain and the root, delegated and linked by DS records. Signed zones use algorithm 13 (ECDSAP256SHA256), one
-combined signing key each, and NSEC denial. Keys are made once per process and zone name. Addresses must be
-given as text, names without their final dot. A name outside its domain raises ValueError.
+combined signing key each, and NSEC denial. Keys are made once per process and zone name, and a zone is signed once
+per process as long as nothing in it changes. Addresses must be given as text, names without their final dot. A name
+outside its domain raises ValueError.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ TTL = 300  # seconds, of every record
 NEGATIVE_TTL = 60  # seconds, SOA MINIMUM (RFC 2308)
 _LIFETIME = timedelta(days=30)
 _CLOCK_SKEW = timedelta(hours=1)
+_KEPT = 200  # zones
 _KEY_FLAGS = 257  # zone key and secure entry point (RFC 4034 2.1.1): one key signs everything
 
 
@@ -158,7 +160,6 @@ def build(domains: Iterable[MailDomain], *, name_server: str, now: datetime | No
     `name_server` is the address of `ns.<zone>` of every zone; signatures are valid from an
     hour before `now` (default: the system's clock) for 30 days.
     """
-    now = now or datetime.now(UTC)
     declared = {dns.name.from_text(domain.name): domain for domain in domains}
     for origin in tuple(declared):
         top = dns.name.Name(origin.labels[-2:])
@@ -180,7 +181,7 @@ def _zone(
     parent: Zone | None,
     children: tuple[dns.name.Name, ...],
     name_server: str,
-    now: datetime,
+    now: datetime | None,
 ) -> Zone:
     domain = declared[origin]
     _refuse_strangers((*domain.lines(), *domain.forged), origin)
@@ -196,12 +197,24 @@ def _zone(
         lines += [f"{child} NS {_server_of(child)}", f"{_server_of(child)} A {name_server}"]
         if domain.security.signed and declared[child].security.delegated_securely:
             lines.append(f"{child} DS {_ds(child, declared[child].security).to_text()}")
-    contents = dns.zone.from_text("\n".join(lines) + "\n", origin, relativize=False)
-    if domain.security.signed:
-        _sign(contents, origin, domain.security, now)
-    forged = _forge(contents, domain.forged)
+    contents, forged = _contents(origin, tuple(lines), domain.forged, domain.security, now)
     names = tuple(sorted(name for name in contents if not any(_below(name, child) for child in children)))
     return Zone(origin, contents, domain.security, _status(domain.security, parent), names, forged)
+
+
+@functools.lru_cache(_KEPT)
+def _contents(
+    origin: dns.name.Name,
+    lines: tuple[str, ...],
+    forged: tuple[str, ...],
+    security: Security,
+    now: datetime | None,
+) -> tuple[dns.zone.Zone, frozenset[tuple[dns.name.Name, dns.rdatatype.RdataType]]]:
+    """What is in the zone, and which of it is forged. Nobody changes it afterwards."""
+    contents = dns.zone.from_text("\n".join(lines) + "\n", origin, relativize=False)
+    if security.signed:
+        _sign(contents, origin, security, now or datetime.now(UTC))
+    return contents, _forge(contents, forged)
 
 
 def _status(security: Security, parent: Zone | None) -> Status:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import sqlite3
 import subprocess
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,19 +19,23 @@ NOBODY = 65534
 TEXT = b"Subject: while it is down\nTo: <a@plain.test>\n\n.a dot\nlast\n"
 
 
-@pytest.fixture
-def live() -> Iterator[LiveInternet]:
-    with LiveInternet() as live:
-        yield live
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a relay leaves behind."""
+    directory = tmp_path_factory.mktemp("before")
+    with LiveInternet() as live, Service("relay", write(live, directory), "listening") as relay:
+        assert relay.terminate() == 0
+    return directory / "state"
 
 
 @pytest.fixture
-def config(live: LiveInternet, tmp_path: Path) -> Path:
+def config(live: LiveInternet, state: Path, tmp_path: Path) -> Path:
     """Of a relay that has run, and runs no more."""
     config = write(live, tmp_path)
-    with Service("relay", config, "listening") as relay:
-        config.write_text(config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{relay.port}"))
-        assert relay.terminate() == 0
+    shutil.copytree(state, tmp_path / "state")
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        port = place.getsockname()[1]
+    config.write_text(config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
     return config
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from email import message_from_bytes
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from deliver.dsn import Notify, OriginalRecipient, Ret
 from deliver.message import Envelope, Mailbox, MessageId, Recipient

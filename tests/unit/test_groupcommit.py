@@ -12,7 +12,7 @@ import trio.testing
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
-from deliver import groupcommit, sqlrun
+from deliver import diskwatch, groupcommit, sqlrun
 from deliver.errors import StorageError
 from deliver.groupcommit import SqlRunner
 
@@ -190,10 +190,10 @@ async def test_a_large_batch_runs_in_a_worker(runner, monkeypatch):
 async def test_where_statements_wait_for_the_disk_batches_run_in_a_worker_for_a_while(
     runner, monkeypatch, mock_clock
 ):
-    monkeypatch.setattr(groupcommit, "WAITED", -1.0)  # whatever they waited is too long
+    monkeypatch.setattr(diskwatch, "WAITED", -1.0)  # whatever they waited is too long
     assert await runner.write(whose_thread, brief=True) == threading.get_ident()
     assert await runner.write(whose_thread, brief=True) != threading.get_ident()
-    mock_clock.jump(groupcommit.SLOW_FOR)
+    mock_clock.jump(diskwatch.SLOW_FOR)
     assert await runner.write(whose_thread, brief=True) == threading.get_ident()
 
 
@@ -252,7 +252,7 @@ async def test_only_durable_commits_move_the_wal_into_the_file(runner):
 
 
 async def test_what_takes_the_loop_too_long_runs_in_a_worker_for_a_while(runner, monkeypatch):
-    monkeypatch.setattr(groupcommit, "LONG", -1.0)
+    monkeypatch.setattr(diskwatch, "LONG", -1.0)
     assert await runner.write(whose_thread, brief=True) == threading.get_ident()
     assert await runner.write(whose_thread, brief=True) != threading.get_ident()
 

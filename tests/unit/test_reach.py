@@ -329,6 +329,29 @@ async def test_who_runs_an_attempt_may_end_it_sooner(autojump_clock: trio.testin
         assert ("delivery.deadline" in found.why) is not sooner
 
 
+@pytest.mark.parametrize(("theirs", "ends"), [(50, 20), (5, 5)])
+async def test_an_attempt_ends_in_time_in_the_scope_that_it_is_given(
+    autojump_clock: trio.testing.MockClock, theirs: float, ends: float
+) -> None:
+    """One scope does for it and for whoever runs it; the sooner of their deadlines counts."""
+    took: list[float] = []
+    async with trio.open_nursery() as nursery:
+        net, clock = Net(nursery, {FOUR: Way(1000)}), WallClock(1_700_000_000.0)
+        ours = agent(net, MemoryHints(clock=clock.now), clock, delivery=Delivery(deadline=20.0))
+        who = (Recipient(0, Mailbox("a", "x.test")),)
+        envelope = Envelope(MessageId("m"), None, who, len(BODY), False, clock.now())
+        story = Attempt(ours, envelope, who, InlineContent(BODY), took=took.append)
+        began = trio.current_time()
+        with trio.CancelScope(deadline=began + theirs) as scope:
+            await story.run(scope)
+    assert scope.cancelled_caught
+    assert scope.deadline - began == pytest.approx(ends)
+    assert took == [pytest.approx(ends)]
+    found = outcome(story.result())
+    assert isinstance(found, Deferred)
+    assert ("delivery.deadline" in found.why) is (ends == 20)
+
+
 class Renumbered(Net):
     """DNS names one of its addresses, for a minute."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -11,7 +12,7 @@ import trio
 import trio.testing
 from sqlalchemy import select
 
-from deliver import groupcommit, settled
+from deliver import diskwatch, groupcommit, settled
 from deliver.groupcommit import SqlRunner
 from deliver.net.clock import WallClock
 from deliver.outcome import Delivered, Failed
@@ -23,15 +24,27 @@ from events.catalogue import Event
 from tests.unit.queue.values import DEFERRED, DELIVERED, FAILED, envelope
 
 
-async def test_deliveries_that_end_side_by_side_share_a_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+async def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Records]:
+    """Whose company is waited for, however slow the disk is."""
+    monkeypatch.setattr(diskwatch, "WAITED", 60.0)
     monkeypatch.setattr(groupcommit, "LEAST", 60.0)
     monkeypatch.setattr("deliver.records.COMPANY", 60.0)
-    records = await Records.open(Settings(state_dir=str(tmp_path)), outbox.append, WallClock())
+    opened = await Records.open(Settings(state_dir=str(tmp_path)), outbox.append, WallClock())
+    yield opened
+    await opened.aclose()
+
+
+async def told(records: Records) -> list[str]:
+    """The messages of which there are events."""
+    found = select(outbox.event_outbox.c.message_id)
+    return sorted(await records.sql.read(lambda conn: conn.execute(found).scalars().all()))
+
+
+async def test_deliveries_that_end_side_by_side_share_a_commit(records: Records) -> None:
     assert isinstance(records.sql, SqlRunner)
-    before, told = records.sql.commits, []
-    records.committed = lambda: told.append(1)
+    before, committed = records.sql.commits, []
+    records.committed = lambda: committed.append(1)
 
     async def settle(number: int, *, in_company: bool) -> None:
         mail = envelope(f"m{number}", "a@one.test")
@@ -42,22 +55,13 @@ async def test_deliveries_that_end_side_by_side_share_a_commit(
         for number in range(3):
             nursery.start_soon(lambda number=number: settle(number, in_company=True))
         await trio.testing.wait_all_tasks_blocked()
-        assert not told, "nobody is answered before the commit"
+        assert not committed, "nobody is answered before the commit"
         await settle(3, in_company=False)
-    assert (records.sql.commits - before, len(told)) == (1, 4)
-    found = await records.sql.read(
-        lambda conn: conn.execute(select(outbox.event_outbox.c.message_id)).scalars().all()
-    )
-    assert sorted(found) == ["m0", "m1", "m2", "m3"]
-    await records.aclose()
+    assert (records.sql.commits - before, len(committed)) == (1, 4)
+    assert await told(records) == ["m0", "m1", "m2", "m3"]
 
 
-async def test_deliveries_of_known_jobs_share_a_commit_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(groupcommit, "LEAST", 60.0)
-    monkeypatch.setattr("deliver.records.COMPANY", 60.0)
-    records = await Records.open(Settings(state_dir=str(tmp_path)), outbox.append, WallClock())
+async def test_deliveries_of_known_jobs_share_a_commit_too(records: Records) -> None:
     assert isinstance(records.sql, SqlRunner)
     mails = [envelope(f"m{number}", "a@one.test") for number in range(3)]
     outcomes = (DELIVERED, FAILED, DEFERRED)
@@ -80,16 +84,12 @@ async def test_deliveries_of_known_jobs_share_a_commit_too(
     again = [await records.begin(job, mail, 60.0) for mail, job in zip(mails, jobs, strict=True)]
     assert [type(opened.known.get(0)) for opened in again] == [Delivered, Failed, type(None)]
     assert again[2].open == mails[2].recipients, "what was deferred is delivered when it comes again"
-    told = await records.sql.read(
-        lambda conn: conn.execute(select(outbox.event_outbox.c.message_id)).scalars().all()
-    )
-    assert sorted(told) == ["m0", "m1", "m2"]
-    await records.aclose()
+    assert await told(records) == ["m0", "m1", "m2"]
 
 
 @pytest.mark.parametrize(("recipients", "here"), [(1, True), (FEW, True), (FEW + 1, False)])
 async def test_few_rows_are_written_on_the_thread_of_the_loop_and_many_on_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipients: int, here: bool
+    records: Records, monkeypatch: pytest.MonkeyPatch, recipients: int, here: bool
 ) -> None:
     threads: list[int] = []
     for name in ("begin", "settle"):
@@ -100,10 +100,7 @@ async def test_few_rows_are_written_on_the_thread_of_the_loop_and_many_on_anothe
             return original(*args, **more)
 
         monkeypatch.setattr(settled, name, watched)
-    monkeypatch.setattr(groupcommit, "WAITED", 60.0)  # however slow the disk is
-    records = await Records.open(Settings(state_dir=str(tmp_path)), outbox.append, WallClock())
     mail = envelope("m1", *(f"a{number}@one.test" for number in range(recipients)))
     opened = await records.begin(Job("", b"1"), mail, 60.0)
     await records.settle(Job("", b"1"), 1, mail, [(one, DELIVERED) for one in opened.open], ())
     assert [thread == get_ident() for thread in threads] == [here, here]
-    await records.aclose()

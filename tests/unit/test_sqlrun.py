@@ -263,7 +263,7 @@ async def test_a_file_that_is_no_database_is_a_storage_error_and_stays(tmp_path)
 async def test_a_full_disk_fails_the_batch_with_its_remedy_and_the_file_stays_usable(
     runner, monkeypatch, brief
 ):
-    monkeypatch.setattr("deliver.groupcommit.WAITED", 60.0)  # however slow the disk is
+    monkeypatch.setattr("deliver.diskwatch.WAITED", 60.0)  # however slow the disk is
     threads: list[int] = []
 
     def fill(conn: Connection) -> None:

@@ -19,7 +19,9 @@ def made(*texts: str) -> list[Link]:
     links = []
     for text in texts:
         owner, rest = text.split(" ", 1)
-        here = link(dns.name.from_text(owner), dns.rrset.from_text(owner, 60, "IN", "NSEC", rest)[0], ZONE)
+        here = link(
+            dns.name.from_text(owner), dns.rrset.from_text(owner, 60, "IN", "NSEC", rest)[0].to_wire(), ZONE
+        )
         assert here is not None
         links.append(here)
     return links
@@ -100,7 +102,7 @@ def test_proofs(question: str, records: list[str], result: Denied | Rule) -> Non
 def test_records_that_make_no_sense_are_dropped(text: str) -> None:
     owner, rest = text.split(" ", 1)
     rdata = dns.rrset.from_text(owner, 60, "IN", "NSEC", rest)[0]
-    assert link(dns.name.from_text(owner), rdata, ZONE) is None
+    assert link(dns.name.from_text(owner), rdata.to_wire(), ZONE) is None
 
 
 @pytest.mark.parametrize(

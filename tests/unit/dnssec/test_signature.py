@@ -65,7 +65,7 @@ def check(
     now: int = NOW,
     budget: Budget | None = None,
 ) -> Verified | Refusal:
-    zone_keys = tuple(zone_key(keys.make(ZONE_NAME, plan).dnskey) for plan in plans)
+    zone_keys = tuple(zone_key(keys.make(ZONE_NAME, plan).dnskey.to_wire()) for plan in plans)
     budget = budget or Budget(limits)
     return verify_rrset(
         record_set(rrset),
@@ -218,19 +218,19 @@ def test_a_wildcard_never_stands_for_structure(rdtype: str, text: str) -> None:
 
 def test_a_revoked_or_malformed_key_of_the_same_tag_does_not_hide_the_good_one() -> None:
     good = keys.make(ZONE_NAME, PLAN)
-    others = tuple(zone_key(disguised(good, turn)) for turn in range(1, 3))
+    others = tuple(zone_key(disguised(good, turn).to_wire()) for turn in range(1, 3))
     result = verify_rrset(
-        record_set(rrset_of()), [signature_of(sign(rrset_of()))], ZONE_NAME, (*others, zone_key(good.dnskey)), now=NOW, policy=Policy(), budget=Budget()
+        record_set(rrset_of()), [signature_of(sign(rrset_of()))], ZONE_NAME, (*others, zone_key(good.dnskey.to_wire())), now=NOW, policy=Policy(), budget=Budget()
     )  # fmt: skip
     assert isinstance(result, Verified)
 
 
 def test_keys_of_one_tag_are_tried_only_up_to_the_limit() -> None:
     good = keys.make(ZONE_NAME, PLAN)
-    others = tuple(zone_key(disguised(good, turn)) for turn in range(1, 20))
+    others = tuple(zone_key(disguised(good, turn).to_wire()) for turn in range(1, 20))
     budget = Budget()
     result = verify_rrset(
-        record_set(rrset_of()), [signature_of(sign(rrset_of()))], ZONE_NAME, (*others, zone_key(good.dnskey)), now=NOW, policy=Policy(), budget=budget
+        record_set(rrset_of()), [signature_of(sign(rrset_of()))], ZONE_NAME, (*others, zone_key(good.dnskey.to_wire())), now=NOW, policy=Policy(), budget=budget
     )  # fmt: skip
     assert rule_of(result) in (Rule.TOO_MANY_KEYS, Rule.WRONG)
     assert budget.signatures <= Limits().keys_per_tag

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from events import document
-from events.catalogue import EVENTS, FIELDS, Event, match, parameters_of, vocabulary_problems
+from events.catalogue import EVENTS, FIELDS, MAX_TIME, Event, match, parameters_of, vocabulary_problems
 from events.fields import MAX_JSON, MAX_TEXT, OMITTED
 
 ROOT = Path(__file__).parents[3]
@@ -79,6 +80,22 @@ def test_an_event_does_not_change_with_the_mapping_that_it_was_made_from():
 
 def test_the_time_is_text_in_utc():
     assert Event("tcp:close", 1767225599.5).time == "2025-12-31T23:59:59.500Z"
+
+
+@given(
+    st.one_of(
+        st.floats(0, MAX_TIME - 1),
+        st.floats(1.7e9, 1.8e9),
+        st.builds(
+            lambda seconds, part: seconds + part,
+            st.integers(0, 2**32),
+            st.sampled_from([0.0005, 0.9999995, 0.9999994]),
+        ),
+    )
+)
+def test_the_time_of_an_event_is_that_of_datetime(at):
+    moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    assert Event("tcp:close", at).time == moment.replace("+00:00", "Z")
 
 
 @settings(max_examples=100, derandomize=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
 from deliver.errors import StorageError
 from deliver.message import MessageId

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 import trio
+from msgspec import structs
 from sqlalchemy import select
 
 from deliver.dsn import Notify, Ret, parse_notify
@@ -42,7 +43,7 @@ from tests.unit.queue.values import (
 
 def asked(words: str | None):
     """A recipient with that NOTIFY."""
-    return replace(envelope("m").recipients[0], notify=None if words is None else parse_notify(words))
+    return structs.replace(envelope("m").recipients[0], notify=None if words is None else parse_notify(words))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def asked(words: str | None):
         (DELIVERED, None, None),
         (DELIVERED, "SUCCESS", Owed.RELAYED),
         (DELIVERED, "NEVER", None),
-        (replace(DELIVERED, dsn_passed=True), "SUCCESS", None),
+        (structs.replace(DELIVERED, dsn_passed=True), "SUCCESS", None),
     ],
 )
 def test_what_is_owed(outcome, notify, expected):
@@ -221,7 +222,9 @@ async def test_a_report_survives_a_crash_between_failure_and_report(autojump_clo
 
 async def test_the_null_sender_and_notify_never_are_told_nothing(autojump_clock, desk):
     quiet = envelope("m2")
-    quiet = replace(quiet, recipients=(replace(quiet.recipients[0], notify=frozenset({Notify.NEVER})),))
+    quiet = structs.replace(
+        quiet, recipients=(structs.replace(quiet.recipients[0], notify=frozenset({Notify.NEVER})),)
+    )
     await desk.do(lambda conn: accept(conn, "m1", sender=None))
     await desk.do(lambda conn: store.accept(conn, quiet, InlineContent(CONTENT), (), NOW, desk.recorder))
     await desk.settle(FAILED)
@@ -233,7 +236,9 @@ async def test_the_null_sender_and_notify_never_are_told_nothing(autojump_clock,
 async def test_success_is_reported_where_the_next_server_cannot(autojump_clock, desk):
     wanting = envelope("m1")
     success = frozenset({Notify.SUCCESS})
-    wanting = replace(wanting, recipients=(replace(wanting.recipients[0], notify=success),), envid="X 1")
+    wanting = structs.replace(
+        wanting, recipients=(structs.replace(wanting.recipients[0], notify=success),), envid="X 1"
+    )
     await desk.do(lambda conn: store.accept(conn, wanting, InlineContent(CONTENT), (), NOW, desk.recorder))
     await desk.settle(DELIVERED)
     await desk.upkeep.step()
@@ -306,7 +311,7 @@ async def test_strangers_are_not_told(autojump_clock, tmp_path, caplog):
     desk = Desk(tmp_path, to=("*.ours.example", "ours.example"))
     await desk.do(lambda conn: accept(conn, "m1"))
     await desk.do(lambda conn: accept(conn, "m2", sender="x@ours.example"))
-    known = replace(envelope("m3"), authenticated="app")
+    known = structs.replace(envelope("m3"), authenticated="app")
     await desk.do(lambda conn: store.accept(conn, known, InlineContent(CONTENT), (), NOW, desk.recorder))
     await desk.settle(FAILED)
     await desk.upkeep.step()
@@ -317,8 +322,8 @@ async def test_strangers_are_not_told(autojump_clock, tmp_path, caplog):
 
 async def test_ret_full_returns_the_message_and_large_ones_their_header_only(autojump_clock, tmp_path):
     desk = Desk(tmp_path, return_limit=len(CONTENT))
-    whole = replace(envelope("m1"), ret=Ret.FULL)
-    large = replace(envelope("m2"), ret=Ret.FULL, size=len(CONTENT) + 1)
+    whole = structs.replace(envelope("m1"), ret=Ret.FULL)
+    large = structs.replace(envelope("m2"), ret=Ret.FULL, size=len(CONTENT) + 1)
     for made in (whole, large):
         await desk.do(
             lambda conn, made=made: store.accept(conn, made, InlineContent(CONTENT), (), NOW, desk.recorder)

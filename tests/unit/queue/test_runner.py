@@ -114,6 +114,17 @@ class House:
         await self.sql.write(lambda conn: accept(conn, *args, **more))
         self.runner.poke()
 
+    def refuse(self, while_: Callable[[], bool], why: str = "the database is locked") -> None:
+        """As long as that is so nothing durable can be written."""
+        write = self.sql.write
+
+        async def refusing(fn, *, durable=True, **how):
+            if durable and while_():
+                raise StorageError("writing", why, "wait")
+            return await write(fn, durable=durable, **how)
+
+        self.sql.write = refusing
+
     async def states(self) -> dict[str, str]:
         return await self.sql.read(states)
 
@@ -413,35 +424,20 @@ async def test_stopping_before_anything_runs_claims_nothing(autojump_clock, hous
     assert house.calls == []
 
 
-async def test_a_settlement_that_the_database_refuses_is_tried_again(
-    autojump_clock, house, caplog, monkeypatch
-):
-    write, failures = house.sql.write, []
-
-    async def refusing(fn, *, durable=True, patience=0.0, brief=False):
-        if durable and len(failures) < 3:
-            failures.append(trio.current_time())
-            raise StorageError("writing", "the disk is full", "free disk space")
-        return await write(fn, durable=durable)
-
+async def test_a_settlement_that_the_database_refuses_is_tried_again(autojump_clock, house):
+    refusals = iter([True] * 3)
     await house.accept("m1")
-    monkeypatch.setattr(house.sql, "write", refusing)
+    house.refuse(lambda: next(refusals, False), "the disk is full")
     await house.run_for(30)
-    assert len(failures) == 3
+    assert list(refusals) == []
     assert await house.states() == {"b@example.org": "delivered"}
     assert len(house.calls) == 1
 
 
 async def test_a_settlement_that_stays_refused_keeps_its_proof_and_is_made_up_for_later(
-    autojump_clock, house, monkeypatch, caplog
+    autojump_clock, house, caplog
 ):
-    write = house.sql.write
     refusing = True
-
-    async def refuse(fn, *, durable=True, patience=0.0, brief=False):
-        if durable and refusing:
-            raise StorageError("writing", "the disk is full", "free disk space")
-        return await write(fn, durable=durable)
 
     async def attempt(claim, content, journal):
         journal(claim.recipients, OK)
@@ -449,7 +445,7 @@ async def test_a_settlement_that_stays_refused_keeps_its_proof_and_is_made_up_fo
 
     house.attempt = attempt
     await house.accept("m1")
-    monkeypatch.setattr(house.sql, "write", refuse)
+    house.refuse(lambda: refusing, "the disk is full")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(house.runner.run)
         await trio.sleep(1050)
@@ -468,19 +464,13 @@ async def test_a_settlement_that_stays_refused_keeps_its_proof_and_is_made_up_fo
 
 
 async def test_a_settlement_goes_through_when_the_database_is_back_after_minutes(
-    autojump_clock, house, monkeypatch, caplog
+    autojump_clock, house, caplog
 ):
     """A tool held the database for long; what a server said meanwhile is not forgotten."""
-    write, refusing = house.sql.write, True
-
-    async def refuse(fn, *, durable=True, patience=0.0, brief=False):
-        if durable and refusing:
-            raise StorageError("writing", "the database is locked", "wait")
-        return await write(fn, durable=durable)
-
+    refusing = True
     house.attempt = house.outcome(FAILED)
     await house.accept("m1")
-    monkeypatch.setattr(house.sql, "write", refuse)
+    house.refuse(lambda: refusing)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(house.runner.run)
         await trio.sleep(120)
@@ -495,16 +485,10 @@ async def test_a_settlement_goes_through_when_the_database_is_back_after_minutes
 
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_at_the_end_a_settlement_is_not_waited_for_until_its_lease_ends(
-    autojump_clock, house, monkeypatch, cancelled
+    autojump_clock, house, cancelled
 ):
-    async def refuse(fn, *, durable=True, patience=0.0, brief=False):
-        if durable:
-            raise StorageError("writing", "the database is locked", "wait")
-        return await write(fn, durable=durable)
-
-    write = house.sql.write
     await house.accept("m1")
-    monkeypatch.setattr(house.sql, "write", refuse)
+    house.refuse(lambda: True)
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(house.runner.run)

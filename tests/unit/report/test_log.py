@@ -26,6 +26,11 @@ def test_a_text_line_holds_the_facts() -> None:
     )
 
 
+def test_numbers_and_texts_are_told_as_they_are() -> None:
+    told = logged("text", port=25, seconds=0.125, code="25", yes=True, why="x=1", cut="y" * 600, none=0)
+    assert told.endswith(f' port=25 seconds=0.125 code=25 yes=True why="x=1" cut={"y" * MAX_VALUE} none=0\n')
+
+
 def test_a_peer_cannot_forge_a_line() -> None:
     line = logged("text", reply="451 x\r\n2026 INFO outrider.delivery: delivered \x1b[31m\x00")
     assert line.count("\n") == 1

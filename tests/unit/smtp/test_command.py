@@ -121,3 +121,11 @@ def test_what_counts_as_plain_is_a_mailbox_as_it_is(text: str) -> None:
 )
 def test_what_is_not_plain_is_looked_at_closely(text: str) -> None:
     assert not _PLAIN_PATH.match(text)
+
+
+@pytest.mark.parametrize("made", [Mail(ANN, octets=b"QUIT\r\n"), Rcpt(ANN, octets=b"QUIT\r\n")])
+def test_nobody_else_says_what_a_command_is(made: Mail | Rcpt) -> None:
+    assert made == type(made)(ANN)
+    assert b"QUIT" not in made.octets
+    with pytest.raises(AttributeError):
+        made.octets = b"QUIT\r\n"  # type: ignore[misc]

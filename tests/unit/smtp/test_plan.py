@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from msgspec.structs import replace
 
 from deliver.dsn import Notify, OriginalRecipient, Ret, from_xtext, parse_orcpt
 from deliver.errors import Blame, UsageError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, strategies as st
 
 from deliver.smtp.reply import (
     MAX_LINE,
@@ -117,3 +118,10 @@ def test_empty_only_when_nothing_is_left() -> None:
 )
 def test_enhanced_code(text: str, code: int, enhanced: EnhancedCode | None) -> None:
     assert Reply(code, (text,)).enhanced == enhanced
+
+
+@given(st.lists(st.sampled_from(["", " ", "2.0.0 ok", " taken ", "by us"]), max_size=3))
+def test_a_reply_as_one_line(lines: list[str]) -> None:
+    said = str(Reply(250, tuple(lines)))
+    assert said == f"250 {' '.join(line for line in lines if line)}".rstrip()
+    assert not said.endswith(" ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from datetime import UTC, datetime
 
 import dns.exception
@@ -49,13 +50,17 @@ class Attacker:
     def __init__(self, recursion: Recursion, target: Ask) -> None:
         self._recursion = recursion
         self._target = target
+        self._known: dict[Ask, bytes] = {}
         self.place: int | None = None
         self.length = 0
 
     async def ask(self, request: Request) -> tuple[Response | NoReply, str]:
         """The reply as the transport would read it."""
-        octets = bytearray(ours.reply(self._recursion, request).to_wire(max_size=65535))
-        if Ask(request.name, request.rdtype) == self._target:
+        asked = Ask(request.name, request.rdtype)
+        if asked not in self._known:
+            self._known[asked] = ours.reply(self._recursion, request).to_wire(max_size=65535)
+        octets = bytearray(self._known[asked])
+        if asked == self._target:
             self.length = len(octets)
             if self.place is not None:
                 octets[self.place] ^= 1 << self.place % 8
@@ -74,14 +79,19 @@ class Remover:
     def __init__(self, recursion: Recursion, target: Ask) -> None:
         self._recursion = recursion
         self._target = target
+        self._known: dict[Ask, dns.message.Message] = {}
         self.place = 0
         self.done = False
         self.what = ""
 
     async def ask(self, request: Request) -> tuple[Response, str]:
         """The reply, with what `place` says done to it."""
-        response = ours.reply(self._recursion, request)
-        if Ask(request.name, request.rdtype) == self._target:
+        asked = Ask(request.name, request.rdtype)
+        if asked not in self._known:
+            self._known[asked] = ours.reply(self._recursion, request)
+        response = copy(self._known[asked])
+        response.sections = [list(section) for section in response.sections]
+        if asked == self._target:
             count = len(response.answer) + len(response.authority)
             if self.place < count:
                 removed = (*response.answer, *response.authority)[self.place]
