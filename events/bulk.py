@@ -10,12 +10,24 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Dialect, Insert, Table, insert
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Insert,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    insert,
+)
 from sqlalchemy.exc import DBAPIError
 
 Row = Mapping[str, Any]
+AMONG: Final = 100  # values that `is_among` compares with
 _CACHED = 256
 
 
@@ -39,11 +51,31 @@ def insert_values(
             execute_each(driver, text, rows)
 
 
-def run(conn: Connection, statement: Insert, rows: Sequence[Row]) -> None:
-    """Run an INSERT … SELECT, made once, for the parameters of each row. Raises what the database raises."""
+def run(conn: Connection, statement: Insert | Update, rows: Sequence[Row]) -> None:
+    """Run a statement that was made once for the parameters of each row. Raises what the database raises."""
     if rows:
         text, arrange = _compiled(statement, conn.dialect)
         _run_each(conn, text, [arrange(row) for row in rows])
+
+
+def is_among(column: Column[Any]) -> ColumnElement[bool]:
+    """The column has one of the values of `among`; their number is always the same, and so is the text."""
+    return column.in_([bindparam(f"{column.name}_{place}", type_=column.type) for place in range(AMONG)])
+
+
+def among(name: str, values: Sequence[Any]) -> dict[str, Any]:
+    """The parameters for `is_among` of the column of that name: up to AMONG values, at least one."""
+    filled = (*values, *[values[-1]] * (AMONG - len(values)))
+    return {f"{name}_{place}": value for place, value in enumerate(filled)}
+
+
+def select_rows(conn: Connection, statement: Select[Any], values: Row) -> Sequence[Sequence[Any]]:
+    """The rows of a query that was made once. Raises what the database raises."""
+    text, arrange = _compiled(statement, conn.dialect)
+    driver = sqlite_driver(conn)
+    if driver is None:
+        return conn.exec_driver_sql(text, arrange(values)).all()
+    return fetch(driver, text, arrange(values))
 
 
 def _run_each(conn: Connection, text: str, rows: list[Any]) -> None:
@@ -91,7 +123,7 @@ def _insert(table: Table, columns: tuple[str, ...], dialect: Dialect) -> _Prepar
 
 
 @lru_cache(maxsize=_CACHED)
-def _compiled(statement: Insert, dialect: Dialect) -> _Prepared:
+def _compiled(statement: Insert | Update | Select[Any], dialect: Dialect) -> _Prepared:
     return _prepared(statement.compile(dialect=dialect))
 
 

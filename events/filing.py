@@ -13,14 +13,13 @@ from typing import Any, Final
 from sqlalchemy import Connection, Table, bindparam, select, update
 
 from events import log, tables
-from events.bulk import insert_rows
+from events.bulk import AMONG, among, insert_rows, is_among, run, select_rows
 from events.fields import Scalar
 from events.outbox import Pending
 from events.tables import MAX_KEY, MAX_NAME, MAX_WORD, Copy, cut
 
 Row = dict[str, Any]
 
-_KEYS_AT_A_TIME = 400  # of up to two columns: SQLite's old limit is 999 parameters
 _RANK: Final = {"none": 0, "encrypt": 1, "verify": 2, "dane": 3}
 _WANTED: Final = {
     "none": "none",
@@ -204,13 +203,8 @@ def _fold(conn: Connection, table: Table, changes: Mapping[tuple[Any, ...], Sequ
             _FOLDS[table](folded, change)
         (changed if row is not None else new).append(folded)
     insert_rows(conn, table, new)
-    if changed:
-        keys = _KEYS[table]
-        renamed = [
-            {(f"key_{name}" if name in keys else name): value for name, value in row.items()}
-            for row in changed
-        ]
-        conn.execute(_UPDATES[table], renamed)
+    keys = _KEYS[table]
+    run(conn, _UPDATES[table], [row | {f"key_{name}": row[name] for name in keys} for row in changed])
 
 
 def _there(conn: Connection, table: Table, keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Row]:
@@ -218,13 +212,17 @@ def _there(conn: Connection, table: Table, keys: Sequence[tuple[Any, ...]]) -> d
     columns = _KEYS[table]
     wanted = set(keys)
     found: dict[tuple[Any, ...], Row] = {}
-    for start in range(0, len(keys), _KEYS_AT_A_TIME):
-        some = keys[start : start + _KEYS_AT_A_TIME]
-        values = {name: list({key[columns.index(name)] for key in some}) for name in _TELLING[table]}
-        for row in conn.execute(_SELECTS[table], values).mappings():
-            key = tuple(row[name] for name in columns)
+    names = table.columns.keys()
+    for start in range(0, len(keys), AMONG):
+        some = keys[start : start + AMONG]
+        values: Row = {}
+        for name in _TELLING[table]:
+            values |= among(name, [key[columns.index(name)] for key in some])
+        for each in select_rows(conn, _SELECTS[table], values):
+            row = dict(zip(names, each, strict=True))
+            key = tuple([row[name] for name in columns])
             if key in wanted:
-                found[key] = dict(row)
+                found[key] = row
     return found
 
 
@@ -236,7 +234,7 @@ _TELLING: Final[Mapping[Table, tuple[str, ...]]] = {
 }
 _KEYS: Final = {table: tuple(table.primary_key.columns.keys()) for table in _TELLING}
 _SELECTS: Final = {
-    table: select(table).where(*(table.c[name].in_(bindparam(name, expanding=True)) for name in names))
+    table: select(table).where(*(is_among(table.c[name]) for name in names))
     for table, names in _TELLING.items()
 }
 _UPDATES: Final = {

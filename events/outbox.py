@@ -282,7 +282,8 @@ _PUT_OFF: Final = (
     .where(
         _OF_ACTION,
         event_pending.c.dead == 0,
-        event_pending.c.not_before > _NOW,
+        # a sum: with the column itself SQLite prepares the query for each moment anew
+        event_pending.c.not_before + _EVER > _NOW,
         event_pending.c.not_before > _EVER,
     )
     .limit(1)

@@ -14,6 +14,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeGuard
 
+from msgspec import structs
+
 from hints.prune import MAX_EVIDENCE, TLS_SESSION
 from hints.records import (
     EhloAnswer,
@@ -56,26 +58,28 @@ def accept(note: Note) -> Note | None:
             name = clean(note.greeted_as, MAX_HOST)
             if name == note.greeted_as and keywords == note.keywords:
                 return note
-            return replace(note, greeted_as=name, keywords=keywords)
+            return structs.replace(note, greeted_as=name, keywords=keywords)
         case Reachability():
             host = _host(note.host)
             if host is None or not (is_address(note.address) and is_port(note.port)):
                 return None
             error = None if note.error is None else clean(note.error, MAX_ERROR) or "unknown"
             return (
-                note if host == note.host and error == note.error else replace(note, host=host, error=error)
+                note
+                if host == note.host and error == note.error
+                else structs.replace(note, host=host, error=error)
             )
         case LevelSeen():
             domain, host = _host(note.domain), _host(note.host)
             if domain is None or host is None or note.level not in LEVELS:
                 return None
             same = domain == note.domain and host == note.host
-            return note if same else replace(note, domain=domain, host=host)
+            return note if same else structs.replace(note, domain=domain, host=host)
         case Feature():
             host = _host(note.host)
             if host is None or not (is_address(note.address) and is_port(note.port) and note.word in _WORDS):
                 return None
-            return note if host == note.host else replace(note, host=host)
+            return note if host == note.host else structs.replace(note, host=host)
 
 
 def accept_key(key: SessionKey) -> SessionKey | None:

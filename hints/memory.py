@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import structs
 
 from hints.check import accept, accept_key, accept_session
 from hints.levels import dropped
@@ -123,7 +125,7 @@ class MemoryHints:
         answers = tuple(one[1] for one in known if one is not None and not expired(one[0], now))
         kept = (self._features.get((host, address, port, word), (0.0, FeatureView(word))) for word in Word)
         features = tuple(faded(one, now) for until, one in kept if not expired(until, now))
-        return replace(view, ehlo=answers, features=tuple(sorted(features, key=lambda one: one.word)))
+        return structs.replace(view, ehlo=answers, features=tuple(sorted(features, key=lambda one: one.word)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +147,15 @@ def used(view: FeatureView, worked: bool, now: float) -> FeatureView:
     """What is known of a feature after one more use."""
     if worked:
         count = min(MAX_EVIDENCE, decayed(view.worked, view.last_worked, now) + 1)
-        return replace(view, worked=count, last_worked=now)
+        return structs.replace(view, worked=count, last_worked=now)
     count = min(MAX_EVIDENCE, decayed(view.failed, view.last_failed, now) + 1)
-    return replace(view, failed=count, last_failed=now)
+    return structs.replace(view, failed=count, last_failed=now)
 
 
 def faded(view: FeatureView, now: float) -> FeatureView:
     """The same with what the counts still weigh."""
     worked, failed = view.worked, view.failed
-    return replace(
+    return structs.replace(
         view, worked=decayed(worked, view.last_worked, now), failed=decayed(failed, view.last_failed, now)
     )
 
@@ -175,17 +177,17 @@ def fold(view: AddressView, note: Note, now: float) -> AddressView:
     """What a view becomes by a note about the same address (host and port are the caller's to compare)."""
     match note:
         case Reachability(error=None):
-            return replace(view, failures=0, last_success=now)
+            return structs.replace(view, failures=0, last_success=now)
         case Reachability(error=error):
-            return replace(view, failures=view.failures + 1, last_error=error, last_failure=now)
+            return structs.replace(view, failures=view.failures + 1, last_error=error, last_failure=now)
         case EhloAnswer(phase=phase):
             others = (answer for answer in view.ehlo if answer.phase is not phase)
-            return replace(view, ehlo=tuple(sorted((*others, note), key=lambda one: one.phase)))
+            return structs.replace(view, ehlo=tuple(sorted((*others, note), key=lambda one: one.phase)))
         case Feature(word=word, worked=worked):
             seen = next((one for one in view.features if one.word is word), FeatureView(word))
             others_seen = (one for one in view.features if one.word is not word)
             together = (*others_seen, used(seen, worked, now))
-            return replace(view, features=tuple(sorted(together, key=lambda one: one.word)))
+            return structs.replace(view, features=tuple(sorted(together, key=lambda one: one.word)))
         case LevelSeen():
             return view
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from hints.records import EhloAnswer, Note, SessionKey, TlsSession, Word
 
 PATIENCE = 0.05  # seconds; a hint that is not there by then is a missing hint
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureView:
+class FeatureView(Struct, frozen=True):
     """How often a feature worked and failed; both counts weigh less the longer ago that was."""
 
     word: Word
@@ -32,8 +32,7 @@ class FeatureView:
         return True if self.worked else None
 
 
-@dataclass(frozen=True, slots=True)
-class AddressView:
+class AddressView(Struct, frozen=True):
     """What is remembered about one address of a host, at the moment of asking."""
 
     address: str

@@ -7,11 +7,11 @@ SQLAlchemy does for each of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from sqlite3 import Connection
 from typing import Any
 
+from msgspec import Struct, structs
 from sqlalchemy import Table, select
 from sqlalchemy.dialects import sqlite
 
@@ -32,8 +32,7 @@ _BEST = (
 _SESSION = "SELECT 1 FROM tls_session WHERE host = ? AND port = ? AND expires > ? AND saved_at <= ? LIMIT 1"
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """One view per address; the best `level` for the domain in question; whether there are `sessions`."""
 
     views: tuple[AddressView, ...]
@@ -125,7 +124,7 @@ def _view(
     known = AddressView(address, ehlo=tuple(ehlo), features=tuple(features))
     if row is None:
         return known
-    return replace(
+    return structs.replace(
         known,
         failures=row["failures"],
         last_error=row["last_error"],

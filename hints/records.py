@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from msgspec import Struct
+
 
 class EhloPhase(StrEnum):
     """An EHLO answer in clear text and the one inside TLS are remembered apart."""
@@ -13,8 +15,7 @@ class EhloPhase(StrEnum):
     TLS = "tls"
 
 
-@dataclass(frozen=True, slots=True)
-class EhloAnswer:
+class EhloAnswer(Struct, frozen=True):
     """What the server at address and port answered to EHLO. `keywords`: whole lines, upper-case keyword."""
 
     address: str
@@ -24,8 +25,7 @@ class EhloAnswer:
     keywords: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reachability:
+class Reachability(Struct, frozen=True):
     """One contact with host at address and port: `error` is None when it worked."""
 
     host: str
@@ -34,8 +34,7 @@ class Reachability:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class LevelSeen:
+class LevelSeen(Struct, frozen=True):
     """The security that a delivery to `host` for `domain` reached: none, encrypt, pkix, dane-ta, dane-ee."""
 
     domain: str
@@ -55,8 +54,7 @@ class Word(StrEnum):
     TLS13 = "tls13"
 
 
-@dataclass(frozen=True, slots=True)
-class Feature:
+class Feature(Struct, frozen=True):
     """One use of a feature towards host at address and port, and whether it worked."""
 
     host: str

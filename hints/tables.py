@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
+from msgspec import Struct
 from sqlalchemy import (
     Column,
     ColumnElement,
@@ -123,8 +123,7 @@ KINDS: Final[Mapping[str, Table]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Stamped:
+class Stamped(Struct, frozen=True):
     """A note with who learned it, on which occasion, and when."""
 
     note: Note

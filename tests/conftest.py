@@ -3,7 +3,7 @@
 - Profiles: `dev` and `ci` are short and repeat exactly; `soak` is long and random. HYPOTHESIS_PROFILE chooses another.
 - Tests marked `soak` are left out unless OUTRIDER_SOAK=1 (`make soak` sets it).
 - The tests of a file run one after the other in one process (`--dist loadfile`), so that what they share is started once;
-  folders whose tests wait for other processes come first, so that none of those is the last that runs, alone.
+  files that take long come first, so that none of them is the last that runs, alone.
 - Tests that use a real server are marked `peers`. Where real servers are required (CI=true or OUTRIDER_REQUIRE_PEERS=1) such
   a test must not skip.
 """
@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 PEERS = ("exim", "postfix", "nsd", "unbound")
-FIRST = ("interop", "durability", "simulate", "contract")  # folders
+FIRST = ("interop", "durability", "simulate", "unit/zoo")  # folders whose files take long
 
 settings.register_profile(
     "dev", max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -65,8 +65,8 @@ def logging_as_it_was() -> Iterator[None]:
 
 def turn(item: pytest.Item) -> int:
     """When the file of this test is given to a process, among the others."""
-    (folder, *_) = item.path.relative_to(Path(__file__).parent).parts
-    return FIRST.index(folder) if folder in FIRST else len(FIRST)
+    path = item.path.relative_to(Path(__file__).parent)
+    return next((number for number, folder in enumerate(FIRST) if path.is_relative_to(folder)), len(FIRST))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+
+from msgspec import Struct
 
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.report.trace import Finding, Stage, Verdict
@@ -45,8 +46,7 @@ class Part(StrEnum):
     DENIAL = "denial"
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """A signature that verified; times in seconds since the epoch, as 32-bit serials."""
 
     type_covered: str
@@ -60,8 +60,7 @@ class Mark:
         return f"{self.type_covered} by {self.key_tag}/{name} {_day(self.inception)}..{_day(self.expiration)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One judgement. `zone` is the zone whose keys (or whose parent's word) decided, names as text.
 
     `keys` are (tag, algorithm) of the keys that matched a DS record or trust anchor, or of the DS records.
@@ -76,7 +75,6 @@ class Step:
     keys: tuple[tuple[int, int], ...] = ()
     refusal: Refusal | None = None
     ttl: int = 0
-    _finding: Finding | None = field(default=None, init=False, compare=False, repr=False)  # once it was asked
 
     def __str__(self) -> str:
         said = f"{self.part.value} {self.owner}"
@@ -87,11 +85,8 @@ class Step:
 
     @property
     def finding(self) -> Finding:
-        """Its form in the trace; made once, as the steps above a domain serve many lookups."""
-        if self._finding is None:
-            object.__setattr__(self, "_finding", _finding(self))
-        assert self._finding is not None
-        return self._finding
+        """Its form in the trace."""
+        return _finding(self)
 
 
 _CLOCK_RULES = (Rule.EXPIRED, Rule.NOT_YET_VALID)

@@ -6,12 +6,11 @@ another response code than NOERROR and NXDOMAIN is a `Failure` (RFC 4035 4.3: in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import dns.name
 import dns.opcode
 import dns.rcode
 import dns.rdatatype
+from msgspec import Struct
 
 from deliver.dnssec.budget import Limits
 from deliver.dnssec.records import RecordSet
@@ -22,8 +21,7 @@ _DENIALS = (dns.rdatatype.NSEC, dns.rdatatype.NSEC3)
 _IN = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """A reply to one question."""
 
     nxdomain: bool

@@ -14,6 +14,7 @@ import dns.name
 import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
+from msgspec import Struct
 
 _SIGNATURE = struct.Struct("!HBBIIIH")  # RFC 4034 3.1, up to the signer's name
 
@@ -49,8 +50,7 @@ class RecordSet:
         return self._read
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(Struct, frozen=True):
     """An RRSIG record; times in seconds since the epoch, as 32-bit serials."""
 
     type_covered: int

@@ -8,7 +8,6 @@ compressed names out; `RecordSet` reads it for whoever wants to know. The sectio
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 
 import dns.edns
 import dns.exception
@@ -19,6 +18,7 @@ import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 from dns.rdtypes.ANY.OPT import OPT
+from msgspec import Struct, field
 
 from deliver.dnssec.names import KnownName, known
 from deliver.dnssec.records import RecordSet, Signature, unique
@@ -43,8 +43,7 @@ _RECORD = struct.Struct("!HHIH")
 _SIGNATURE = struct.Struct("!HBBIIIH")
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(Struct, frozen=True):
     """RRsets by owner and type, and the signatures that claim to cover them."""
 
     rrsets: dict[Key, RecordSet] = field(default_factory=dict)
@@ -59,8 +58,7 @@ class Section:
         return self.signatures.get((rrset.name, rrset.rdtype), ())
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """`rcode` is the extended one; `questions` are name, type and class."""
 
     id: int

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import dns.name
 import dns.rdatatype
+from msgspec import Struct
 
 from deliver.dnssec.algorithm import Policy, key_fault, key_tag, load, verify
 from deliver.dnssec.budget import Budget
@@ -70,8 +71,7 @@ class ZoneKey:
     fault: Rule | None
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(Struct, frozen=True):
     """A valid signature. `ttl` (seconds) is capped as RFC 4035 5.3.3 says.
 
     `encloser`: the RRset was expanded from the wildcard `*.encloser`, so that the absence of the name itself

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import dns.name
 import dns.rdatatype
+from msgspec import Struct
 
 from deliver.dnssec import proof
 from deliver.dnssec.algorithm import Digest, Policy, digest_in
@@ -41,8 +42,7 @@ _PROVED_CUTS = frozenset({Rule.DELEGATION_INSECURE, Rule.UNSUPPORTED})
 _UNPROVED_CUTS = frozenset({Rule.OPT_OUT, Rule.ITERATIONS})
 
 
-@dataclass(frozen=True, slots=True)
-class Authentic:
+class Authentic(Struct, frozen=True):
     """An RRset with a valid signature of a secure zone."""
 
     zone: SecureZone

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import dns.name
 import dns.rdatatype
+from msgspec import Struct
 
 from deliver.dnssec.evidence import Security, Step
 from deliver.dnssec.records import RecordSet, type_name
@@ -26,8 +27,7 @@ class Ask(NamedTuple):
         return f"{self.name} {type_name(self.rdtype)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """No usable reply: timeout, malformed, unreachable; `why` is a phrase for people."""
 
     why: str
@@ -60,8 +60,7 @@ class Alias:
     security: Security
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(Struct, frozen=True):
     """The verdict on one question.
 
     Secure and Insecure: either `records` (the RRset of the type asked for, at the end of `aliases`) or

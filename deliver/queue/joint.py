@@ -10,10 +10,10 @@ everything is undone and carried out one by one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import compress
 from typing import ClassVar, Final
 
+from msgspec import Struct
 from sqlalchemy import Connection, bindparam, exists, or_, select, update
 
 from deliver.message import Envelope
@@ -31,8 +31,7 @@ from events.catalogue import Event
 from events.outbox import Append, Appending, appending
 
 
-@dataclass(frozen=True, slots=True)
-class Accept(Joint[None]):
+class Accept(Struct, Joint[None], frozen=True):
     """`store.accept` to come."""
 
     envelope: Envelope
@@ -65,8 +64,7 @@ class Accept(Joint[None]):
         return [None] * len(writes)
 
 
-@dataclass(frozen=True, slots=True)
-class Settle(Joint[Settled]):
+class Settle(Struct, Joint[Settled], frozen=True):
     """`store.settle` to come; `gather` in seconds, `trace` is JSON."""
 
     doubtful: ClassVar[bool] = True

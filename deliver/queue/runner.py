@@ -22,6 +22,7 @@ from random import Random
 from typing import Final
 
 import trio
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from deliver.errors import StorageError
@@ -60,8 +61,7 @@ SILENCE: Final = 3600.0  # seconds, unless said otherwise
 log = logging.getLogger("outrider.queue")
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(Struct, frozen=True):
     """An attempt under way, and its turn on lanes and under limits."""
 
     claim: Claim

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 import trio
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from deliver.queue.claiming import Claim
@@ -28,8 +29,7 @@ MOST_RECIPIENTS: Final = 100  # and recipients: they are written on the loop's t
 log = logging.getLogger("outrider.queue")
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """One claim that has ended, and how that is recorded."""
 
     execution: Execution

@@ -14,9 +14,9 @@ Nothing here begins or commits: see `deliver.sqlrun`. Raises what the database r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
 from sqlalchemy import Connection, bindparam, case, delete, exists, insert, or_, select, update
 
 from deliver.dsn import notify_text
@@ -38,8 +38,7 @@ from events.catalogue import Event, Scalar
 Append = Callable[[Connection, str | None, Iterable[Event]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Struct, frozen=True):
     """What a settlement did. `removable`: spool files that no row refers to any more.
 
     `stale`: recipients that another attempt had taken over, so that nothing was changed.

@@ -11,7 +11,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no i l o u; in order of ASCII,
 _PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)  # of 10 bits each
 _RANDOM_BITS = 40
 _DRAWN = 64  # ids for which random bits are drawn at once: each draw is a call of the system
-_SHIFTS = tuple(range(80, -1, -10))  # 18 characters of 5 bits: 50 bits of milliseconds, 40 random bits
+_THIRD = (1 << 30) - 1  # of 18 characters of 5 bits: 50 bits of milliseconds, 40 random bits
 
 
 class MessageIds:
@@ -30,7 +30,10 @@ class MessageIds:
             self._draw()
         value = (int(self._now() * 1000) << _RANDOM_BITS) | self._random.pop()
         self._last = value = value if value > self._last else self._last + 1
-        return MessageId("".join([_PAIRS[(value >> shift) & 1023] for shift in _SHIFTS]))
+        thirds = value >> 60, value >> 30 & _THIRD, value & _THIRD  # numbers that Python is quick with
+        return MessageId(
+            "".join([_PAIRS[each >> 20] + _PAIRS[each >> 10 & 1023] + _PAIRS[each & 1023] for each in thirds])
+        )
 
     def _draw(self) -> None:
         bits, mask = self._rng.getrandbits(_DRAWN * _RANDOM_BITS), (1 << _RANDOM_BITS) - 1

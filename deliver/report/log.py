@@ -3,7 +3,7 @@
 A line is a short sentence and facts as key=value. Facts never hold secrets or message content; what a peer
 said is quoted, cut and stripped of control characters, so that no line can be forged.
 
-Lines of the event loop are written once per turn of it, where `deliver.report.turn` sees to that; a warning,
+Lines of the event loop are written before it waits, where `deliver.report.turn` sees to that; a warning,
 and what another thread has to say, is written at once, and what was said before it first.
 """
 

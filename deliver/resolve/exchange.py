@@ -10,13 +10,13 @@ import functools
 import os
 import socket
 import struct
-from dataclasses import dataclass
 
 import dns.name
 import dns.opcode
 import dns.rcode
 import dns.rdatatype
 import trio
+from msgspec import Struct
 
 from deliver.dnssec.response import QR, TC, MalformedResponse, Response, read_response
 
@@ -34,8 +34,7 @@ _DO = 0x8000  # RFC 3225 3
 _BARE = (dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A question of class IN with an OPT record; `name` is absolute, `dnssec` sets the DO bit."""
 
     name: dns.name.Name

@@ -278,8 +278,8 @@ def record_of(rdtype: dns.rdatatype.RdataType, octets: bytes) -> Record:
     match rdtype:
         case dns.rdatatype.MX if len(octets) > 2:
             return MxRecord(int.from_bytes(octets[:2], "big"), name_of(name_in(octets, 2)))
-        case dns.rdatatype.A:
-            return AddressRecord(str(ipaddress.IPv4Address(octets)))
+        case dns.rdatatype.A if len(octets) == 4:
+            return AddressRecord("{}.{}.{}.{}".format(*octets))
         case dns.rdatatype.AAAA:
             return AddressRecord(str(ipaddress.IPv6Address(octets)))
         case dns.rdatatype.CNAME:

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from deliver.groupcommit import SqlRunner
 from events import outbox
 from events.actions import Action, Veto, matcher, parse_action, ready_made
+from events.bulk import AMONG
 from events.catalogue import Event
 from events.gate import SqlGate
 from events.migrations import MIGRATIONS
@@ -117,6 +118,41 @@ def check_migrations_and_views(url: str) -> None:
     assert ("d", "h", 1, 2.5, 2.5, 5.0) in answers["slowest"]
     assert [row[0] for row in answers["defers"]] == ["d"]
     assert [tuple(row[:5]) for row in answers["certificate_changes"]] == [("mx", 20.0, 1, "CN=1", "CN=2")]
+
+
+def check_many_change(url: str, many: int = 2 * AMONG + 1) -> None:
+    """Rows that many events add to are found again, however many there are."""
+    databases, action = Databases(), ready_made(url)
+    for turn in range(2):
+        batch = []
+        for number in range(many):
+            place, message = turn * 2 * many + 2 * number, f"many{number}"
+            batch.append(
+                Pending(
+                    place, f"many{place}", message, delivery(turn, message_id=message, attempt=number % 2)
+                )
+            )
+            cert = {
+                "host": f"mx{number}.example",
+                "tls_out_peercert_sha256": f"{number:064x}",
+                "tls_depth": 0,
+            }
+            batch.append(
+                Pending(place + 1, f"many{place + 1}", message, Event("tls:cert", 1000.0 + turn, cert))
+            )
+        assert databases.ship(action, batch).refused == ()
+    databases.close()
+    assert rows(
+        url, "SELECT count(*), min(last_at) FROM outrider_messages WHERE message_id LIKE 'many%'"
+    ) == [(many, 1001.0)]
+    assert rows(
+        url,
+        "SELECT count(*), min(delivered), max(delivered) FROM outrider_attempts WHERE message_id LIKE 'many%'",
+    ) == [(many, 2, 2)]
+    found = rows(
+        url, "SELECT count(*), min(times), max(times), min(first_at), max(last_at) FROM outrider_certificates"
+    )
+    assert found == [(many, 2, 2, 1000.0, 1001.0)]
 
 
 async def check_survives(

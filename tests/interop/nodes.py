@@ -54,9 +54,9 @@ class Node(Quiet):
         assert self.process is not None
         return children(self.process.pid)
 
-    def document(self, *verb: str) -> Any:
+    def document(self, *verb: str, status: int = 0) -> Any:
         """The one JSON document that a verb prints."""
-        return json.loads(self.tool(*verb, "--json", check=False).stdout)
+        return json.loads(self.run(*verb, "--json", status=status).stdout)
 
     def tool(self, *verb: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
         """Run a verb with this node's settings, to its end."""

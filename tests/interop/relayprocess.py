@@ -10,6 +10,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner, Result
+
+from deliver.cli import outrider
 from tests.internet import LiveInternet
 from tests.interop.service import PYTHON, ROOT, START, environment
 
@@ -87,16 +90,14 @@ class Relay:
 
     def ask(self, *verb: str) -> Any:
         """What a verb prints with --json."""
-        ran = subprocess.run(
-            self.command(*verb, "--json"),
-            capture_output=True,
-            timeout=START,
-            check=True,
-            cwd=ROOT,
-            env=environment(),
-        )
-        text = ran.stdout.decode()
+        text = self.run(*verb, "--json").stdout
         return json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
+
+    def run(self, *verb: str, status: int = 0) -> Result:
+        """Run a verb with the same options, in this process: most of what a process of its own takes is its start."""
+        ran = CliRunner().invoke(outrider, self.command(*verb)[len(PYTHON) :])
+        assert ran.exit_code == status, ran.output
+        return ran
 
     def command(self, *verb: str) -> list[str]:
         """The words that run `outrider VERB` with the same options."""

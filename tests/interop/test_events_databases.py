@@ -11,6 +11,7 @@ from deliver.groupcommit import SqlRunner
 from events import outbox
 from tests.interop.databases import (
     check_hostile_text,
+    check_many_change,
     check_migrations_and_views,
     check_slow_veto,
     check_survives,
@@ -46,6 +47,10 @@ def database(kind: Kind, request: pytest.FixtureRequest) -> Database:
 
 def test_hostile_text_arrives_as_text(database: Database) -> None:
     check_hostile_text(database.url)
+
+
+def test_rows_of_many_messages_are_found_again(database: Database) -> None:
+    check_many_change(database.url)
 
 
 def test_migrations_and_views(database: Database) -> None:

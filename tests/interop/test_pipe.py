@@ -57,29 +57,29 @@ def taken_over(service: Service) -> bool:
     return any(line["message"] == "delivered" for line in service.lines)
 
 
-@pytest.mark.parametrize(
-    ("recipients", "status"),
-    [
-        (["a@dane-ee.test"], 0),
-        (["a@null.test", "b@dane-ee.test"], 69),
-        (["a@null.test", "b@dane-mismatch.test", "c@dane-ee.test"], 75),
-    ],
+SOME = (  # recipients and the status of all together
+    (["a@dane-ee.test"], 0),
+    (["b@null.test", "b@dane-ee.test"], 69),
+    (["c@null.test", "c@dane-mismatch.test", "c@dane-ee.test"], 75),
 )
-def test_a_service_answers_as_the_process_itself_would(
-    live: LiveInternet, config: Path, recipients: list[str], status: int
-) -> None:
+
+
+def test_a_service_answers_as_the_process_itself_would(live: LiveInternet, config: Path) -> None:
+    def send_all() -> list[subprocess.CompletedProcess[bytes]]:
+        return [send(config, "--json", "-f", "me@sender.test", *to, text=TEXT) for to, _ in SOME]
+
     with Service("lmtp", config, READY) as service:
-        theirs = send(config, "--json", "-f", "me@sender.test", *recipients, text=TEXT)
+        theirs = send_all()
         assert service.terminate() == 0
+    for (recipients, status), they, we in zip(SOME, theirs, send_all(), strict=True):
         assert any(line.get("to") == recipients[0] for line in service.lines)
-    ours = send(config, "--json", "-f", "me@sender.test", *recipients, text=TEXT)
-    assert theirs.returncode == ours.returncode == status
-    answers = [[json.loads(line) for line in ran.stdout.splitlines()] for ran in (theirs, ours)]
-    told = [
-        [(one["recipient"], one["outcome"], one["enhanced_code"]) for one in answer] for answer in answers
-    ]
-    assert told[0] == told[1]
-    assert [recipient for recipient, _, _ in told[0]] == recipients
+        assert they.returncode == we.returncode == status
+        told = [
+            [(one["recipient"], one["outcome"], one["enhanced_code"]) for one in map(json.loads, ran)]
+            for ran in (they.stdout.splitlines(), we.stdout.splitlines())
+        ]
+        assert told[0] == told[1]
+        assert [recipient for recipient, _, _ in told[0]] == recipients
     contents = {message.content for message in live.world.messages}
     assert contents == {SENT}
 
@@ -95,15 +95,15 @@ def test_the_sender_is_the_calling_user_unless_given(
     assert taken_over(service)
 
 
-@pytest.mark.parametrize(
-    "text", [b"Subject: x\n\na\0b\n", b"Subject: x\n\na\rb\n", b"Received: by x\n" * 101 + b"\nhello\n"]
-)
-def test_what_nobody_could_send_is_65(
-    live: LiveInternet, config: Path, service: Service, text: bytes
-) -> None:
-    ran = send(config, "-f", "me@sender.test", "a@plain.test", text=text)
-    assert ran.returncode == 65
-    assert ran.stderr.startswith(b"outrider: ")
+def test_what_nobody_could_send_is_65(live: LiveInternet, config: Path, service: Service) -> None:
+    for text in (
+        b"Subject: x\n\na\0b\n",
+        b"Subject: x\n\na\rb\n",
+        b"Received: by x\n" * 101 + b"\nhello\n",
+    ):
+        ran = send(config, "-f", "me@sender.test", "a@plain.test", text=text)
+        assert ran.returncode == 65, text
+        assert ran.stderr.startswith(b"outrider: ")
     assert live.copies() == {}
 
 

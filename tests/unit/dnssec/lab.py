@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import dns.message
 import dns.name
 import dns.rdatatype
 import dns.rrset
 from dns.rdtypes.ANY.RRSIG import RRSIG
+from msgspec import structs
 
 from deliver.dnssec.algorithm import Policy
 from deliver.dnssec.anchors import TrustAnchors, parse
@@ -52,7 +53,7 @@ def record_set(rrset: dns.rrset.RRset) -> RecordSet:
 
 def signature_of(rrsig: RRSIG) -> Signature:
     """An RRSIG of dnspython's as a response would hold it."""
-    return Signature(*(getattr(rrsig, each.name) for each in fields(Signature)))
+    return Signature(*(getattr(rrsig, each.name) for each in structs.fields(Signature)))
 
 
 def without_signatures(message: dns.message.Message) -> dns.message.Message:

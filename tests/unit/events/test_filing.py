@@ -8,11 +8,19 @@ import stat
 import pytest
 
 from events.actions import parse_file, ready_made
+from events.bulk import AMONG
 from events.catalogue import Event
 from events.migrations import MIGRATIONS
 from events.outbox import Pending
 from events.sql import Databases, Unavailable
-from tests.interop.databases import check_hostile_text, check_migrations_and_views, check_veto, execute, rows
+from tests.interop.databases import (
+    check_hostile_text,
+    check_many_change,
+    check_migrations_and_views,
+    check_veto,
+    execute,
+    rows,
+)
 
 
 @pytest.fixture
@@ -32,6 +40,11 @@ def event(number: int, name: str, message: str | None = "m1", **fields) -> Pendi
 
 def test_hostile_text_arrives_as_text(url):
     check_hostile_text(url)
+
+
+@pytest.mark.parametrize("many", [1, AMONG - 1, AMONG, AMONG + 1, 2 * AMONG + 1])
+def test_rows_of_many_messages_are_found_again(url, many):
+    check_many_change(url, many)
 
 
 def test_migrations_and_views(url):

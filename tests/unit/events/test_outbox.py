@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 
 import pytest
 from sqlalchemy import func, select, update
@@ -105,6 +106,20 @@ def test_nothing_is_sorted_to_find_what_is_next(engine, query):
         said = " ".join(row[3] for row in plan)
     assert "SEARCH event_pending USING" in said
     assert "TEMP B-TREE" not in said
+
+
+@pytest.mark.parametrize("query", [outbox._PUT_OFF, outbox._NEXT])
+def test_another_moment_is_no_reason_to_prepare_a_query_again(engine, query):
+    asked = []
+    with engine.begin() as conn:
+        driver = conn.connection.dbapi_connection
+        driver.set_authorizer(lambda action, *_: asked.append(action) or sqlite3.SQLITE_OK)
+        for now in range(5):
+            conn.execute(query, {"of": "a", "now": float(now), "at_most": 10}).all()
+            asked.append(None)
+        driver.set_authorizer(None)
+    first = asked.index(None)
+    assert asked[first:] == [None] * 5
 
 
 def test_pending_is_in_order_and_limited(engine):

@@ -132,7 +132,9 @@ def test_together_they_leave_what_one_by_one_they_leave(mails):
             )
             sender = None if mail.bounce else Mailbox("a", "sender.example")
             accepts.append(
-                replace(made, envelope=structs.replace(made.envelope, recipients=recipients, sender=sender))
+                structs.replace(
+                    made, envelope=structs.replace(made.envelope, recipients=recipients, sender=sender)
+                )
             )
         carry_out(database, *accepts)
         taken = claims(database)
@@ -209,7 +211,7 @@ def test_one_that_cannot_be_accepted_does_not_keep_the_others_out():
     writes[1].result()
     empty = accept("m3")
     with pytest.raises(ValueError, match="m3 has no recipients"):
-        together(database, replace(empty, envelope=structs.replace(empty.envelope, recipients=())))
+        together(database, structs.replace(empty, envelope=structs.replace(empty.envelope, recipients=())))
     assert [each.envelope.id for each in claims(database)] == ["m1", "m2"]
     database.close()
 
@@ -224,6 +226,6 @@ def test_a_claim_finds_what_is_accepted_in_its_batch():
 def test_content_that_has_to_be_looked_for_is_accepted_alone():
     database = queue()
     with pytest.raises(Exception, match="content"):
-        together(database, replace(accept("m1"), content=store.ChunkedContent(None, "m1", 10)))  # type: ignore[arg-type]
+        together(database, structs.replace(accept("m1"), content=store.ChunkedContent(None, "m1", 10)))
     assert claims(database) == []
     database.close()

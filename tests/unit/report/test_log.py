@@ -9,7 +9,7 @@ import trio
 
 from deliver.message import Mailbox
 from deliver.report.log import AT_ONCE, MAX_VALUE, configure, say
-from deliver.report.turn import LinesByTurn
+from deliver.report.turn import IN_A_ROW, LinesByTurn
 
 
 def logged(form: str, **facts: object) -> str:
@@ -127,7 +127,7 @@ def test_the_lines_of_a_turn_are_written_together() -> None:
         say(log, logging.INFO, "first")
         log.info("second")
         assert stream.writes == []
-        await trio.lowlevel.checkpoint()
+        await trio.to_thread.run_sync(int)  # the loop waits
         assert [text.count("\n") for text in stream.writes] == [2]
         say(log, logging.INFO, "third")
         say(log, logging.WARNING, "at once")
@@ -141,6 +141,22 @@ def test_the_lines_of_a_turn_are_written_together() -> None:
     assert told == ["first", "second", "third", "at once", "fourth", "from a thread", "last"]
     say(log, logging.INFO, "after it")
     assert stream.writes[-1].endswith("after it\n")
+
+
+def test_lines_of_turns_without_a_wait_are_written_together_but_not_too_late() -> None:
+    stream = Written()
+    configure("info", "text", stream)
+    log = logging.getLogger("outrider.delivery")
+
+    async def main() -> None:
+        for _ in range(2 * IN_A_ROW):
+            say(log, logging.INFO, "busy")
+            await trio.lowlevel.checkpoint()
+        assert max(text.count("\n") for text in stream.writes) == IN_A_ROW
+        assert stream.getvalue().count("\n") > IN_A_ROW
+
+    trio.run(main, instruments=[LinesByTurn()])
+    assert stream.getvalue().count("\n") == 2 * IN_A_ROW
 
 
 def test_other_settings_lose_no_line() -> None:

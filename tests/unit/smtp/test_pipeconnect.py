@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from msgspec import structs
 
 from deliver.message import Mailbox
 from deliver.outcome import Phase
@@ -27,7 +28,7 @@ RCPT = Rcpt(Mailbox.parse("a@example.net"))
 
 
 def without(answer: EhloAnswer, word: str) -> EhloAnswer:
-    return replace(answer, keywords=tuple(one for one in answer.keywords if one != word))
+    return structs.replace(answer, keywords=tuple(one for one in answer.keywords if one != word))
 
 
 def shape(*known: EhloAnswer, **facts: Any) -> tuple[bool, bool, bool, bool, bool]:
@@ -79,7 +80,7 @@ def test_an_answer_is_the_remembered_one_with_its_name_and_every_line() -> None:
     assert not as_remembered(known, Capabilities.parse(Reply(250, ("mx", *WORDS, "STARTTLS", "HELP"))))
     assert not as_remembered(known, Capabilities.parse(Reply(250, ("mx", *WORDS))))
     long = "m" * 400
-    cut = replace(CLEAR, greeted_as=long[:255])
+    cut = structs.replace(CLEAR, greeted_as=long[:255])
     assert as_remembered(remembered(cut), Capabilities.parse(Reply(250, (long, *CLEAR.keywords))))
 
 
