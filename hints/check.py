@@ -54,10 +54,10 @@ def accept(note: Note) -> Note | None:
         case EhloAnswer():
             if not (is_address(note.address) and is_port(note.port)):
                 return None
-            keywords = tuple([clean(line, MAX_KEYWORD) for line in note.keywords[:MAX_KEYWORDS]])
-            name = clean(note.greeted_as, MAX_HOST)
-            if name == note.greeted_as and keywords == note.keywords:
+            if _is_clean((note.greeted_as,), MAX_HOST) and _is_clean(note.keywords, MAX_KEYWORD):
                 return note
+            keywords = tuple(clean(line, MAX_KEYWORD) for line in note.keywords[:MAX_KEYWORDS])
+            name = clean(note.greeted_as, MAX_HOST)
             return structs.replace(note, greeted_as=name, keywords=keywords)
         case Reachability():
             host = _host(note.host)
@@ -149,6 +149,13 @@ def clean(value: str, limit: int) -> str:
     if cut.isascii() and cut.isprintable():
         return cut
     return "".join(one if one.isprintable() else " " for one in cut)
+
+
+def _is_clean(values: tuple[str, ...], limit: int) -> bool:
+    """Whether there are few enough, and `clean` would change none."""
+    together = "".join(values)
+    few = len(values) <= MAX_KEYWORDS and (len(together) <= limit or max(map(len, values)) <= limit)
+    return few and together.isascii() and together.isprintable()
 
 
 def is_address(value: object) -> bool:

@@ -101,8 +101,10 @@ def expected_seconds(messages: Iterable[object], limits: Limits | None = None) -
         if not isinstance(message, Response):
             continue
         for section in (message.answer, message.authority):
-            signatures += sum(map(len, section.signatures.values()))
-            hashed += sum(rdtype == dns.rdatatype.NSEC3 for _, rdtype in section.rrsets)
+            for several in section.signatures.values():
+                signatures += len(several)
+            for _, rdtype in section.rrsets:
+                hashed += rdtype == dns.rdatatype.NSEC3
     return (
         min(signatures, limits.signatures) * _SECONDS_PER_SIGNATURE
         + min(2 * hashed, limits.hashes) * _SECONDS_PER_NSEC3

@@ -122,7 +122,10 @@ class Desk:
 
     def known(self, name: dns.name.Name) -> ZoneState | None:
         """What this lookup or the cache knows about `name`."""
-        return self.states.get(name) or self.cache.get(name, self.now)
+        state = self.states.get(name)
+        if state is None and (state := self.cache.get(name, self.now)) is not None:
+            self.states[name] = state
+        return state
 
     def insecure(self, name: dns.name.Name) -> InsecureZone | None:
         """Whether `name` is known to be insecure without asking."""

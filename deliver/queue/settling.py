@@ -114,7 +114,7 @@ class Settling:
         try:
             for each, what in zip(members, settled, strict=True):
                 each.execution.record(each.write, what)
-            members[-1].execution.settled(all([what.completed for what in settled]))
+            members[-1].execution.settled(all(what.completed for what in settled))
             removable = [name for what in settled for name in what.removable]
             if removable:
                 with trio.CancelScope(shield=True):
