@@ -280,11 +280,10 @@ class SqlHints:
             self._sessions[key] = together
 
     async def _read(self, reading: Reading) -> dict[str, AddressView]:
-        known = self._read_here(reading)
-        views = () if known is None else known.views
+        views: tuple[AddressView, ...] = ()
         try:
-            if known is None:
-                views = await self._read_in_a_thread(reading)
+            known = self._read_here(reading)
+            views = await self._read_in_a_thread(reading) if known is None else known.views
         except Exception as error:  # the contract: never an error
             self._trouble(error, reading.at)
         if self._file.invalid:

@@ -70,7 +70,7 @@ def _by_dname(
 
 
 def _dname_above(answer: Section, name: dns.name.Name) -> RecordSet | None:
-    if name == dns.name.root:
+    if name == dns.name.root or not any(rdtype == dns.rdatatype.DNAME for _, rdtype in answer.rrsets):
         return None
     for above in ancestors(name.parent()):
         dname = answer.get(above, dns.rdatatype.DNAME)

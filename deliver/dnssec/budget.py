@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import dns.rdatatype
 
+from deliver.dnssec.names import KEPT_LABELS
 from deliver.dnssec.response import Response
 from deliver.dnssec.rule import Rule
 
@@ -91,21 +92,24 @@ class Budget:
 
 _SECONDS_PER_SIGNATURE = 0.00025
 _SECONDS_PER_NSEC3 = 0.0001
+_SECONDS_PER_LONG_NAME = 0.01  # of up to 127 labels, with all names above it
 
 
 def expected_seconds(messages: Iterable[object], limits: Limits | None = None) -> float:
     """A rough upper estimate of the time that judging these replies takes, to decide where to do it."""
     limits = limits or Limits()
-    signatures = hashed = 0
+    signatures = hashed = long = 0
     for message in messages:
         if not isinstance(message, Response):
             continue
         for section in (message.answer, message.authority):
             for several in section.signatures.values():
                 signatures += len(several)
-            for _, rdtype in section.rrsets:
+            for name, rdtype in section.rrsets:
                 hashed += rdtype == dns.rdatatype.NSEC3
+                long += len(name.labels) > KEPT_LABELS
     return (
         min(signatures, limits.signatures) * _SECONDS_PER_SIGNATURE
         + min(2 * hashed, limits.hashes) * _SECONDS_PER_NSEC3
+        + long * _SECONDS_PER_LONG_NAME
     )

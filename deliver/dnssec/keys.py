@@ -17,6 +17,7 @@ from deliver.dnssec.algorithm import Digest, Policy, matches
 from deliver.dnssec.anchors import Anchor
 from deliver.dnssec.budget import Budget
 from deliver.dnssec.evidence import Step
+from deliver.dnssec.names import KEPT_LABELS
 from deliver.dnssec.records import RecordSet, Signature
 from deliver.dnssec.rule import Refusal, Rule
 from deliver.dnssec.signature import Verified, ZoneKey, verify_rrset, zone_key
@@ -83,9 +84,12 @@ class KeyCache:
             return state
 
     def put(self, state: ZoneState, now: int) -> None:
-        """Keep it until it expires, at most `max_ttl` seconds."""
+        """Keep it until it expires, at most `max_ttl` seconds.
+
+        Nothing about a name of very many labels, such as only attackers have: each keeps all names above it.
+        """
         expires = min(state.expires, now + self._max_ttl)
-        if expires <= now:
+        if expires <= now or len(state.name.labels) > KEPT_LABELS:
             return
         with self._lock:
             self._kept[state.name] = (expires, state)

@@ -60,3 +60,9 @@ def test_expected_work_grows_with_signatures_and_is_bounded() -> None:
     assert expected_seconds((Failure("timed out"),)) == 0
     assert 0 < expected_seconds((reply,)) < expected_seconds((reply, reply)) < 0.005
     assert expected_seconds((reply,) * 10_000) < 0.1
+
+
+def test_names_of_very_many_labels_are_expected_to_take_long() -> None:
+    name = "a." * 100 + "plain.test."
+    here = lab(ZonePlan("plain.test.", (f"{name} A 192.0.2.1",), keys=()))
+    assert expected_seconds((here.reply(ask(f"{name} A")),)) >= 0.01

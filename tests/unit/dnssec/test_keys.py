@@ -9,6 +9,7 @@ import pytest
 from deliver.dnssec.algorithm import Policy
 from deliver.dnssec.budget import Budget, Limits
 from deliver.dnssec.keys import KeyCache, NoCut, Vouched, vouched_keys
+from deliver.dnssec.names import KEPT_LABELS
 from deliver.dnssec.rule import Refusal, Rule
 from tests.unit.dnssec.lab import record_set, signature_of
 from tests.zoo.keys import KeyPlan, Signs
@@ -45,6 +46,13 @@ def test_the_least_recently_used_goes_first() -> None:
     assert kept == ["a", "c"]
     cache.clear()
     assert len(cache) == 0
+
+
+def test_names_of_very_many_labels_are_not_kept() -> None:
+    cache = KeyCache()
+    for labels in (KEPT_LABELS - 2, 100):
+        cache.put(state("a." * labels + "example.", NOW + 10), NOW)
+    assert len(cache) == 1
 
 
 def vouched(

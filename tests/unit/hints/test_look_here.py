@@ -11,6 +11,7 @@ import trio
 
 from hints import sql
 from hints.file import HintsFile
+from hints.port import AddressView
 from tests.unit.hints.hintsfile import HOST, A, execute, fail, failures, set_aside
 
 
@@ -99,3 +100,9 @@ async def test_a_slow_disk_is_not_waited_for_again(opened, monkeypatch):
     hints._slow_until = -math.inf
     await hints.look(HOST, (A,), 25)
     assert len(looks) == 2
+
+
+async def test_what_no_file_can_be_asked_is_not_known(opened):
+    hints = opened()
+    await hints.flush()
+    assert await hints.look("mx.\udcff", (A,), 25) == (AddressView(A),)
