@@ -60,6 +60,7 @@ class SqlRunner:
             await runner.write(prepare)
         except BaseException:
             database.close()
+            runner._disk.close()
             raise
         return runner
 

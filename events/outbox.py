@@ -367,7 +367,7 @@ _ACKNOWLEDGE: Final = delete(event_pending).where(
 _FORGET_TOLD: Final = delete(event_outbox).where(
     event_outbox.c.seq.in_(bindparam("seqs", expanding=True)), ~_WAITED_FOR
 )
-_BETWEEN: Final = (bindparam("first", type_=Integer), bindparam("last", type_=Integer))
+_BETWEEN: Final = (bindparam("first", type_=_SEQUENCE), bindparam("last", type_=_SEQUENCE))
 _ACKNOWLEDGE_RANGE: Final = delete(event_pending).where(_BY_ACTION, event_pending.c.seq.between(*_BETWEEN))
 _FORGET_RANGE: Final = delete(event_outbox).where(event_outbox.c.seq.between(*_BETWEEN), ~_WAITED_FOR)
 

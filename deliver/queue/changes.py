@@ -90,7 +90,7 @@ def release(
         _release(conn, ours, now, why, append)
         return len(ours), len(rows) - len(ours)
 
-    done = where_readable(keys, release_these, lambda *_: (0, 0))
+    done = where_readable(conn, keys, release_these, lambda *_: (0, 0))
     return _done(conn, keys, sum(released for released, _ in done), frozen=sum(frozen for _, frozen in done))
 
 
@@ -198,10 +198,10 @@ def _release_some(conn: Connection, keys: list[Key], now: float, why: str, appen
     def keep_these(these: Sequence[Key], unreadable: str) -> int:
         log.error("%s: stays held: %s", these[0].message_id, unreadable)
         which = recipient.c.ordinal.in_([key.ordinal for key in these])
-        hold.set_aside(conn, these[0].message_id, which, unreadable, now, append)
+        hold.set_aside(conn, these[0].message_id, which, unreadable, now, append, state=State.HELD)
         return 0
 
-    return sum(where_readable(keys, release_these, keep_these))
+    return sum(where_readable(conn, keys, release_these, keep_these))
 
 
 def _release(conn: Connection, rows: list[Row[Any]], now: float, why: str, append: Append) -> None:
@@ -213,12 +213,16 @@ def _release(conn: Connection, rows: list[Row[Any]], now: float, why: str, appen
             .where(hold.is_one_of([Key(row.message_id, row.ordinal) for row in part]))
             .values(state=State.QUEUED.value, held_reason=None, held_until=None, freeze_id=None)
         )
+    _make_due(conn, rows, now)
     for message_id, event in told:
         append(conn, message_id, [event])
-    _make_due(conn, rows, now)
 
 
 def _make_due(conn: Connection, rows: list[Row[Any]], now: float) -> None:
+    """Raises TypeError for a domain that is not text: no destination may be noted under it."""
+    domains = {row.domain for row in rows}
+    if not all(isinstance(domain, str) for domain in domains):
+        raise TypeError("a domain that is not text")
     for start in range(0, len(rows), freeze.CHUNK):
         part = rows[start : start + freeze.CHUNK]
         conn.execute(
@@ -226,7 +230,7 @@ def _make_due(conn: Connection, rows: list[Row[Any]], now: float) -> None:
             .where(hold.is_one_of([Key(row.message_id, row.ordinal) for row in part]))
             .values(next_attempt=now)
         )
-    for domain in sorted({row.domain for row in rows}):
+    for domain in sorted(domains):
         note_due(conn, domain, now)
 
 

@@ -190,7 +190,7 @@ def hold_by(
             wait=wait,
         )
 
-    return sum(where_readable(keys, hold_these, set_these_aside))
+    return sum(where_readable(conn, keys, hold_these, set_these_aside))
 
 
 def _matches(rule: Rule) -> ColumnElement[bool] | TextClause:

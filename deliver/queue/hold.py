@@ -84,18 +84,25 @@ def hold(
 
 
 def set_aside(
-    conn: Connection, message_id: str, which: ColumnElement[bool], reason: str, now: float, append: Append
+    conn: Connection,
+    message_id: str,
+    which: ColumnElement[bool],
+    reason: str,
+    now: float,
+    append: Append,
+    *,
+    state: State = State.QUEUED,
 ) -> int:
-    """Hold those of the message's recipients that wait, without reading their rows; how many.
+    """Hold those of the message's recipients in this state, without reading their rows; how many.
 
-    Those that are held already are from now on held for this reason, by no rule and without an end.
+    HELD ones are from now on held for this reason, by no rule and without an end.
     """
     changed = conn.execute(
         update(recipient)
         .where(
             recipient.c.message_id == message_id,
             which,
-            is_in(State.QUEUED, State.HELD),
+            is_in(state),
         )
         .values(state=State.HELD.value, held_reason=reason[:MAX_REASON], held_until=None, freeze_id=None)
     ).rowcount

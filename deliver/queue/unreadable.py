@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from deliver.errors import UsageError
@@ -34,30 +35,36 @@ def why_unreadable(error: Exception) -> str:
 
 
 def where_readable(
+    conn: Connection,
     keys: Sequence[Key],
     work: Callable[[Sequence[Key]], T],
     instead: Callable[[Sequence[Key], str], T],
 ) -> list[T]:
     """`work` on all of them; where rows cannot be read on each message alone, and `instead` on those which.
 
-    `work` reads before it changes anything; `instead` gets the recipients of one message, and why.
+    `instead` gets the recipients of one message, and why. What `work` had changed until then is undone.
     """
     try:
-        return [work(keys)]
+        with conn.begin_nested():
+            return [work(keys)]
     except (*UNREADABLE, DBAPIError, sqlite3.Error) as error:
         if not is_unreadable(error):
             raise
     by_message: dict[str, list[Key]] = {}
     for key in keys:
         by_message.setdefault(key.message_id, []).append(key)
-    return [_of_one(each, work, instead) for each in by_message.values()]
+    return [_of_one(conn, each, work, instead) for each in by_message.values()]
 
 
 def _of_one(
-    keys: Sequence[Key], work: Callable[[Sequence[Key]], T], instead: Callable[[Sequence[Key], str], T]
+    conn: Connection,
+    keys: Sequence[Key],
+    work: Callable[[Sequence[Key]], T],
+    instead: Callable[[Sequence[Key], str], T],
 ) -> T:
     try:
-        return work(keys)
+        with conn.begin_nested():
+            return work(keys)
     except (*UNREADABLE, DBAPIError, sqlite3.Error) as error:
         if not is_unreadable(error):
             raise

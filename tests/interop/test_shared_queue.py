@@ -54,6 +54,20 @@ def database(server: Database) -> Iterator[PostgresDatabase]:
     made.close()
 
 
+def test_events_are_acknowledged_beyond_31_bits(database: PostgresDatabase) -> None:
+    last = (1 << 31) - 2
+
+    def acknowledged(conn: Connection) -> int:
+        conn.execute(text(f"ALTER SEQUENCE event_outbox_seq_seq RESTART WITH {last}"))
+        outbox.append(conn, "m1", [Event("msg:accept", NOW, {}) for _ in range(4)])
+        waiting = outbox.pending(conn, outbox.DEFAULT_ACTION, 10, now=NOW)
+        assert [each.seq for each in waiting] == list(range(last, last + 4))
+        outbox.acknowledge(conn, outbox.DEFAULT_ACTION, [each.seq for each in waiting])
+        return len(outbox.pending(conn, outbox.DEFAULT_ACTION, 10, now=NOW))
+
+    assert database.run_write(acknowledged) == 0
+
+
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(8) as pool:

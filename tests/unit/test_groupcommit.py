@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -312,3 +313,18 @@ async def test_joint_writes_that_may_be_undone_come_before_the_others(runner, pa
         await trio.testing.wait_all_tasks_blocked()
         await runner.write(Doubtful())
     assert order == ["Doubtful", "Plain"]
+
+
+async def test_what_cannot_be_opened_leaves_no_descriptor(tmp_path):
+    def refuse(conn: Connection) -> None:
+        raise ValueError
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    for attempt in range(3):
+        with pytest.raises(ValueError):
+            await SqlRunner.open(tmp_path / "a.db", refuse)
+        if not attempt:
+            before = descriptors()  # of threads and the loop
+    assert descriptors() == before
