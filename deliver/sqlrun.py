@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ import trio
 from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, ProgrammingError
 
 from deliver.errors import StorageError, StorageFault
+from deliver.privatefile import create_private_file
 
 T = TypeVar("T")
 
@@ -325,24 +325,6 @@ class InlineRunner:
         write = Write(fn, durable)
         self._database.run_batch([write])
         return write.result()
-
-
-def create_private_file(path: Path) -> None:
-    """Make the directory (0700) and the file (0600) exist. Raises StorageError.
-
-    SQLite gives -wal and -shm the mode of the database file.
-    """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if os.fstat(descriptor).st_mode & 0o077:
-                os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        remedy = "make the directory exist and writable for this user"
-        raise StorageError(f"creating {path}", error.strerror or str(error), remedy) from error
 
 
 def _engine(url: str | sqlalchemy.URL, begin: str, pool: type[sqlalchemy.Pool]) -> sqlalchemy.Engine:

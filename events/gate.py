@@ -24,7 +24,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from events.actions import EventAction, applies, facts
 from events.catalogue import Event
 from events.fields import Scalar
-from events.outbox import Pending, event_id
+from events.identity import event_id
+from events.outbox import Pending
 from events.port import Allow, Refuse
 from events.sql import TIMED, reason
 

@@ -11,11 +11,9 @@ All functions are synchronous, take the caller's connection and neither begin no
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Final, NamedTuple
 
 from sqlalchemy import (
@@ -42,12 +40,11 @@ from sqlalchemy import (
 
 from events.bulk import Row, execute_each, fetch, insert_rows, run, sqlite_driver
 from events.catalogue import Event
+from events.identity import NewId, event_id
 
 MAX_TRIES = 10  # refusals of one event by one action before it is dead
 FIRST_RETRY = 2.0  # seconds, doubled with each refusal
 LAST_RETRY = 600.0
-PENDING_FOR = 30 * 86400.0  # seconds after which an event that could not be told is dead
-DEAD_FOR = 90 * 86400.0  # seconds after which a dead event is forgotten
 MAX_ERROR = 500  # characters kept of a database's complaint
 DEFAULT_ACTION = "event_log"  # the ready-made table, see `events.actions`
 
@@ -93,33 +90,11 @@ Wanted = tuple[str | None, Event, Sequence[str]]
 
 # Names of the actions that want this event.
 Matcher = Callable[[Event], Sequence[str]]
-NewId = Callable[[Event], str]
 
 
 def for_default_table(event: Event) -> tuple[str, ...]:
     """The matcher of an installation without actions of its own: the ready-made table takes everything."""
     return (DEFAULT_ACTION,)
-
-
-def event_id(event: Event) -> str:
-    """32 hexadecimal digits: milliseconds, then chance; ids of one time are neighbours in every index.
-
-    The 80 bits of chance are drawn once per process and counted up from there.
-    """
-    return f"{int(event.at * 1000):012x}{next(_numbers) & _LAST_NUMBER:020x}"
-
-
-_LAST_NUMBER: Final = (1 << 80) - 1
-_numbers = count()
-
-
-def _draw() -> None:
-    global _numbers
-    _numbers = count(int.from_bytes(os.urandom(10)))
-
-
-_draw()
-os.register_at_fork(after_in_child=_draw)
 
 
 class Pending(NamedTuple):
@@ -130,30 +105,6 @@ class Pending(NamedTuple):
     message_id: str | None
     event: Event
     tries: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """How much waits for one action; `oldest` in seconds since the epoch."""
-
-    action: str
-    pending: int
-    dead: int
-    oldest: float | None
-    last_error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Dead:
-    """An event that an action's database refused for good, or that waited too long; `at` epoch seconds."""
-
-    action: str
-    id: str
-    message_id: str | None
-    name: str
-    at: float
-    tries: int
-    last_error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,67 +358,6 @@ def next_due(conn: Connection, action: str, *, now: float) -> float | None:
         )
     ).scalar_one_or_none()
     return None if due is None else float(due)
-
-
-def revive(conn: Connection, action: str) -> int:
-    """Try the dead events of an action again. Returns how many."""
-    return conn.execute(
-        update(event_pending)
-        .where(event_pending.c.action == action, event_pending.c.dead == 1)
-        .values(dead=0, tries=0, not_before=0.0)
-    ).rowcount
-
-
-def dead(conn: Connection, action: str | None = None) -> tuple[Dead, ...]:
-    """The events that were given up, of one action or of all, oldest first."""
-    query = (
-        select(event_pending, event_outbox.c.id, event_outbox.c.name, event_outbox.c.at)
-        .join(event_outbox, event_outbox.c.seq == event_pending.c.seq)
-        .where(event_pending.c.dead == 1)
-        .order_by(event_pending.c.action, event_pending.c.seq)
-    )
-    if action is not None:
-        query = query.where(event_pending.c.action == action)
-    return tuple(
-        Dead(row.action, row.id, row.message_id, row.name, row.at, row.tries, row.last_error)
-        for row in conn.execute(query)
-    )
-
-
-def prune(conn: Connection, *, now: float, actions: Sequence[str]) -> int:
-    """Drop what waits for actions that no longer exist, give up on the overdue, forget the long dead.
-
-    Returns the number of events that became dead. `actions` are the names of those that exist.
-    """
-    conn.execute(delete(event_pending).where(event_pending.c.action.not_in(actions)))
-    dead_since = select(event_outbox.c.seq).where(event_outbox.c.at < now - DEAD_FOR)
-    conn.execute(delete(event_pending).where(event_pending.c.dead == 1, event_pending.c.seq.in_(dead_since)))
-    overdue = select(event_outbox.c.seq).where(event_outbox.c.at < now - PENDING_FOR)
-    given_up = conn.execute(
-        update(event_pending)
-        .where(event_pending.c.dead == 0, event_pending.c.seq.in_(overdue))
-        .values(dead=1)
-    ).rowcount
-    waits = select(event_pending.c.seq).where(event_pending.c.seq == event_outbox.c.seq).exists()
-    conn.execute(delete(event_outbox).where(~waits))
-    return given_up
-
-
-def waiting(conn: Connection) -> tuple[Waiting, ...]:
-    """What waits for each action, by name."""
-    query = (
-        select(
-            event_pending.c.action,
-            func.sum(1 - event_pending.c.dead),
-            func.sum(event_pending.c.dead),
-            func.min(event_outbox.c.at),
-            func.max(event_pending.c.last_error),
-        )
-        .join(event_outbox, event_outbox.c.seq == event_pending.c.seq)
-        .group_by(event_pending.c.action)
-        .order_by(event_pending.c.action)
-    )
-    return tuple(Waiting(*row) for row in conn.execute(query))
 
 
 def _decoded(name: str, at: float, body: str) -> Event:

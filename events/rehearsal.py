@@ -15,8 +15,9 @@ from events import filing, jsonlines
 from events.actions import Action, EventAction, FileAction, facts
 from events.catalogue import EVENTS, Event
 from events.fields import FIELDS, Kind, Scalar
+from events.identity import event_id
 from events.migrations import NewerSchema, migrate
-from events.outbox import Pending, event_id
+from events.outbox import Pending
 from events.sql import Unavailable, open_engine, reason
 
 MAX_ROWS = 20  # shown of what a statement returns

@@ -20,7 +20,7 @@ from typing import TypeVar
 import trio
 from sqlalchemy import Connection
 
-from events import outbox
+from events import outbox, undelivered
 from events.actions import Action, told
 from events.port import SqlRunner
 from events.sql import Databases, Shipment, Unavailable
@@ -96,7 +96,7 @@ class Shipper:
     async def prune(self) -> None:
         """Forget what waits for actions that no longer exist; give up on what is overdue."""
         names = tuple(pump.action.name for pump in self._pumps)
-        given_up = await self._runner.write(partial(outbox.prune, now=self._clock(), actions=names))
+        given_up = await self._runner.write(partial(undelivered.prune, now=self._clock(), actions=names))
         if given_up:
             _log.error("%d events could not be told for 30 days and were given up", given_up)
 

@@ -160,9 +160,11 @@ def query(app: Application, view: str | None, count: int, as_json: bool) -> None
 @click.pass_obj
 def dead(app: Application, action: str | None, as_json: bool) -> None:
     """List the events that were given up, and why; of ACTION or of all."""
-    from events import outbox
+    from events import undelivered
 
-    found = [one for box in _outboxes(app) for one in box.run_read(lambda conn: outbox.dead(conn, action))]
+    found = [
+        one for box in _outboxes(app) for one in box.run_read(lambda conn: undelivered.dead(conn, action))
+    ]
     if as_json:
         output.json_lines(found)
         return
@@ -182,7 +184,7 @@ def dead(app: Application, action: str | None, as_json: bool) -> None:
 def replay(app: Application, action: str) -> None:
     """Try the given-up events of ACTION again; a running relay takes them within a minute."""
     from deliver.outbox import event_actions
-    from events import outbox
+    from events import undelivered
     from events.catalogue import nearest
 
     names = [one.name for one in event_actions(app.settings)]
@@ -190,7 +192,7 @@ def replay(app: Application, action: str) -> None:
         raise UsageError("reading ACTION", f"there is no action {action!r}{nearest(action, names)}")
     revived = 0
     for box in _outboxes(app):
-        revived += box.run_write(lambda conn: outbox.revive(conn, action))
+        revived += box.run_write(lambda conn: undelivered.revive(conn, action))
     output.note(f"{revived} events will be tried again")
 
 

@@ -24,8 +24,8 @@ from msgspec import Struct
 from deliver.errors import StorageError
 from deliver.message import MessageId
 from deliver.outcome import Contact, Delivered
+from deliver.privatefile import create_private_file
 from deliver.smtp.reply import Reply
-from deliver.sqlrun import create_private_file
 
 COMPACT_AT: Final = 4 * 1024 * 1024  # octets of settled records that are kept at most
 MAX_TEXT: Final = 512  # characters of a reply line

@@ -26,13 +26,14 @@ import trio
 from deliver.errors import StorageError
 from deliver.groupcommit import SqlRunner
 from deliver.message import Content, MessageId
+from deliver.privatefile import create_private_file
 from deliver.queue import content, recovery, schema
 from deliver.queue.chunks import Chunks
 from deliver.queue.content import ContentWriter, SpoolContent, Writer
 from deliver.queue.journal import Journal
 from deliver.queue.latch import Latch, LatchedSql
 from deliver.queue.store import Append, content_of
-from deliver.sqlrun import Sql, create_private_file
+from deliver.sqlrun import Sql
 from events import outbox
 
 log = logging.getLogger("outrider.queue")

@@ -10,7 +10,7 @@ import trio
 from sqlalchemy import text
 
 from deliver.groupcommit import SqlRunner
-from events import outbox
+from events import outbox, undelivered
 from events.actions import Action, Veto, matcher, parse_action, ready_made
 from events.bulk import AMONG
 from events.catalogue import Event
@@ -187,7 +187,7 @@ async def check_survives(
                 await trio.to_thread.run_sync(kill)
         await trio.to_thread.run_sync(start)
         with trio.fail_after(50):
-            while await runner.read(outbox.waiting):  # noqa: ASYNC110 (nor has a database)
+            while await runner.read(undelivered.waiting):  # noqa: ASYNC110 (nor has a database)
                 await trio.sleep(0.1)
         nursery.cancel_scope.cancel()
     await shipper.aclose()

@@ -26,7 +26,7 @@ from deliver.queue.cluster import Membership, clock_skew, open_cluster
 from deliver.queue.content import ContentTooLarge, InlineContent
 from deliver.queue.journal import Journal
 from deliver.queue.schema import content_chunk, message, queue_version, recipient
-from events import outbox
+from events import outbox, undelivered
 from events.actions import parse_action
 from events.catalogue import Event
 from events.shipper import Shipper
@@ -326,7 +326,7 @@ async def test_two_shippers_never_ship_the_same_event(
         nursery.start_soon(shipper(sql, second).ship_once)
     assert len(first.shipped) == len(second.shipped) == 3
     assert not set(first.shipped) & set(second.shipped)
-    assert database.run_read(outbox.waiting) == ()
+    assert database.run_read(undelivered.waiting) == ()
 
 
 async def test_later_events_of_a_message_wait_for_the_shipper_that_has_the_earlier(

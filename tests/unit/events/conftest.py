@@ -11,7 +11,7 @@ import trio
 from sqlalchemy import Connection, Engine, StaticPool, create_engine
 
 from events import outbox
-from events.outbox import NewId
+from events.identity import NewId
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 from sqlalchemy import func, select, update
 
-from events import outbox
+from events import identity, outbox, undelivered
 from events.catalogue import Event
 
 
@@ -65,13 +65,13 @@ def test_a_forked_process_draws_ids_of_its_own():
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writing, outbox.event_id(event()).encode())
+        os.write(writing, identity.event_id(event()).encode())
         os._exit(0)
     os.waitpid(child, 0)
     theirs = os.read(reading, 100).decode()
     os.close(reading)
     os.close(writing)
-    ours = outbox.event_id(event())
+    ours = identity.event_id(event())
     assert len(theirs) == len(ours) == 32
     assert abs(int(theirs[12:], 16) - int(ours[12:], 16)) > 10**9
 
@@ -194,11 +194,11 @@ def test_an_event_that_is_refused_too_often_is_dead_and_can_be_revived(engine):
         first = outbox.pending(conn, "event_log", 10, now=0)[0]
         assert outbox.refuse(conn, "event_log", first.seq, outbox.MAX_TRIES, "no " * 1000, now=0) is True
         assert texts(outbox.pending(conn, "event_log", 10, now=0)) == ["b"]
-        (waiting,) = outbox.waiting(conn)
+        (waiting,) = undelivered.waiting(conn)
         assert (waiting.pending, waiting.dead) == (1, 1)
         assert waiting.last_error is not None
         assert len(waiting.last_error) == outbox.MAX_ERROR
-        assert outbox.revive(conn, "event_log") == 1
+        assert undelivered.revive(conn, "event_log") == 1
         revived = outbox.pending(conn, "event_log", 10, now=0)
         assert texts(revived) == ["a", "b"]
         assert revived[0].tries == 0
@@ -213,15 +213,15 @@ def test_retries_get_rarer_up_to_a_limit():
 
 
 def test_prune_forgets_actions_that_are_gone_and_gives_up_on_the_overdue(engine):
-    now = 1000.0 + outbox.PENDING_FOR + 1
+    now = 1000.0 + undelivered.PENDING_FOR + 1
     with engine.begin() as conn:
         outbox.append(conn, "m1", [event("old")], wanted=both)
         outbox.append(conn, "m2", [event("new", at=now)], wanted=both)
-        assert outbox.prune(conn, now=now, actions=("two",)) == 1
+        assert undelivered.prune(conn, now=now, actions=("two",)) == 1
         assert outbox.pending(conn, "one", 10, now=now) == ()
         assert texts(outbox.pending(conn, "two", 10, now=now)) == ["new"]
         assert count(conn) == 2  # the dead one is still there to be seen
-        outbox.prune(conn, now=1000.0 + outbox.DEAD_FOR + 1, actions=("two",))
+        undelivered.prune(conn, now=1000.0 + undelivered.DEAD_FOR + 1, actions=("two",))
         assert [row.event.at for row in outbox.pending(conn, "two", 10, now=now)] == []
         assert count(conn) == 1
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 from sqlalchemy import func, select
 
-from events import outbox
+from events import outbox, undelivered
 from events.actions import EventAction, parse_action
 from events.catalogue import Event
 from events.shipper import BATCH, Drained, Shipper
@@ -119,7 +119,7 @@ async def test_a_refused_event_is_tried_later_and_dead_in_the_end(runner, shippe
     for _ in range(outbox.MAX_TRIES):
         clock.now += outbox.LAST_RETRY
         await shipper.ship_once()
-    waiting = await runner.read(outbox.waiting)
+    waiting = await runner.read(undelivered.waiting)
     assert [(one.action, one.pending, one.dead) for one in waiting] == [("a", 0, 1), ("b", 0, 1)]
     assert any("for good" in one.message for one in caplog.records)
 
