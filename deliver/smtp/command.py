@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
@@ -123,6 +123,10 @@ class Auth(Command, frozen=True):
     def __repr__(self) -> str:
         return f"Auth(mechanism={self.mechanism!r})"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """No more than `repr`, for those who print structures."""
+        return [("mechanism", self.mechanism)]
+
     @property
     def octets(self) -> bytes:
         if self.initial is None:
@@ -145,6 +149,10 @@ class AuthResponse(Command, frozen=True):
 
     def __repr__(self) -> str:
         return "AuthResponse()"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Nothing, as `repr`."""
+        return []
 
     @property
     def octets(self) -> bytes:

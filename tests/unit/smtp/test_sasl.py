@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from rich.pretty import pretty_repr
 
 from deliver.errors import ConfigurationError
 from deliver.smtp.command import MAX_COMMAND_LINE, Auth, AuthResponse, CommandTooLong, LocalMisuse
@@ -234,6 +235,7 @@ def test_saslprep_refuses(text: str) -> None:
 def test_commands_hide_what_they_carry_and_keep_their_length() -> None:
     for command in (Auth("PLAIN", b"\0ann\0pencil"), AuthResponse(b"pencil")):
         assert "pencil" not in repr(command)
+        assert "pencil" not in pretty_repr(command)
     assert "pencil" not in repr(ANN)
     assert Auth("PLAIN", b"").octets == b"AUTH PLAIN =\r\n"
     assert Auth("PLAIN", b"\0a\0b").octets == b"AUTH PLAIN AGEAYg==\r\n"
