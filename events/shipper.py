@@ -140,11 +140,13 @@ class _Pump:
         while True:
             self.poked = trio.Event()
             try:
+                looked = self._clock()
                 while (shipment := await self.ship_batch()) is not None:
                     self._recovered()
                     if len(shipment.done) + len(shipment.refused) < BATCH:
                         break  # what was appended meanwhile has poked
-                wait = await self._until_due()
+                    looked = self._clock()
+                wait = await self._until_due(looked)
                 self._recovered()
             except Exception as error:  # the outbox or the other database: testimony waits, mail does not
                 self.trouble(error)
@@ -214,10 +216,11 @@ class _Pump:
             _log.warning("event action %s tells its events again", self.action.name)
         self._troubles = 0
 
-    async def _until_due(self) -> float:
+    async def _until_due(self, looked: float) -> float:
+        """Seconds until the first event that was put off when we looked; it may be due by now."""
         if not self._put_off:
             return POLL
-        due = await self._runner.read(partial(outbox.next_due, action=self.action.name, now=self._clock()))
+        due = await self._runner.read(partial(outbox.next_due, action=self.action.name, now=looked))
         self._put_off = due is not None
         poll = SHARED_POLL if self._shared else POLL
         return poll if due is None else min(poll, max(0.1, due - self._clock()))

@@ -83,6 +83,7 @@ class Service:
         self.lines: list[dict[str, Any]] = []
         self.process: subprocess.Popen[str] | None = None
         self._news: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._reader = threading.Thread()
 
     def __enter__(self) -> Self:
         self.start()
@@ -110,7 +111,8 @@ class Service:
             cwd=ROOT,
             env=environment(),
         )
-        threading.Thread(target=self._read, args=(self.process, self._news), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self.process, self._news), daemon=True)
+        self._reader.start()
         try:
             self.place = str(self.wait_for(self.ready)["on"])
         except BaseException:
@@ -125,10 +127,12 @@ class Service:
         raise AssertionError(f"no {message!r} in the log: {self.lines}")
 
     def terminate(self) -> int:
-        """SIGTERM; the exit status."""
+        """SIGTERM; the exit status. Its log is complete then."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(START)
+        status = self.process.wait(START)
+        self._reader.join(START)
+        return status
 
     def kill(self) -> None:
         """kill -9."""

@@ -92,7 +92,7 @@ def test_the_sender_is_the_calling_user_unless_given(
     named, null = (message.sender for message in live.world.messages)
     assert named.endswith("@out.sender.test")
     assert null == ""
-    assert taken_over(service)
+    assert service.wait_for("delivered")
 
 
 def test_what_nobody_could_send_is_65(live: LiveInternet, config: Path, service: Service) -> None:
@@ -112,7 +112,7 @@ def test_a_large_message_passes_unchanged(live: LiveInternet, config: Path, serv
     assert send(config, "a@plain.test", text=b"Subject: big\n\n" + body).returncode == 0
     (message,) = live.world.messages
     assert message.content == b"Subject: big\r\n\r\n" + body.replace(b"\n", b"\r\n")
-    assert taken_over(service)
+    assert service.wait_for("delivered")
 
 
 @pytest.mark.parametrize("options", [("-o", "dns.timeout=4s"), ()])
@@ -350,7 +350,7 @@ def test_postfix_by_pipe(live: LiveInternet, outrider: tuple[Path, Service], pip
     assert b"null.test accepts no mail" in bounce.content
     (message,) = [message for message in live.world.messages if message.recipients == ("a@dane-ee.test",)]
     assert message.content.endswith(SENT)
-    assert taken_over(outrider[1])
+    assert outrider[1].wait_for("delivered")
 
 
 def test_a_pipe_that_postfix_tries_again_makes_no_second_copy(
@@ -402,7 +402,7 @@ def test_exim_by_pipe(live: LiveInternet, programs: Programs, scratch: Path, tmp
         (bounce,) = [message for message in live.world.messages if message.recipients == ("me@dane-ta.test",)]
         assert bounce.sender == ""
         assert b"null.test accepts no mail" in bounce.content
-        assert taken_over(service)
+        assert service.wait_for("delivered")
 
 
 def _calls_of(script: Path) -> list[int]:

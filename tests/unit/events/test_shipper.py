@@ -224,8 +224,19 @@ async def test_run_tries_a_refused_event_again_without_a_poke(runner, databases,
         while not databases.calls:  # noqa: ASYNC110 (a worker thread counts)
             await trio.sleep(0.1)
         databases.refuses = set()
-        clock.now += outbox.FIRST_RETRY
-        while not databases.arrived:  # noqa: ASYNC110 (the same)
+        while not databases.arrived:
+            clock.now += 0.1  # the refusal may not be on record yet
             await trio.sleep(0.1)
         nursery.cancel_scope.cancel()
     assert trio.current_time() - began < 30, "not only at the next look around"
+
+
+async def test_what_fell_due_since_the_last_look_is_looked_at_at_once(runner, databases, clock):
+    databases.refuses = {"x"}
+    shipper = Shipper(runner, [action("a")], clock=clock, databases=databases)
+    await runner.write(lambda conn: outbox.append(conn, "m", [EVENT], wanted=lambda event: ("a",)))
+    await shipper.ship_once()
+    (pump,) = shipper._pumps
+    looked = clock.now
+    clock.now += outbox.FIRST_RETRY
+    assert await pump._until_due(looked) == 0.1
