@@ -16,7 +16,7 @@ Writes run one batch at a time; those that arrive while a batch runs form the ne
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -123,16 +123,10 @@ class SqlRunner:
         return keeper not in self._waiting or write.deadline < keeper.deadline
 
     async def _lead(self, mine: Write[Any]) -> None:
-        """Run everything that waits, the caller's own write first, in one transaction.
-
-        Durable writes with patience left go along only if there is an fsync anyway.
-        """
+        """Run everything that waits, the caller's own write first, in one transaction; see `batch_of`."""
         self._leader = mine
         self._waiting.remove(mine)
-        now = trio.current_time()
-        durable = mine.durable or any(write.durable and write.deadline <= now for write in self._waiting)
-        along = [write for write in self._waiting if durable or not write.durable]
-        batch = [mine, *along[: MAX_BATCH - 1]]
+        batch = batch_of(mine, self._waiting, trio.current_time())
         taken = set(batch)
         self._waiting = [write for write in self._waiting if write not in taken]
         try:
@@ -196,3 +190,13 @@ class SqlRunner:
             if self._is_first(first):
                 stir, first.wake = first.wake, trio.Event()  # `wake` itself means that it leads or is done
                 stir.set()
+
+
+def batch_of(first: Write[Any], waiting: Sequence[Write[Any]], now: float) -> list[Write[Any]]:
+    """`first` and those who go along, in their order: MAX_BATCH at most.
+
+    Durable writes with patience left go along only if there is an fsync anyway.
+    """
+    durable = first.durable or any(write.durable and write.deadline <= now for write in waiting)
+    along = [write for write in waiting if durable or not write.durable]
+    return [first, *along[: MAX_BATCH - 1]]

@@ -328,3 +328,24 @@ async def test_what_cannot_be_opened_leaves_no_descriptor(tmp_path):
         if not attempt:
             before = descriptors()  # of threads and the loop
     assert descriptors() == before
+
+
+@pytest.mark.parametrize(
+    ("first", "waiting", "along"),
+    [
+        ((True, 0), [(True, 9), (False, 0)], [0, 1]),  # there is an fsync: all go along
+        ((False, 0), [(True, 9), (False, 0)], [1]),  # none: who waits for company to share one waits on
+        ((False, 0), [(True, 9), (True, 5)], [0, 1]),  # one of them waits no longer
+        ((True, 0), [(False, 0)] * (groupcommit.MAX_BATCH + 1), list(range(groupcommit.MAX_BATCH - 1))),
+    ],
+)
+def test_who_goes_along(
+    first: tuple[bool, float], waiting: list[tuple[bool, float]], along: list[int]
+) -> None:
+    def write(durable: bool, deadline: float) -> sqlrun.Write[object]:
+        made = sqlrun.Write(numbers, durable)
+        made.deadline = deadline
+        return made
+
+    leader, others = write(*first), [write(*each) for each in waiting]
+    assert groupcommit.batch_of(leader, others, 5.0) == [leader, *[others[place] for place in along]]

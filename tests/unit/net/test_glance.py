@@ -92,10 +92,14 @@ async def test_where_nothing_is_known_we_listen_for_a_moment(
     assert trio.current_time() - began < 0.1
 
 
-async def test_a_socket_that_is_silent_is_not_listened_to() -> None:
+async def test_a_socket_that_is_silent_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def listen(self: Wire) -> None:
+        raise AssertionError("it can be seen that nothing has come")
+
     async with sockets() as (ours, theirs):
         wire = Wire(ours, Timeouts())
         await ready(wire, theirs)
+        monkeypatch.setattr(Wire, "overhear", listen)
         await wire.catch_up()
         assert wire.reusable
 
