@@ -181,20 +181,18 @@ class Reusing(Securing):
         wire = self._open_wire
         wire.pace.timeouts, wire.pace.min_rate = destination.smtp.timeouts, destination.smtp.min_rate
         wire.ledger = Ledger()
-        connecting = self._events.connecting()
-        if not agent.gate.open and not await self._asked_again(connecting):
+        if not agent.gate.open and not await self._asked_again():
             return False
         if not self._holds_today():
             return False
         self._trace.findings.append(_serves_again(str(target)))
         return True
 
-    async def _asked_again(self, connecting: Event) -> bool:
+    async def _asked_again(self) -> bool:
         """The vetoes, for this message; whether the server is still there after them. Raises Unusable."""
         began = trio.current_time()
-        await self._ask_gate(connecting, Phase.CONNECT)
         for announced in self._events.announced_again(self._agent.gate.watches):
-            await self._ask_gate(announced, Phase.TLS)
+            await self._ask_gate(announced, Phase.CONNECT if announced.name == "tcp:connect" else Phase.TLS)
         if trio.current_time() - began <= UNHEARD:
             return True
         await self.catch_up()

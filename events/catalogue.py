@@ -179,7 +179,7 @@ _TYPES: tuple[EventType, ...] = (
     ),
     _type(
         "tcp:connect",
-        "Before a connection is opened, once per address.",
+        "Before a connection is opened, once per address; vetoes also for a message that reuses one.",
         "empty",
         *(_WAY, _HOST),
         veto=True,

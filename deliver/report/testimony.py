@@ -233,14 +233,16 @@ class Connection:
     def announced_again(self, watched: Callable[[str, Mapping[str, Scalar]], bool]) -> tuple[Event, ...]:
         """What actions could refuse when the connection was opened, as it would be said of this message.
 
-        Only what `watched(name, fields)` says that somebody may want to decide about.
+        Only what `watched(name, fields)` says that somebody may want to decide about. Nobody else is told: no
+        connection is opened.
         """
         now, about = self._testimony.now(), self._testimony.about()
         news = {**about, "domain": self._testimony.domain, "connection_reused": 1}
+        opened = [(event.name, event.fields) for event in self._announced]
         return tuple(
-            Event(event.name, now, fields)
-            for event in self._announced
-            if watched(event.name, fields := {**event.fields, **news})
+            Event(name, now, fields)
+            for name, known in (("tcp:connect", self._fields), *opened)
+            if watched(name, fields := {**known, **news})
         )
 
     @property
@@ -249,7 +251,7 @@ class Connection:
         return {**self._fields, **self._tls}
 
     def connecting(self) -> Event:
-        """tcp:connect, before a connection is opened, or before an open one is used for another message."""
+        """tcp:connect, before a connection is opened."""
         return self._testimony.tell_of("tcp:connect", self._fields)
 
     def connected(self, local_address: str, local_port: int) -> None:
