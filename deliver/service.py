@@ -28,12 +28,15 @@ from deliver.doors import Doors
 from deliver.errors import OutriderError, StorageError
 from deliver.frozen import FrozenHosts
 from deliver.message import Content
+from deliver.neighbours.leading import Leading
+from deliver.neighbours.reception import Reception
+from deliver.neighbours.street import House
 from deliver.net.address import places_of
 from deliver.net.clock import WallClock
 from deliver.notify import Notifier as Systemd
 from deliver.outbox import event_actions, event_gate
 from deliver.pool import SessionPool
-from deliver.queue.intake import QueueIntake
+from deliver.queue.intake import Lead, QueueIntake, uncounted
 from deliver.queue.leases import Desk
 from deliver.queue.notice import Notifier
 from deliver.queue.reports import next_report
@@ -78,16 +81,20 @@ class Relay:
         once: bool = False,
         desk: Desk | None = None,
         seat: Seat | None = None,
+        house: House | None = None,
     ) -> None:
         """`once`: the spool door drains its directories and takes nothing more.
 
-        With other workers `desk` leases what the limits towards sites allow, and `seat` counts clients.
+        With other workers `desk` leases what the limits towards sites allow, `seat` counts clients, and
+        accepted mail goes from `house` to the worker that keeps its destination.
         """
         self.meter = Meter()
         self._systemd = Systemd()
         self._chatter = logging.INFO
         self._settings = settings
         self._desk = desk
+        self._house = house
+        self._leading = Leading(house, settings, self.meter) if house else None
         self._doors = doors
         self._reread = reread
         self._clock = clock
@@ -109,7 +116,7 @@ class Relay:
         self._listener = Listener(
             settings.relay,
             hostname,
-            self._intake(settings),
+            self._intake(settings, self._leading),
             clock,
             self._ids,
             settings.route,
@@ -118,8 +125,9 @@ class Relay:
             limits=SharedLimits(seat) if seat else None,
         )
         self._run_doors = partial(doors.run, self._agent, hostname, self._ids, self._work.runner.turns)
+        self._indoors = self._intake(settings)
         self.spool = open_spool(
-            settings, self._intake(settings), shard, self._ids, clock, hostname,
+            settings, self._indoors, shard, self._ids, clock, hostname,
             once=once,
         )  # fmt: skip
 
@@ -162,7 +170,7 @@ class Relay:
     def _notifier(self, settings: Settings) -> Notifier:
         return Notifier(self._hostname(settings), self._ids, self._rng, report_terms(settings))
 
-    def _intake(self, settings: Settings) -> QueueIntake:
+    def _intake(self, settings: Settings, lead: Lead | None = None) -> QueueIntake:
         return QueueIntake(
             self._shard,
             self._work.append,
@@ -171,6 +179,8 @@ class Relay:
             max_size=settings.relay.max_message_size,
             min_free=settings.queue.min_free_disk,
             room=lambda: not self._backlog.full,
+            count=self._house.took if self._house else uncounted,
+            lead=lead,
         )
 
     async def run(
@@ -195,6 +205,11 @@ class Relay:
                 testimony.start_soon(self._desk.watch, self.works.look)
             if isinstance(self._hints, SqlHints):
                 testimony.start_soon(self._hints.run)
+            if self._house and self._leading:
+                testimony.start_soon(self._leading.run)
+                reception = Reception(lambda: self._indoors)
+                testimony.start_soon(reception.serve, self._house.listening)
+                self._house.move_in()
             async with self._pool.open(), trio.open_nursery() as signalled:
                 async with trio.open_nursery() as work:
                     work.start_soon(self._work.runner.run)
@@ -244,6 +259,8 @@ class Relay:
         return (report is None or report > soon) and await self._work.runner.idle()
 
     def _begin(self, claim: Claim, content: Content, journal: JournalReply) -> Attempt:
+        if self._house and claim.number == 1:
+            self._house.began()
         return Attempt(
             self._agent,
             claim.envelope,
@@ -280,6 +297,8 @@ class Relay:
         grace = self._settings.queue.shutdown_grace
         say(_log, self._chatter, "stopping", grace=f"{grace:g}")
         self._systemd.stopping()
+        if self._house:
+            self._house.move_out()
         self._listener.stop(grace)
         self.works.stop()
         self.spool.stop()
@@ -345,6 +364,9 @@ class Relay:
                 listener.socket.close()
             raise
         self._settings, self._agent = settings, agent
+        self._indoors = self._intake(settings)
+        if self._leading:
+            self._leading.reconfigure(settings)
         for work in self.works:
             work.reconfigure(settings, self._notifier(settings))
         self._doors.reload(settings, new.digest, agent, self._hostname(settings))
@@ -352,7 +374,7 @@ class Relay:
         self._listener.reconfigure(
             settings.relay,
             self._hostname(settings),
-            self._intake(settings),
+            self._intake(settings, self._leading),
             settings.route,
             security=guard,
             protocol_detail=settings.log.protocol_detail,

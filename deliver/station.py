@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from deliver.doorway import Doorway
+from deliver.neighbours.street import House
 from deliver.queue.leases import Desk
 from deliver.relay.binding import Bound
 from deliver.relay.commons import Seat
@@ -17,7 +18,10 @@ HELD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # from the start u
 
 @dataclass(frozen=True, slots=True)
 class Station:
-    """Its number among so many, its line to the supervisor, what it shares with others, and the sockets."""
+    """Its number among so many, its line to the supervisor, what it shares with others, and the sockets.
+
+    Without a `house` it has no neighbours that take its mail.
+    """
 
     number: int
     workers: int
@@ -27,6 +31,7 @@ class Station:
     sockets: Bound = field(default_factory=dict)
     metrics: Bound = field(default_factory=dict)
     doorway: Doorway = field(default_factory=Doorway)
+    house: House | None = None
 
 
 def detach() -> None:

@@ -27,6 +27,7 @@ from deliver import channel, roster
 from deliver.changeover import Changeover
 from deliver.channel import Frame
 from deliver.doorway import Doorway
+from deliver.neighbours.street import Street
 from deliver.notify import Notifier
 from deliver.queue.leases import Leases
 from deliver.relay.binding import Bound, name_of
@@ -88,6 +89,7 @@ class Supervisor:
         self._doorway = doorway or Doorway()
         self._commons = Commons(workers)
         self._leases = Leases(workers)
+        self._street = Street(workers) if shards and workers > 1 and not settings.queue.url else None
         self._notifier = notifier
         self._now = now
         self._slots = [Slot(number) for number in range(workers)]
@@ -127,6 +129,8 @@ class Supervisor:
             for place in (*self._change.sockets.values(), *self._metrics.values()):
                 place.close()
             self._doorway.close()
+            if self._street:
+                self._street.close()
             say(_log, logging.INFO, "stopped")
             return self._status
         finally:
@@ -231,6 +235,7 @@ class Supervisor:
                     sockets,
                     self._metrics,
                     self._doorway,
+                    self._street.house(slot.number) if self._street else None,
                 )
                 raise Child(station, self._change.settings, self._change.digest)
         finally:
@@ -262,6 +267,8 @@ class Supervisor:
         slot.end()
         self._commons.clear(slot.number)
         self._leases.clear(slot.number)
+        if self._street:
+            self._street.clear(slot.number)
         for shard, holder in tuple(self._held.items()):
             if holder == slot.number:
                 self._forget(shard)

@@ -103,6 +103,7 @@ class Worker:
                 doors,
                 desk=self._station.desk,
                 seat=self._station.seat,
+                house=self._station.house,
             )
             self._relay = relay
             self._nursery.start_soon(self._obey)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -23,6 +23,15 @@ OUR_HEADER = 4096  # octets; Received comes on top of what the client may send
 NO_LIMIT = 1 << 62
 COMPANY = 0.05  # seconds
 FRESH = 1.0  # seconds for which a look at the disk counts; each costs a hop to a thread
+
+
+# Whether another worker has made the message durable; False: it stays here. Raises StorageError where nobody
+# knows. The last argument: whether others arrive beside it.
+Lead = Callable[[Envelope, Origin, StoredContent, bool], Awaitable[bool]]
+
+
+def uncounted(domains: int) -> None:
+    """For who does not count messages."""
 
 
 @dataclass(slots=True)
@@ -58,7 +67,7 @@ class QueueIntake:
 
     `min_free` octets of disk stay free: below that no message may begin, nor while `room` says no or
     the shard stands still. `traffic` tells whether clients send side by side. Sizes in octets, `max_size`
-    0 is no limit.
+    0 is no limit. `count` is told the domains of every message; `lead` may find another worker for it.
     """
 
     shard: Shard
@@ -70,6 +79,8 @@ class QueueIntake:
     room: Callable[[], bool] = lambda: True
     traffic: Traffic = field(default_factory=Traffic)
     space: Space = field(default_factory=Space)
+    count: Callable[[int], None] = uncounted
+    lead: Lead | None = None
 
     async def check_space(self, size: int) -> bool:
         """Whether the disk and what else must grow with it have room. Raises StorageError."""
@@ -90,6 +101,19 @@ class QueueIntake:
         writer = self.shard.writer(origin.message_id, inline_limit=self.inline_limit, max_size=limit)
         return QueueSink(self, origin, writer, self.traffic.begin())
 
+    async def take(self, envelope: Envelope, origin: Origin, content: StoredContent, company: bool) -> None:
+        """One durable transaction: message, recipients, msg:accept. Raises StorageError.
+
+        In `company` of other messages it waits a moment for them, so that they share an fsync.
+        """
+        await self.shard.sql.write(
+            Accept(envelope, content, (accept_event(envelope, origin),), envelope.received_at, self.append),
+            patience=COMPANY if company else 0.0,
+            brief=len(envelope.recipients) <= FEW,
+        )
+        self.count(len({recipient.mailbox.domain for recipient in envelope.recipients}))
+        self.accepted()
+
 
 class QueueSink(Struct, frozen=True):
     """The `Sink` of one message."""
@@ -108,23 +132,16 @@ class QueueSink(Struct, frozen=True):
             raise
 
     async def commit(self, envelope: Envelope) -> None:
-        """One durable transaction: message, recipients, msg:accept. Raises StorageError.
-
-        Where other messages arrive it waits a moment for them, so that they share an fsync.
-        """
-        in_company = self.intake.traffic.end(self.number)
+        """It is durable, here or at another worker. Raises StorageError."""
+        company = self.intake.traffic.end(self.number)
+        lead = self.intake.lead
         try:
             content = await self._finish()
-            events = (accept_event(envelope, self.origin),)
-            await self.intake.shard.sql.write(
-                Accept(envelope, content, events, envelope.received_at, self.intake.append),
-                patience=COMPANY if in_company else 0.0,
-                brief=len(envelope.recipients) <= FEW,
-            )
+            if lead is None or not await lead(envelope, self.origin, content, company):
+                await self.intake.take(envelope, self.origin, content, company)
         except BaseException:
             await self.writer.abandon()
             raise
-        self.intake.accepted()
 
     async def _finish(self) -> StoredContent:
         try:

@@ -123,6 +123,11 @@ def senders_elsewhere(routes: Iterable[RouteSettings], domain: str) -> tuple[str
     return tuple(found)
 
 
+def fixed(routes: Iterable[RouteSettings], domain: str) -> bool:
+    """Whether mail for the domain, of some sender at least, goes to next hops that the settings name."""
+    return any(each.via == "smarthost" and _domain_pattern(each, domain) is not None for each in routes)
+
+
 def _domain_pattern(route: RouteSettings, domain: str) -> str | None:
     for pattern in route.domains:
         if matches(pattern, domain):

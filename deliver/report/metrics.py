@@ -48,6 +48,7 @@ class Family:
 
 FAMILIES: Final[Mapping[str, Family]] = {
     "outrider_messages_accepted": Family("counter", "Messages that became ours."),
+    "outrider_messages_led": Family("counter", "Messages that went to the worker that keeps their domain."),
     "outrider_deliveries": Family(
         "counter",
         "Recipients whom an attempt settled (delivered, failed) or put off (deferred).",

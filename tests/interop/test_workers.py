@@ -133,6 +133,36 @@ def test_two_workers_accept_and_deliver_and_are_counted_together(live: LiveInter
     assert relay.ask("queue", "list") == []
 
 
+def test_a_worker_delivers_what_others_have_accepted_for_its_domains(
+    live: LiveInternet, relay: Workers
+) -> None:
+    """Each domain's mail comes into one shard, whoever accepts it."""
+    relay.options.remove("pool.max_messages=1")
+    relay.start()
+    for number in range(100):  # until they know of each other
+        relay.submit(f"first{number}@pkix.test")
+        if relay.sample("outrider_messages_led_total"):
+            break
+    names = {f"n{number}@{domain}" for number in range(8) for domain in ("plain.test", "dane-ee.test")}
+    for name in sorted(names):
+        relay.submit(name)
+    live.wait_until(lambda world: set(arrived(live)) >= names, START)
+    assert relay.terminate() == 0
+    assert set(arrived(live).values()) == {1}
+    shards = kept(relay)
+    assert sum("plain.test" in shard for shard in shards) == 1
+    assert sum("dane-ee.test" in shard for shard in shards) == 1
+
+
+def kept(relay: Workers) -> list[set[str]]:
+    """The domains of each shard."""
+    found = []
+    for shard in (0, 1):
+        with contextlib.closing(sqlite3.connect(relay.directory / "queue" / f"shard-{shard}.db")) as queue:
+            found.append({domain for (domain,) in queue.execute("SELECT DISTINCT domain FROM recipient")})
+    return found
+
+
 def test_the_queue_of_both_is_one_list(live: LiveInternet, relay: Workers) -> None:
     live.behave("mx.plain.test", Behaviour(replies={"CONNECT": Silence()}))
     relay.start()

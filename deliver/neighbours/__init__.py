@@ -1,0 +1,1 @@
+"""Worker processes that hand accepted mail to each other: one keeps the sessions with a destination."""

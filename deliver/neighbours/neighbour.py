@@ -1,0 +1,155 @@
+"""Another worker, as this one sees it: letters go there, receipts come back.
+
+not connected, or behind with reading       the message stays here
+`refused`, before anything was begun        the message stays here
+`failed`, or the connection ends            nobody knows: the client is to come again
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Final
+
+import trio
+
+from deliver.errors import StorageError
+from deliver.message import Envelope
+from deliver.neighbours.letters import BadFrame, Fate, Frames, Letter, Receipt, encoded
+from deliver.net.prompt import PromptStream
+from deliver.relay.intake import Origin
+
+AGAIN: Final = 1.0  # seconds between two tries to connect
+GREETING: Final = 10.0  # seconds for the other one to be at home
+BEGIN: Final = 1.0  # seconds until the other one must begin
+WORD: Final = 3.0  # seconds without a word, and it has stopped
+LOOK: Final = 0.5  # seconds between two looks who waits for so long
+MOST_BEHIND: Final = 4 * 1024 * 1024  # octets that the other one has not read
+
+_log = logging.getLogger("outrider.service")
+
+Connect = Callable[[], Awaitable[PromptStream]]
+
+
+class _Awaited:
+    """A letter `since` then without a receipt."""
+
+    __slots__ = ("arrived", "begun", "receipt", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.arrived = trio.Event()
+        self.begun = False
+        self.receipt: Receipt | None = None
+
+
+class Neighbour:
+    """Worker `number`; `run` must be running. `connect` raises OSError."""
+
+    def __init__(self, number: int, connect: Connect, now: Callable[[], float] = time.monotonic) -> None:
+        self.number = number
+        self._connect = connect
+        self._now = now
+        self._numbers = count(1)
+        self.home = False
+        self._awaited: dict[int, _Awaited] = {}
+        self._unsent = bytearray()
+        self._something = trio.Event()
+
+    async def hand(self, envelope: Envelope, origin: Origin, content: bytes, *, company: bool) -> bool:
+        """Whether the other one has made it durable; False: it has not, and will not.
+
+        Raises StorageError when nobody knows.
+        """
+        if not self.home or len(self._unsent) > MOST_BEHIND:
+            return False
+        number = next(self._numbers)
+        now = self._now()
+        awaited = self._awaited[number] = _Awaited(now)
+        self._unsent += encoded(Letter(number, now + BEGIN, envelope, origin, content, company))
+        self._something.set()
+        try:
+            await awaited.arrived.wait()
+        finally:
+            self._awaited.pop(number, None)
+        receipt = awaited.receipt
+        if receipt is None or receipt.fate is Fate.FAILED:
+            why = receipt.why if receipt else "its connection ended"
+            raise StorageError(f"handing a message to worker {self.number}", why, "the client sends it again")
+        return receipt.fate is Fate.TAKEN
+
+    async def run(self) -> None:
+        """Connected as far as possible; until cancelled."""
+        while True:
+            try:
+                await self._converse(await self._connect())
+            except* (OSError, trio.BrokenResourceError, trio.TooSlowError, BadFrame) as errors:
+                _log.debug("worker %d is not at home: %s", self.number, errors.exceptions)
+            finally:
+                self._part()
+            await trio.sleep(AGAIN)
+
+    async def _converse(self, stream: PromptStream) -> None:
+        """Until the connection ends. Raises BrokenResourceError, TooSlowError, BadFrame."""
+        frames = Frames(Receipt)
+        try:
+            with trio.fail_after(GREETING):
+                if not self._heard(await stream.receive_some(), frames):
+                    return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, stream, nursery.cancel_scope)
+                nursery.start_soon(self._watch)
+                try:
+                    while self._heard(await stream.receive_some(), frames):
+                        pass
+                finally:
+                    nursery.cancel_scope.cancel()
+        finally:
+            stream.close()
+
+    def _heard(self, octets: bytes, frames: Frames[Receipt]) -> bool:
+        """Take receipts; False at the end of the connection. Raises BadFrame."""
+        self.home = bool(octets)
+        for receipt in frames.feed(octets):
+            if receipt.fate is Fate.BEGUN:
+                if receipt.number in self._awaited:
+                    self._awaited[receipt.number].begun = True
+            elif (awaited := self._awaited.pop(receipt.number, None)) is not None:
+                awaited.receipt = receipt
+                awaited.arrived.set()
+        return self.home
+
+    async def _write(self, stream: PromptStream, over: trio.CancelScope) -> None:
+        """Everything of one turn of the loop together."""
+        try:
+            while True:
+                while not self._unsent:
+                    self._something = trio.Event()
+                    await self._something.wait()
+                octets, self._unsent = self._unsent, bytearray()
+                await stream.send_all(octets)
+        except trio.BrokenResourceError:
+            over.cancel()
+
+    async def _watch(self) -> None:
+        """Who waits for too long waits no more; until cancelled."""
+        while True:
+            await trio.sleep(LOOK)
+            long_ago = self._now() - WORD
+            for number, awaited in tuple(self._awaited.items()):
+                if awaited.since > long_ago:
+                    break  # the others are later
+                if not awaited.begun:
+                    self.home = False  # until it says something
+                    awaited.receipt = Receipt(number, Fate.REFUSED)
+                    awaited.arrived.set()
+
+    def _part(self) -> None:
+        """Nobody will say what became of what was handed over."""
+        self.home = False
+        self._unsent.clear()
+        awaited, self._awaited = self._awaited, {}
+        for each in awaited.values():
+            each.arrived.set()

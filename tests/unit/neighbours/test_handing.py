@@ -1,0 +1,246 @@
+"""Accepted mail goes to another worker: over real sockets, into a real shard."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from msgspec.structs import replace
+from sqlalchemy import select
+
+from deliver.errors import StorageError
+from deliver.message import Envelope, Mailbox, MessageId, Recipient
+from deliver.neighbours.letters import Fate, Frames, Letter, Receipt, encoded
+from deliver.neighbours.neighbour import BEGIN, Neighbour
+from deliver.neighbours.reception import HERE, Reception
+from deliver.net.prompt import PromptStream
+from deliver.queue.intake import QueueIntake
+from deliver.queue.schema import message
+from deliver.queue.shard import Shard, open_shard
+from deliver.relay.intake import Origin
+from events import outbox
+
+NOW = 1_700_000_000.0
+ORIGIN = Origin(MessageId("m1"), "192.0.2.1", "client.test", "ESMTP", NOW)
+CONTENT = b"Subject: x\r\n\r\nhello\r\n"
+ENVELOPE = Envelope(
+    MessageId("m1"),
+    Mailbox("me", "s.test"),
+    (Recipient(0, Mailbox("a", "x.test")),),
+    len(CONTENT),
+    False,
+    NOW,
+)
+
+
+class Ends:
+    """Connections: `connect` gives one end, `other` has the other one."""
+
+    def __init__(self) -> None:
+        self.made: list[PromptStream] = []
+        self._give, self._got = trio.open_memory_channel[PromptStream](math.inf)
+
+    async def connect(self) -> PromptStream:
+        ours, theirs = map(PromptStream, socket.socketpair())
+        self.made.append(theirs)
+        await self._give.send(theirs)
+        return ours
+
+    async def other(self) -> PromptStream:
+        return await self._got.receive()
+
+
+@asynccontextmanager
+async def connected(ends: Ends) -> AsyncIterator[Neighbour]:
+    neighbour = Neighbour(1, ends.connect, now=trio.current_time)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(neighbour.run)
+        yield neighbour
+        nursery.cancel_scope.cancel()
+    for each in ends.made:
+        each.close()
+
+
+@asynccontextmanager
+async def received(shard: Shard, min_free: int = 0) -> AsyncIterator[tuple[Neighbour, list[str]]]:
+    """A neighbour whose mail goes into the shard; what was told of it."""
+    told: list[str] = []
+    intake = QueueIntake(
+        shard, outbox.append, partial(told.append, "accepted"),
+        inline_limit=1000, max_size=0, min_free=min_free, count=lambda domains: told.append(f"{domains} domain"),
+    )  # fmt: skip
+    ends = Ends()
+    reception = Reception(lambda: intake, now=trio.current_time)
+    async with connected(ends) as neighbour, trio.open_nursery() as nursery:
+        nursery.start_soon(reception.handle, await ends.other())
+        await at_home(neighbour)
+        yield neighbour, told
+        nursery.cancel_scope.cancel()
+
+
+async def at_home(neighbour: Neighbour) -> None:
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert neighbour.home
+
+
+async def test_what_was_handed_over_is_durable_there(tmp_path: Path) -> None:
+    async with open_shard(tmp_path, 0, NOW) as shard, received(shard) as (neighbour, told):
+        assert await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False)
+        (row,) = await shard.sql.read(lambda conn: conn.execute(select(message)).all())
+        assert (row.id, bytes(row.content)) == ("m1", CONTENT)
+        (event,) = await shard.sql.read(lambda conn: outbox.pending(conn, "event_log", 10, now=NOW))
+        assert (event.event.name, event.event.fields["sender_host_address"]) == ("msg:accept", "192.0.2.1")
+        assert told == ["1 domain", "accepted"]
+
+
+async def test_many_at_a_time(tmp_path: Path) -> None:
+    taken: list[bool] = []
+
+    async def one(neighbour: Neighbour, number: int) -> None:
+        envelope = replace(ENVELOPE, id=MessageId(f"m{number}"))
+        taken.append(await neighbour.hand(envelope, ORIGIN, b"x" * 100_000, company=True))
+
+    async with open_shard(tmp_path, 0, NOW) as shard, received(shard) as (neighbour, _):
+        async with trio.open_nursery() as nursery:
+            for number in range(30):
+                nursery.start_soon(one, neighbour, number)
+        rows = await shard.sql.read(lambda conn: conn.execute(select(message.c.id)).scalars().all())
+        assert taken == [True] * 30
+        assert len(rows) == 30
+
+
+async def test_a_full_disk_refuses_and_nothing_was_begun(tmp_path: Path) -> None:
+    async with open_shard(tmp_path, 0, NOW) as shard, received(shard, min_free=1 << 60) as (neighbour, told):
+        assert not await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False)
+        assert told == []
+
+
+async def test_what_failed_there_is_not_taken_here(tmp_path: Path) -> None:
+    async with open_shard(tmp_path, 0, NOW) as shard, received(shard) as (neighbour, _):
+        assert await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False)
+        with pytest.raises(StorageError, match="worker 1"):
+            await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False)  # the same id once more
+
+
+async def test_what_comes_too_late_is_not_begun(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    intake = QueueIntake(None, outbox.append, print, inline_limit=1, max_size=0, min_free=0)  # type: ignore[arg-type]
+    ours, theirs = map(PromptStream, socket.socketpair())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Reception(lambda: intake, now=trio.current_time).handle, theirs)
+        await trio.sleep(5)
+        await ours.send_all(encoded(Letter(7, trio.current_time() - 0.1, ENVELOPE, ORIGIN, CONTENT, False)))
+        await trio.sleep(1)
+        assert list(Frames(Receipt).feed(await ours.receive_some())) == [HERE, Receipt(7, Fate.REFUSED)]
+        await ours.aclose()
+
+
+async def test_nothing_goes_to_somebody_who_is_not_at_home(autojump_clock: trio.testing.MockClock) -> None:
+    ends = Ends()
+    async with connected(ends) as neighbour:
+        assert not await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False)
+        other = await ends.other()
+        await trio.sleep(5)
+        assert not await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False), "it has not said a word"
+        await other.aclose()
+
+
+async def test_when_the_connection_ends_nobody_knows(autojump_clock: trio.testing.MockClock) -> None:
+    ends = Ends()
+    async with connected(ends) as neighbour:
+        other = await ends.other()
+        await other.send_all(encoded(HERE))
+        await at_home(neighbour)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+
+                async def failing() -> None:
+                    with pytest.raises(StorageError, match="ended"):
+                        await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False)
+
+                nursery.start_soon(failing)
+                await other.receive_some()
+                await other.aclose()
+            again = await ends.other()  # and it connects again
+            await again.send_all(encoded(HERE))
+            await at_home(neighbour)
+        await again.aclose()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_who_does_not_say_a_word_has_not_begun(
+    autojump_clock: trio.testing.MockClock, begun: bool
+) -> None:
+    """It is refused there from then on, and stays here; who has begun is waited for."""
+    ends = Ends()
+    results: list[bool] = []
+    async with connected(ends) as neighbour:
+        other = await ends.other()
+        await other.send_all(encoded(HERE))
+        await at_home(neighbour)
+        began = trio.current_time()
+
+        async def wait() -> None:
+            results.append(await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            (letter,) = Frames(Letter).feed(await other.receive_some())
+            assert letter.until == began + BEGIN
+            if begun:
+                await trio.sleep(1)
+                await other.send_all(encoded(Receipt(letter.number, Fate.BEGUN)))
+                await trio.sleep(20)
+                assert results == []
+                await other.send_all(encoded(Receipt(letter.number, Fate.TAKEN)))
+        assert results == [begun]
+        assert neighbour.home is begun
+        if not begun:
+            assert BEGIN < trio.current_time() - began < 4
+            await other.send_all(encoded(Receipt(letter.number, Fate.REFUSED)))  # it has come to itself
+            await at_home(neighbour)
+        await other.aclose()
+
+
+async def test_what_takes_long_is_told_to_have_begun(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Slow(QueueIntake):
+        async def check_space(self, size: int) -> bool:
+            return True
+
+        async def take(self, *about: object) -> None:  # type: ignore[override]
+            await trio.sleep(100)
+
+    intake = Slow(None, outbox.append, print, inline_limit=1, max_size=0, min_free=0)  # type: ignore[arg-type]
+    ends = Ends()
+    async with connected(ends) as neighbour, trio.open_nursery() as nursery:
+        nursery.start_soon(Reception(lambda: intake, now=trio.current_time).handle, await ends.other())
+        await at_home(neighbour)
+        assert await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False)
+        assert trio.current_time() >= 100
+        nursery.cancel_scope.cancel()
+
+
+async def test_garbage_ends_the_connection(autojump_clock: trio.testing.MockClock) -> None:
+    ends = Ends()
+    async with connected(ends) as neighbour:
+        other = await ends.other()
+        await other.send_all(encoded(HERE) + b"\xff" * 100)
+        assert await other.receive_some() == b""
+        assert not neighbour.home
+    ours, theirs = map(PromptStream, socket.socketpair())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Reception(lambda: None, now=trio.current_time).handle, theirs)  # type: ignore[arg-type,return-value]
+        await ours.send_all(b"\xff" * 100)
+        while await ours.receive_some():
+            pass
+        ours.close()
