@@ -20,7 +20,7 @@ from deliver.quantity import DURATION_REMEDY, SIZE_REMEDY, Duration, Size
 from deliver.settings import Settings
 
 MAY_BE_ZERO = frozenset(
-    {"ocsp_skew", "cache_max_ttl", "lease_margin", "shutdown_grace", "quit", "failure_delay"}
+    {"ocsp_skew", "cache_max_ttl", "lease_margin", "shutdown_grace", "quit", "failure_delay", "idle"}
 )
 
 

@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -26,6 +26,7 @@ from tests.conftest import soaking
 from tests.internet import LiveInternet
 from tests.interop.relayprocess import Relay
 from tests.interop.service import ROOT, START
+from tests.interop.test_workers import children
 
 CLIENTS = 20
 MESSAGES, KILLS, PATIENCE = (5000, 40, 1200.0) if soaking(os.environ) else (60, 3, 50.0)
@@ -34,8 +35,9 @@ MESSAGES, KILLS, PATIENCE = (5000, 40, 1200.0) if soaking(os.environ) else (60, 
 class Clients:
     """Twenty clients that hand over until they are told to stop; `accepted` was answered with 250."""
 
-    def __init__(self, relay: Quiet) -> None:
+    def __init__(self, relay: Quiet, domains: Sequence[str] = ("plain.test",)) -> None:
         self._relay = relay
+        self._domains = domains
         self._numbers = count()
         self._lock = threading.Lock()
         self.accepted: set[str] = set()
@@ -66,10 +68,9 @@ class Clients:
 
     def _one(self, client: smtplib.SMTP) -> None:
         with self._lock:
-            name = f"n{next(self._numbers)}"
-        client.sendmail(
-            "me@sender.test", [f"{name}@plain.test"], f"Subject: {name}\r\n\r\nhello\r\n".encode()
-        )
+            number = next(self._numbers)
+        name, domain = f"n{number}", self._domains[number % len(self._domains)]
+        client.sendmail("me@sender.test", [f"{name}@{domain}"], f"Subject: {name}\r\n\r\nhello\r\n".encode())
         with self._lock:
             self.accepted.add(name)
             if len(self.accepted) >= MESSAGES:
@@ -149,10 +150,53 @@ def test_what_was_answered_with_250_arrives_however_often_the_relay_ends(
     assert twice <= in_doubt(relay), "a second copy without doubt"
 
 
+@pytest.mark.timeout(3600 if soaking(os.environ) else 120)
+def test_what_was_answered_with_250_arrives_however_often_workers_end_or_stand_still(
+    relay: Quiet, live: LiveInternet
+) -> None:
+    """Half of the mail is for the domains of the other worker, and crosses before it is answered."""
+    rng = Random(7)
+    relay.options[relay.options.index("relay.workers=1")] = "relay.workers=2"
+    relay.options.append("pool.idle=0s")  # so that no domain ever stays where it comes
+    with Clients(relay, domains=("plain.test", "dane-ee.test")) as clients:
+        relay.start()
+        clients.up.set()
+        for turn in range(KILLS):
+            clients.enough.wait(rng.uniform(0.5, 1.5))
+            worker = rng.choice(until_there_are(2, relay))
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and nobody has noticed yet
+                os.kill(worker, signal.SIGKILL if turn % 2 else signal.SIGSTOP)
+                if not turn % 2:
+                    clients.enough.wait(rng.uniform(0.5, 5.0))
+                    os.kill(worker, signal.SIGCONT)
+        assert clients.enough.wait(PATIENCE), f"only {len(clients.accepted)} were accepted"
+    live.wait_until(lambda world: clients.accepted <= set(arrived(live)), PATIENCE)
+    assert relay.end(signal.SIGTERM) == 0, relay.said()
+    twice = {name for name, times in arrived(live).items() if times > 1}
+    assert twice <= in_doubt(relay), "a second copy without doubt"
+
+
+def until_there_are(count: int, relay: Quiet) -> list[int]:
+    """The processes of the workers, once so many run."""
+    assert relay.process is not None
+    found: list[int] = []
+    deadline = time.monotonic() + START
+    while len(found) < count:
+        assert time.monotonic() < deadline, "a worker does not come back"
+        found = children(relay.process.pid)
+        time.sleep(0.02)
+    return found
+
+
 def in_doubt(relay: Quiet) -> set[str]:
     """Who has had an attempt after which the server may have held the message."""
-    with contextlib.closing(sqlite3.connect(relay.directory / "queue" / "shard-0.db")) as queue:
-        return {name for (name,) in queue.execute("SELECT local_part FROM recipient WHERE in_doubt > 0")}
+    found: set[str] = set()
+    for shard in (relay.directory / "queue").glob("shard-*.db"):
+        with contextlib.closing(sqlite3.connect(shard)) as queue:
+            found |= {
+                name for (name,) in queue.execute("SELECT local_part FROM recipient WHERE in_doubt > 0")
+            }
+    return found
 
 
 def arrived(live: LiveInternet) -> Counter[str]:

@@ -60,6 +60,7 @@ def test_values_with_units_tables_and_enumerations(write: Write) -> None:
 
 def test_zero_is_allowed_where_it_means_something(write: Write) -> None:
     assert load(write("[dns]\ncache_max_ttl = 0\n"), environ={}).dns.cache_max_ttl == 0
+    assert load(write('[pool]\nidle = "0s"\n'), environ={}).pool.idle == 0
 
 
 def test_a_rule_read_from_a_file_applies(write: Write) -> None:
