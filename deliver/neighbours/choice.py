@@ -11,6 +11,7 @@ and those that follow it stay, too, as long as no pause is longer than sessions 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from zlib import crc32
@@ -29,7 +30,7 @@ def keeper(domain: str, workers: int) -> int:
 
 
 class Choice:
-    """The choices of worker `number`; `waiting(n)` messages wait at worker n, infinity: it takes nothing.
+    """The choices of worker `number`; `waiting(n)` messages wait at worker n, infinity: it is away.
 
     `kept` seconds without mail for a domain, and it is as if there had never been any.
     """
@@ -54,14 +55,21 @@ class Choice:
         owner = keeper(domain, self._workers)
         if owner == self._number or self._fixed(domain):
             return None
-        gone, last = self._gone.get(domain, (0, now))
-        if now - last > self._kept:
-            gone = 0
-        if gone >= ENOUGH or self._waiting(owner) > self._waiting(self._number) + MORE:
+        there, here = self._waiting(owner), self._waiting(self._number)
+        if there == math.inf or here == math.inf:
+            return None
+        if self._recently(domain, now) >= ENOUGH or there > here + MORE:
             self._remember(domain, ENOUGH, now)  # and so do the next ones
             return None
-        self._remember(domain, gone + 1, now)
         return owner
+
+    def went(self, domain: str, now: float) -> None:
+        """A message for the domain has gone to its keeper."""
+        self._remember(domain, self._recently(domain, now) + 1, now)
+
+    def _recently(self, domain: str, now: float) -> int:
+        gone, last = self._gone.get(domain, (0, now))
+        return gone if now - last <= self._kept else 0
 
     def _remember(self, domain: str, gone: int, now: float) -> None:
         self._gone.pop(domain, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from typing import Final
 
 import trio
 
@@ -17,6 +18,8 @@ from deliver.queue.content import InlineContent, StoredContent
 from deliver.relay.intake import Origin
 from deliver.report.metrics import Meter
 from deliver.settings import Settings
+
+FADE: Final = 5.0  # seconds
 
 
 class Leading:
@@ -44,6 +47,9 @@ class Leading:
         async with trio.open_nursery() as nursery:
             for neighbour in self._neighbours.values():
                 nursery.start_soon(neighbour.run)
+            while True:
+                await trio.sleep(FADE)
+                self._house.fade()
 
     async def __call__(
         self, envelope: Envelope, origin: Origin, content: StoredContent, company: bool
@@ -55,11 +61,13 @@ class Leading:
         domain = sole_domain(envelope)
         if domain is None or not isinstance(content, InlineContent) or content.size > MAX_CONTENT:
             return False
-        number = self._choice.of(domain, trio.current_time())
+        choice, now = self._choice, trio.current_time()
+        number = choice.of(domain, now)
         if number is None:
             return False
         led = await self._neighbours[number].hand(envelope, origin, content.data, company=company)
         if led:
+            choice.went(domain, now)
             self._meter.count("outrider_messages_led")
         return led
 
@@ -88,7 +96,10 @@ class _Caller:
         except BaseException:
             connecting.close()
             raise
-        if not is_ours(stream.socket):
-            stream.close()
+        try:
+            if is_ours(stream.socket):
+                return stream
             raise PermissionError("another user listens there")
-        return stream
+        except OSError:
+            stream.close()
+            raise

@@ -46,7 +46,7 @@ class Letter(Struct, frozen=True, array_like=True):
 class Fate(StrEnum):
     """What became of a letter, or becomes."""
 
-    BEGUN = "begun"  # it takes its time
+    BEGUN = "begun"  # it will be, and so will all before it
     TAKEN = "taken"  # durable
     REFUSED = "refused"  # nothing was begun
     FAILED = "failed"  # perhaps it is durable

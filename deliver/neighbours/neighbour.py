@@ -1,8 +1,11 @@
 """Another worker, as this one sees it: letters go there, receipts come back.
 
-not connected, or behind with reading       the message stays here
-`refused`, before anything was begun        the message stays here
-`failed`, or the connection ends            nobody knows: the client is to come again
+not connected, or behind with reading          the message stays here
+`refused`, or the connection ends before       the message stays here
+  the word that it has begun
+no such word for WORD seconds                  the message stays here: it has to begin within BEGIN, and
+                                               to say so before
+`failed`, or the connection ends after that    nobody knows: the client is to come again
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from deliver.relay.intake import Origin
 AGAIN: Final = 1.0  # seconds between two tries to connect
 GREETING: Final = 10.0  # seconds for the other one to be at home
 BEGIN: Final = 1.0  # seconds until the other one must begin
-WORD: Final = 3.0  # seconds without a word, and it has stopped
+WORD: Final = 2.0  # seconds without a word, and it stands still
 LOOK: Final = 0.5  # seconds between two looks who waits for so long
 MOST_BEHIND: Final = 4 * 1024 * 1024  # octets that the other one has not read
 
@@ -67,14 +70,16 @@ class Neighbour:
             return False
         number = next(self._numbers)
         now = self._now()
-        awaited = self._awaited[number] = _Awaited(now)
         self._unsent += encoded(Letter(number, now + BEGIN, envelope, origin, content, company))
+        awaited = self._awaited[number] = _Awaited(now)
         self._something.set()
         try:
             await awaited.arrived.wait()
         finally:
             self._awaited.pop(number, None)
         receipt = awaited.receipt
+        if receipt is None and not awaited.begun:
+            return False
         if receipt is None or receipt.fate is Fate.FAILED:
             why = receipt.why if receipt else "its connection ended"
             raise StorageError(f"handing a message to worker {self.number}", why, "the client sends it again")
@@ -100,7 +105,7 @@ class Neighbour:
                     return
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, stream, nursery.cancel_scope)
-                nursery.start_soon(self._watch)
+                nursery.start_soon(self._watch, stream)
                 try:
                     while self._heard(await stream.receive_some(), frames):
                         pass
@@ -114,12 +119,18 @@ class Neighbour:
         self.home = bool(octets)
         for receipt in frames.feed(octets):
             if receipt.fate is Fate.BEGUN:
-                if receipt.number in self._awaited:
-                    self._awaited[receipt.number].begun = True
+                self._begun(receipt.number)
             elif (awaited := self._awaited.pop(receipt.number, None)) is not None:
                 awaited.receipt = receipt
                 awaited.arrived.set()
         return self.home
+
+    def _begun(self, last: int) -> None:
+        """So it is with all letters up to that one."""
+        for number, awaited in self._awaited.items():  # in their order
+            if number > last:
+                break
+            awaited.begun = True
 
     async def _write(self, stream: PromptStream, over: trio.CancelScope) -> None:
         """Everything of one turn of the loop together."""
@@ -133,21 +144,22 @@ class Neighbour:
         except trio.BrokenResourceError:
             over.cancel()
 
-    async def _watch(self) -> None:
-        """Who waits for too long waits no more; until cancelled."""
+    async def _watch(self, stream: PromptStream) -> None:
+        """Who waits for a word for too long waits no more; until cancelled."""
         while True:
             await trio.sleep(LOOK)
             long_ago = self._now() - WORD
-            for number, awaited in tuple(self._awaited.items()):
-                if awaited.since > long_ago:
-                    break  # the others are later
-                if not awaited.begun:
-                    self.home = False  # until it says something
-                    awaited.receipt = Receipt(number, Fate.REFUSED)
-                    awaited.arrived.set()
+            if not self._awaited or stream.arrived():  # it was we who did not listen
+                continue
+            late = [each for each in self._awaited.values() if not each.begun and each.since <= long_ago]
+            if late:
+                self.home = False  # until it says something
+                _log.warning("worker %d stands still: its mail stays here", self.number)
+            for awaited in late:
+                awaited.arrived.set()
 
     def _part(self) -> None:
-        """Nobody will say what became of what was handed over."""
+        """Nobody will say what became of what has begun; the rest never will."""
         self.home = False
         self._unsent.clear()
         awaited, self._awaited = self._awaited, {}

@@ -1,7 +1,11 @@
-"""Where the letters of other workers arrive: what they say becomes durable here, then they get a receipt."""
+"""Where the letters of other workers arrive: what they say becomes durable here, then they get a receipt.
+
+Before anything is begun the other one has a word that it will be: without that word it keeps its mail.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import time
@@ -18,13 +22,13 @@ from deliver.queue.content import InlineContent
 from deliver.queue.intake import QueueIntake
 
 HERE: Final = Receipt(0, Fate.TAKEN)
-LONG: Final = 0.3  # seconds
+PATIENCE: Final = 40.0  # seconds to begin with the write; the client is answered after 60
 
 _log = logging.getLogger("outrider.service")
 
 
 class Reception:
-    """Serves the other workers."""
+    """Serves the other workers. `now` in seconds of the system's monotonic clock."""
 
     def __init__(self, intake: Callable[[], QueueIntake], now: Callable[[], float] = time.monotonic) -> None:
         """`intake()` is where it becomes durable by today's settings."""
@@ -41,7 +45,7 @@ class Reception:
         if is_ours(prompt.socket):
             await self.handle(prompt)
         else:
-            _log.warning("another user wants to hand over mail: turned away")
+            _log.debug("another user wants to hand over mail: turned away")
             prompt.close()
 
     async def handle(self, stream: PromptStream) -> None:
@@ -51,39 +55,51 @@ class Reception:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(receipts.write)
-                nursery.start_soon(receipts.watch)
                 receipts.add(HERE)
                 while octets := await stream.receive_some():
-                    for letter in frames.feed(octets):
-                        nursery.start_soon(self._answer, letter, receipts)
+                    letters = tuple(frames.feed(octets))
+                    if not letters:
+                        continue
+                    heard = receipts.say_now(Receipt(letters[-1].number, Fate.BEGUN))
+                    for letter in letters:
+                        if heard and self._now() <= letter.until:
+                            nursery.start_soon(self._answer, letter, receipts)
+                        else:
+                            receipts.add(Receipt(letter.number, Fate.REFUSED))
                 nursery.cancel_scope.cancel()
         except* (trio.BrokenResourceError, BadFrame) as errors:
             _log.debug("another worker's connection ended: %s", errors.exceptions)
         finally:
+            receipts.say_last()
             stream.close()
+
+    async def _answer(self, letter: Letter, receipts: _Receipts) -> None:
+        fate, why = Fate.FAILED, "it failed unexpectedly"
+        try:
+            with trio.move_on_after(PATIENCE) as patience:
+                fate = Fate.TAKEN if await self._take(letter) else Fate.REFUSED
+            if patience.cancelled_caught:
+                fate = Fate.REFUSED  # withdrawn: what has begun is not cancelled
+        except trio.Cancelled:
+            fate = Fate.REFUSED
+            raise
+        except StorageError as error:
+            why = str(error)
+        except Exception:
+            _log.exception("%s: taking it from another worker failed unexpectedly", letter.envelope.id)
+        finally:
+            receipts.add(Receipt(letter.number, fate, why if fate is Fate.FAILED else ""))
 
     async def _take(self, letter: Letter) -> bool:
         """Make it durable; False: nothing was begun. Raises StorageError when it may be durable or not."""
         intake = self._intake()
         try:
-            if self._now() > letter.until or not await intake.check_space(letter.envelope.size):
+            if not await intake.check_space(letter.envelope.size):
                 return False
         except StorageError:
             return False
         await intake.take(letter.envelope, letter.origin, InlineContent(letter.content), letter.company)
         return True
-
-    async def _answer(self, letter: Letter, receipts: _Receipts) -> None:
-        fate, why = Fate.FAILED, "it failed unexpectedly"
-        receipts.begin(letter.number)
-        try:
-            with trio.CancelScope(shield=True):  # what has begun ends, and is told as far as possible
-                fate, why = (Fate.TAKEN if await self._take(letter) else Fate.REFUSED), ""
-        except StorageError as error:
-            why = str(error)
-        except Exception:
-            _log.exception("%s: taking it from another worker failed unexpectedly", letter.envelope.id)
-        receipts.add(Receipt(letter.number, fate, why))
 
 
 class _Receipts:
@@ -93,38 +109,37 @@ class _Receipts:
         self._stream = stream
         self._unsent = bytearray()
         self._something = trio.Event()
-        self._begun: dict[int, float] = {}
-
-    def begin(self, number: int) -> None:
-        """There will be one for the letter of that number."""
-        self._begun[number] = trio.current_time()
-
-    async def watch(self) -> None:
-        """Say of those that take long that they have begun; until cancelled."""
-        told: set[int] = set()
-        while True:
-            await trio.sleep(LONG)
-            told &= self._begun.keys()
-            long_ago = trio.current_time() - LONG
-            for number in [each for each, at in self._begun.items() if at <= long_ago and each not in told]:
-                told.add(number)
-                self._say(Receipt(number, Fate.BEGUN))
+        self._full = False  # the writer waits for room
 
     def add(self, receipt: Receipt) -> None:
-        """The last word on a letter."""
-        self._begun.pop(receipt.number, None)
-        self._say(receipt)
-
-    def _say(self, receipt: Receipt) -> None:
         """It leaves with the others of this turn of the loop."""
         self._unsent += encoded(receipt)
         self._something.set()
 
+    def say_now(self, receipt: Receipt) -> bool:
+        """Whether it has left, with all before it. Raises BrokenResourceError."""
+        self._unsent += encoded(receipt)
+        return not self._full and self._flush()
+
+    def say_last(self) -> None:
+        """What has not left, as far as that is possible at once."""
+        if not self._full:
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                self._flush()
+
     async def write(self) -> None:
         """Until cancelled. Raises BrokenResourceError."""
         while True:
-            while not self._unsent:
+            if not self._unsent:
                 self._something = trio.Event()
                 await self._something.wait()
-            octets, self._unsent = self._unsent, bytearray()
-            await self._stream.send_all(octets)
+            elif not self._flush():
+                self._full = True
+                try:
+                    await self._stream.wait_send_all_might_not_block()
+                finally:
+                    self._full = False
+
+    def _flush(self) -> bool:
+        del self._unsent[: self._stream.send_now(self._unsent)]
+        return not self._unsent

@@ -61,6 +61,7 @@ class House:
         self._all = waiting
         self._taken = 0
         self._begun = 0
+        self._home = False
 
     @property
     def workers(self) -> int:
@@ -74,10 +75,12 @@ class House:
 
     def move_in(self) -> None:
         """From now on others may hand over."""
+        self._home = True
         self._tell()
 
     def move_out(self) -> None:
         """They should no more."""
+        self._home = False
         self._all[self.number] = AWAY
 
     def took(self, messages: int) -> None:
@@ -90,8 +93,14 @@ class House:
         self._begun = min(self._begun + 1, self._taken)
         self._tell()
 
+    def fade(self) -> None:
+        """Half of what waits is forgotten: some mail is held, and not waiting for anybody's processor."""
+        self._taken, self._begun = (self._taken - self._begun) // 2, 0
+        self._tell()
+
     def _tell(self) -> None:
-        self._all[self.number] = self._taken - self._begun
+        if self._home:
+            self._all[self.number] = self._taken - self._begun
 
 
 def is_ours(connected: socket.socket) -> bool:

@@ -18,8 +18,8 @@ from sqlalchemy import select
 from deliver.errors import StorageError
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.neighbours.letters import Fate, Frames, Letter, Receipt, encoded
-from deliver.neighbours.neighbour import BEGIN, Neighbour
-from deliver.neighbours.reception import HERE, Reception
+from deliver.neighbours.neighbour import BEGIN, LOOK, WORD, Neighbour
+from deliver.neighbours.reception import HERE, PATIENCE, Reception
 from deliver.net.prompt import PromptStream
 from deliver.queue.intake import QueueIntake
 from deliver.queue.schema import message
@@ -139,7 +139,8 @@ async def test_what_comes_too_late_is_not_begun(
         await trio.sleep(5)
         await ours.send_all(encoded(Letter(7, trio.current_time() - 0.1, ENVELOPE, ORIGIN, CONTENT, False)))
         await trio.sleep(1)
-        assert list(Frames(Receipt).feed(await ours.receive_some())) == [HERE, Receipt(7, Fate.REFUSED)]
+        said = list(Frames(Receipt).feed(await ours.receive_some()))
+        assert said == [HERE, Receipt(7, Fate.BEGUN), Receipt(7, Fate.REFUSED)]
         await ours.aclose()
 
 
@@ -147,32 +148,45 @@ async def test_nothing_goes_to_somebody_who_is_not_at_home(autojump_clock: trio.
     ends = Ends()
     async with connected(ends) as neighbour:
         assert not await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False)
-        other = await ends.other()
-        await trio.sleep(5)
+        await ends.other()
+        await trio.testing.wait_all_tasks_blocked(0.01)
         assert not await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False), "it has not said a word"
-        await other.aclose()
 
 
-async def test_when_the_connection_ends_nobody_knows(autojump_clock: trio.testing.MockClock) -> None:
-    ends = Ends()
+@asynccontextmanager
+async def waiting(ends: Ends) -> AsyncIterator[tuple[Neighbour, PromptStream, Letter, list[bool | str]]]:
+    """A letter has arrived at the other end; how the hand-over ends."""
+    results: list[bool | str] = []
     async with connected(ends) as neighbour:
         other = await ends.other()
         await other.send_all(encoded(HERE))
         await at_home(neighbour)
-        with trio.fail_after(60):
-            async with trio.open_nursery() as nursery:
 
-                async def failing() -> None:
-                    with pytest.raises(StorageError, match="ended"):
-                        await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False)
+        async def wait() -> None:
+            try:
+                results.append(await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False))
+            except StorageError as error:
+                results.append(str(error))
 
-                nursery.start_soon(failing)
-                await other.receive_some()
-                await other.aclose()
-            again = await ends.other()  # and it connects again
-            await again.send_all(encoded(HERE))
-            await at_home(neighbour)
-        await again.aclose()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            (letter,) = Frames(Letter).feed(await other.receive_some())
+            yield neighbour, other, letter, results
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_when_the_connection_ends(autojump_clock: trio.testing.MockClock, begun: bool) -> None:
+    """What has begun may be durable or not; what has not, will not."""
+    ends = Ends()
+    async with waiting(ends) as (neighbour, other, letter, results):
+        if begun:
+            await other.send_all(encoded(Receipt(letter.number, Fate.BEGUN)))
+        await other.aclose()
+        again = await ends.other()  # and it connects again
+        await again.send_all(encoded(HERE))
+        await at_home(neighbour)
+    assert len(results) == 1
+    assert ("its connection ended" in str(results[0])) if begun else (results == [False])
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -180,54 +194,114 @@ async def test_who_does_not_say_a_word_has_not_begun(
     autojump_clock: trio.testing.MockClock, begun: bool
 ) -> None:
     """It is refused there from then on, and stays here; who has begun is waited for."""
-    ends = Ends()
-    results: list[bool] = []
-    async with connected(ends) as neighbour:
-        other = await ends.other()
-        await other.send_all(encoded(HERE))
+    async with waiting(Ends()) as (neighbour, other, letter, results):
+        assert letter.until == trio.current_time() + BEGIN
+        if begun:
+            await trio.sleep(1)
+            await other.send_all(encoded(Receipt(letter.number, Fate.BEGUN)))
+            await trio.sleep(20)
+            assert results == []
+            await other.send_all(encoded(Receipt(letter.number, Fate.TAKEN)))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert results == [True]
+            return
+        await trio.sleep(BEGIN)
+        assert results == [], "it may have begun at the last moment"
+        await trio.sleep(2 * WORD)
+        assert results == [False]
+        assert not neighbour.home
+        await other.send_all(encoded(Receipt(letter.number, Fate.REFUSED)))  # it has come to itself
         await at_home(neighbour)
-        began = trio.current_time()
+
+
+async def test_who_did_not_listen_does_not_take_it_for_silence(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Our own loop stood still; what the other one has said meanwhile counts."""
+    moment = 0.0
+    ends = Ends()
+    neighbour = Neighbour(1, ends.connect, now=lambda: moment)
+    ours, theirs = map(PromptStream, socket.socketpair())
+    neighbour.home = True
+    results: list[bool] = []
+
+    async def wait() -> None:
+        results.append(await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            moment = 100.0
+            await theirs.send_all(encoded(Receipt(1, Fate.BEGUN)))
+            with trio.move_on_after(3 * LOOK):
+                await neighbour._watch(ours)
+            assert results == []
+            assert await ours.receive_some()
+            with trio.move_on_after(3 * LOOK):
+                await neighbour._watch(ours)
+    assert results == [False]
+    ours.close()
+    theirs.close()
+
+
+class Slow(QueueIntake):
+    """Takes its time before it writes, or while it does: then it is not cancelled."""
+
+    shielded = False
+
+    async def check_space(self, size: int) -> bool:
+        return True
+
+    async def take(self, *about: object) -> None:  # type: ignore[override]
+        with trio.CancelScope(shield=self.shielded):
+            await trio.sleep(100)
+
+
+def slow() -> Slow:
+    return Slow(None, outbox.append, print, inline_limit=1, max_size=0, min_free=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shielded", [False, True])
+async def test_what_does_not_begin_in_time_is_withdrawn(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, shielded: bool
+) -> None:
+    monkeypatch.setattr(Slow, "shielded", shielded)
+    ends = Ends()
+    async with connected(ends) as neighbour, trio.open_nursery() as nursery:
+        nursery.start_soon(Reception(slow, now=trio.current_time).handle, await ends.other())
+        await at_home(neighbour)
+        assert await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False) is shielded
+        assert trio.current_time() >= (100 if shielded else PATIENCE)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("shielded", [False, True])
+async def test_who_ends_says_what_became_of_it(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, shielded: bool
+) -> None:
+    """What had begun is durable and told so, the rest is withdrawn."""
+    monkeypatch.setattr(Slow, "shielded", shielded)
+    ends = Ends()
+    async with connected(ends) as neighbour, trio.open_nursery() as nursery:
+        serving = trio.CancelScope()
+
+        async def serve(stream: PromptStream) -> None:
+            with serving:
+                await Reception(slow, now=trio.current_time).handle(stream)
+
+        nursery.start_soon(serve, await ends.other())
+        await at_home(neighbour)
+        results: list[bool] = []
 
         async def wait() -> None:
             results.append(await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False))
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            (letter,) = Frames(Letter).feed(await other.receive_some())
-            assert letter.until == began + BEGIN
-            if begun:
-                await trio.sleep(1)
-                await other.send_all(encoded(Receipt(letter.number, Fate.BEGUN)))
-                await trio.sleep(20)
-                assert results == []
-                await other.send_all(encoded(Receipt(letter.number, Fate.TAKEN)))
-        assert results == [begun]
-        assert neighbour.home is begun
-        if not begun:
-            assert BEGIN < trio.current_time() - began < 4
-            await other.send_all(encoded(Receipt(letter.number, Fate.REFUSED)))  # it has come to itself
-            await at_home(neighbour)
-        await other.aclose()
-
-
-async def test_what_takes_long_is_told_to_have_begun(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
-) -> None:
-    class Slow(QueueIntake):
-        async def check_space(self, size: int) -> bool:
-            return True
-
-        async def take(self, *about: object) -> None:  # type: ignore[override]
-            await trio.sleep(100)
-
-    intake = Slow(None, outbox.append, print, inline_limit=1, max_size=0, min_free=0)  # type: ignore[arg-type]
-    ends = Ends()
-    async with connected(ends) as neighbour, trio.open_nursery() as nursery:
-        nursery.start_soon(Reception(lambda: intake, now=trio.current_time).handle, await ends.other())
-        await at_home(neighbour)
-        assert await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False)
-        assert trio.current_time() >= 100
-        nursery.cancel_scope.cancel()
+        nursery.start_soon(wait)
+        await trio.sleep(1)
+        serving.cancel()
+        await trio.sleep(200)
+        assert results == [shielded]
 
 
 async def test_garbage_ends_the_connection(autojump_clock: trio.testing.MockClock) -> None:

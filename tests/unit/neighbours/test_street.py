@@ -42,7 +42,22 @@ def test_nobody_is_at_home_before_he_has_moved_in(street: Street) -> None:
     assert first.waiting(1) == float("inf")
     first.took(1)
     first.move_out()
-    assert first.waiting(0) == float("inf")
+    first.took(1)
+    first.began()
+    first.fade()
+    assert first.waiting(0) == float("inf"), "whatever still comes"
+
+
+def test_what_nobody_begins_with_is_forgotten(street: Street) -> None:
+    house: House = street.house(0)
+    house.move_in()
+    house.took(100)
+    house.began()
+    house.fade()
+    assert house.waiting(0) == 49
+    for _ in range(6):
+        house.fade()
+    assert house.waiting(0) == 0
 
 
 def test_attempts_of_mail_that_nobody_counted_do_not_count(street: Street) -> None:
