@@ -89,7 +89,7 @@ class Supervisor:
         self._doorway = doorway or Doorway()
         self._commons = Commons(workers)
         self._leases = Leases(workers)
-        self._street = Street(workers) if shards and workers > 1 and not settings.queue.url else None
+        self._street = _street(workers) if shards and workers > 1 and not settings.queue.url else None
         self._notifier = notifier
         self._now = now
         self._slots = [Slot(number) for number in range(workers)]
@@ -343,6 +343,15 @@ class Supervisor:
             gauge("outrider_worker_restarts", self._restarts),
         ]
         return merged([*own, self._counts, *(slot.counts for slot in self._slots)])
+
+
+def _street(workers: int) -> Street | None:
+    """Where the system has no such sockets every message stays where it was accepted."""
+    try:
+        return Street(workers)
+    except OSError as error:
+        say(_log, logging.WARNING, "workers cannot hand mail to each other", why=str(error))
+        return None
 
 
 def _wake(number: int, frame: object) -> None:

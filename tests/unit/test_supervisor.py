@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from deliver import channel
+from deliver.neighbours.street import Street
 from deliver.notify import Notifier
-from deliver.settings import Settings
+from deliver.settings import Queue, Settings
 from deliver.supervisor import SILENT, Supervisor
 
 
@@ -76,3 +77,28 @@ def test_one_that_does_not_end_is_killed(
     time.now += 1000
     supervisor._tend()
     assert worker.wait(10) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("workers", "url", "together"), [(2, "", True), (1, "", False), (2, "postgresql://q", False)]
+)
+def test_workers_with_shards_of_their_own_know_of_each_other(
+    tmp_path: Path, workers: int, url: str, together: bool
+) -> None:
+    settings = Settings(state_dir=str(tmp_path), queue=Queue(url=url))
+    made = Supervisor(settings, workers, {}, {}, shards=range(workers), notifier=Notifier())
+    assert (made._street is not None) is together
+    if made._street:
+        made._street.close()
+
+
+def test_without_such_sockets_they_work_on_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(workers: int) -> Street:
+        raise OSError("not here")
+
+    monkeypatch.setattr("deliver.supervisor.Street", refused)
+    made = Supervisor(Settings(state_dir=str(tmp_path)), 2, {}, {}, shards=(0, 1), notifier=Notifier())
+    assert made._street is None
+    assert "cannot hand mail to each other" in caplog.text
