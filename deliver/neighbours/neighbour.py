@@ -10,6 +10,7 @@ no such word for WORD seconds                  the message stays here: it has to
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -88,29 +89,33 @@ class Neighbour:
     async def run(self) -> None:
         """Connected as far as possible; until cancelled."""
         while True:
+            heard_all = False
             try:
-                await self._converse(await self._connect())
+                heard_all = await self._converse(await self._connect())
             except* (OSError, trio.BrokenResourceError, trio.TooSlowError, BadFrame) as errors:
                 _log.debug("worker %d is not at home: %s", self.number, errors.exceptions)
             finally:
-                self._part()
+                self._part(heard_all)
             await trio.sleep(AGAIN)
 
-    async def _converse(self, stream: PromptStream) -> None:
-        """Until the connection ends. Raises BrokenResourceError, TooSlowError, BadFrame."""
+    async def _converse(self, stream: PromptStream) -> bool:
+        """Until the connection ends and everything that came has been read: True.
+
+        Raises BrokenResourceError, TooSlowError, BadFrame.
+        """
         frames = Frames(Receipt)
         try:
             with trio.fail_after(GREETING):
                 if not self._heard(await stream.receive_some(), frames):
-                    return
+                    return True
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, stream, nursery.cancel_scope)
+                nursery.start_soon(self._write, stream)
                 nursery.start_soon(self._watch, stream)
-                try:
+                with contextlib.suppress(trio.BrokenResourceError):  # an end like any other
                     while self._heard(await stream.receive_some(), frames):
                         pass
-                finally:
-                    nursery.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
+            return True
         finally:
             stream.close()
 
@@ -132,17 +137,15 @@ class Neighbour:
                 break
             awaited.begun = True
 
-    async def _write(self, stream: PromptStream, over: trio.CancelScope) -> None:
-        """Everything of one turn of the loop together."""
-        try:
+    async def _write(self, stream: PromptStream) -> None:
+        """Everything of one turn of the loop together; where that fails the reader finds the end, too."""
+        with contextlib.suppress(trio.BrokenResourceError):
             while True:
                 while not self._unsent:
                     self._something = trio.Event()
                     await self._something.wait()
                 octets, self._unsent = self._unsent, bytearray()
                 await stream.send_all(octets)
-        except trio.BrokenResourceError:
-            over.cancel()
 
     async def _watch(self, stream: PromptStream) -> None:
         """Who waits for a word for too long waits no more; until cancelled."""
@@ -158,10 +161,11 @@ class Neighbour:
             for awaited in late:
                 awaited.arrived.set()
 
-    def _part(self) -> None:
-        """Nobody will say what became of what has begun; the rest never will."""
+    def _part(self, heard_all: bool) -> None:
+        """Nobody will say what became of what has begun; if all was heard, the rest never will."""
         self.home = False
         self._unsent.clear()
         awaited, self._awaited = self._awaited, {}
         for each in awaited.values():
+            each.begun = each.begun or not heard_all
             each.arrived.set()

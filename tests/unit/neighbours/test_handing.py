@@ -45,11 +45,13 @@ class Ends:
 
     def __init__(self) -> None:
         self.made: list[PromptStream] = []
+        self.ours: list[PromptStream] = []
         self._give, self._got = trio.open_memory_channel[PromptStream](math.inf)
 
     async def connect(self) -> PromptStream:
         ours, theirs = map(PromptStream, socket.socketpair())
         self.made.append(theirs)
+        self.ours.append(ours)
         await self._give.send(theirs)
         return ours
 
@@ -187,6 +189,31 @@ async def test_when_the_connection_ends(autojump_clock: trio.testing.MockClock, 
         await at_home(neighbour)
     assert len(results) == 1
     assert ("its connection ended" in str(results[0])) if begun else (results == [False])
+
+
+async def test_nobody_knows_what_was_said_in_words_that_nobody_understands(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with waiting(Ends()) as (_, other, _letter, results):
+        await other.send_all(b"\xff" * 100)
+    assert "its connection ended" in str(results)
+
+
+async def test_who_cannot_write_any_more_still_reads(autojump_clock: trio.testing.MockClock) -> None:
+    """The other one has begun, and closed before it could read the next letter."""
+    ends = Ends()
+    async with waiting(ends) as (neighbour, other, letter, results):
+        ours = ends.ours[-1]
+        ours.socket.shutdown(socket.SHUT_WR)
+        await other.send_all(encoded(Receipt(letter.number, Fate.BEGUN)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(neighbour.hand, ENVELOPE, ORIGIN, CONTENT, company=False))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await other.send_all(encoded(Receipt(letter.number, Fate.TAKEN)))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert results == [True]
+            nursery.cancel_scope.cancel()
+        await other.aclose()
 
 
 @pytest.mark.parametrize("begun", [False, True])
