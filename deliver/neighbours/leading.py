@@ -96,10 +96,7 @@ class _Caller:
         except BaseException:
             connecting.close()
             raise
-        try:
-            if is_ours(stream.socket):
-                return stream
-            raise PermissionError("another user listens there")
-        except OSError:
+        if not is_ours(stream.socket):
             stream.close()
-            raise
+            raise PermissionError("another user listens there")
+        return stream

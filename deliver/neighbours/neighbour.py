@@ -40,12 +40,12 @@ Connect = Callable[[], Awaitable[PromptStream]]
 class _Awaited:
     """A letter `since` then without a receipt."""
 
-    __slots__ = ("arrived", "begun", "receipt", "since")
+    __slots__ = ("arrived", "begun", "late", "receipt", "since")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.arrived = trio.Event()
-        self.begun = False
+        self.begun = self.late = False
         self.receipt: Receipt | None = None
 
 
@@ -79,7 +79,7 @@ class Neighbour:
         finally:
             self._awaited.pop(number, None)
         receipt = awaited.receipt
-        if receipt is None and not awaited.begun:
+        if awaited.late or (receipt is None and not awaited.begun):
             return False
         if receipt is None or receipt.fate is Fate.FAILED:
             why = receipt.why if receipt else "its connection ended"
@@ -159,12 +159,13 @@ class Neighbour:
                 self.home = False  # until it says something
                 _log.warning("worker %d stands still: its mail stays here", self.number)
             for awaited in late:
+                awaited.late = True
                 awaited.arrived.set()
 
     def _part(self, heard_all: bool) -> None:
         """Nobody will say what became of what has begun; if all was heard, the rest never will."""
         self.home = False
-        self._unsent.clear()
+        self._unsent.clear()  # what stays here must not arrive there, too
         awaited, self._awaited = self._awaited, {}
         for each in awaited.values():
             each.begun = each.begun or not heard_all

@@ -96,6 +96,8 @@ class Reception:
         try:
             if not await intake.check_space(letter.envelope.size):
                 return False
+            if self._now() > letter.until + PATIENCE:  # we stood still: the client has had its answer
+                return False
         except StorageError:
             return False
         await intake.take(letter.envelope, letter.origin, InlineContent(letter.content), letter.company)

@@ -106,5 +106,9 @@ class House:
 def is_ours(connected: socket.socket) -> bool:
     """Whether the process at the other end has our user."""
     size = struct.calcsize("3i")
-    _, uid, _ = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    try:
+        credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    except OSError:
+        return False
+    _, uid, _ = struct.unpack("3i", credentials)
     return int(uid) == os.geteuid()

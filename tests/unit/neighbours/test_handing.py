@@ -331,6 +331,147 @@ async def test_who_ends_says_what_became_of_it(
         assert results == [shielded]
 
 
+class Told(QueueIntake):
+    """Tells what is taken."""
+
+    taken: list[str] = []  # noqa: RUF012 - each test has its own
+
+    async def check_space(self, size: int) -> bool:
+        return True
+
+    async def take(self, envelope: Envelope, *about: object) -> None:  # type: ignore[override]
+        self.taken.append(envelope.id)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    monkeypatch.setattr(Told, "taken", [])
+    return Told(None, outbox.append, print, inline_limit=1, max_size=0, min_free=0)  # type: ignore[arg-type]
+
+
+def letter(number: int, until: float, size: int = 10) -> bytes:
+    envelope = replace(ENVELOPE, id=MessageId(f"m{number}"))
+    return encoded(Letter(number, until, envelope, ORIGIN, b"x" * size, False))
+
+
+async def test_the_word_has_left_before_anything_begins(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = map(PromptStream, socket.socketpair())
+    known: list[Receipt] = []
+    frames = Frames(Receipt)
+
+    async def take(self: Told, envelope: Envelope, *about: object) -> None:
+        if ours.arrived():
+            known.extend(frames.feed(ours.socket.recv(4096)))
+        told.taken.append(envelope.id)
+
+    monkeypatch.setattr(Told, "take", take)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Reception(lambda: told, now=trio.current_time).handle, theirs)
+        until = trio.current_time() + 10
+        await ours.send_all(letter(5, until) + letter(6, until))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert known == [HERE, Receipt(6, Fate.BEGUN)], "one word for all that came together"
+        assert sorted(told.taken) == ["m5", "m6"]
+        await ours.aclose()
+
+
+async def test_nothing_begins_where_the_word_cannot_leave(told: Told) -> None:
+    ours, theirs = map(PromptStream, socket.socketpair())
+    theirs.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Reception(lambda: told, now=trio.current_time).handle, theirs)
+        for number in range(2000):  # each is answered, and nobody reads the answers
+            await ours.send_all(letter(number, 0.0, size=1))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await ours.send_all(letter(2000, trio.current_time() + 10))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        frames, said = Frames(Receipt), []
+        while Receipt(2000, Fate.REFUSED) not in said:
+            said += frames.feed(await ours.receive_some())
+        assert told.taken == []
+        assert said.index(Receipt(2000, Fate.BEGUN)) < said.index(Receipt(2000, Fate.REFUSED))
+        await ours.aclose()
+
+
+async def test_who_stood_still_for_very_long_begins_no_more(told: Told) -> None:
+    """The client has had its answer by then, and comes again."""
+    moments = iter([0.0, PATIENCE + 1.1])
+    ours, theirs = map(PromptStream, socket.socketpair())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Reception(lambda: told, now=lambda: next(moments)).handle, theirs)
+        await ours.send_all(letter(7, 1.0))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert list(Frames(Receipt).feed(await ours.receive_some()))[-1] == Receipt(7, Fate.REFUSED)
+        assert told.taken == []
+        await ours.aclose()
+
+
+async def test_of_two_letters_one_has_begun_when_the_connection_ends(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ends = Ends()
+    async with waiting(ends) as (neighbour, other, first, results):
+        second: list[bool] = []
+
+        async def wait() -> None:
+            second.append(await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await other.send_all(encoded(Receipt(first.number, Fate.BEGUN)))
+            await other.aclose()  # with the second letter unread, which resets the connection
+        assert second == [False]
+    assert "its connection ended" in str(results)
+
+
+async def test_a_word_that_comes_too_late_changes_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    ends = Ends()
+    async with waiting(ends) as (neighbour, _, first, results):
+        awaited = neighbour._awaited[first.number]
+        awaited.late = True
+        awaited.arrived.set()
+        neighbour._heard(encoded(Receipt(first.number, Fate.BEGUN)), Frames(Receipt))
+    assert results == [False]
+
+
+async def test_who_does_not_read_gets_no_more(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deliver.neighbours.neighbour.MOST_BEHIND", 1000)
+    ends = Ends()
+    async with waiting(ends) as (neighbour, other, _first, _):
+        results: list[bool] = []
+
+        async def wait() -> None:
+            results.append(await neighbour.hand(ENVELOPE, ORIGIN, b"x" * 900_000, company=False))
+
+        async with trio.open_nursery() as nursery:
+            for _number in range(3):
+                nursery.start_soon(wait)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            assert results == [False], "the first one is on its way, the second waits"
+            await other.aclose()
+
+
+async def test_what_waits_to_be_written_does_not_go_to_who_comes_next(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ends = Ends()
+    async with waiting(ends) as (neighbour, other, _first, _):
+        async with trio.open_nursery() as nursery:
+            for _number in range(2):
+                nursery.start_soon(partial(neighbour.hand, ENVELOPE, ORIGIN, b"x" * 900_000, company=False))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.start_soon(partial(neighbour.hand, ENVELOPE, ORIGIN, CONTENT, company=False))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await other.aclose()
+        again = await ends.other()
+        await again.send_all(encoded(HERE))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not again.arrived()
+
+
 async def test_garbage_ends_the_connection(autojump_clock: trio.testing.MockClock) -> None:
     ends = Ends()
     async with connected(ends) as neighbour:
