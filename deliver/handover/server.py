@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from deliver.handover import frames
 from deliver.handover.frames import CONTENT, END, GO, NO, OFFER, BadFrame, FrameReader, Offer
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
 from deliver.net.clock import Clock
+from deliver.net.local import user_of
 from deliver.relay.received import HopCounter
 from deliver.report.log import say
 from deliver.report.result import EX_TEMPFAIL, exit_status, rendered
@@ -118,14 +117,7 @@ class HandoverListener:
             await trio.aclose_forcefully(stream)
 
     async def _accepted(self, stream: trio.SocketStream) -> None:
-        await self.handle(stream, _user_of(stream))
-
-
-def _user_of(stream: trio.SocketStream) -> int:
-    size = struct.calcsize("3i")
-    credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    _, uid, _ = struct.unpack("3i", credentials)
-    return int(uid)
+        await self.handle(stream, user_of(stream.socket))
 
 
 class _Caller:

@@ -1,11 +1,13 @@
 """Another worker, as this one sees it: letters go there, receipts come back.
 
-not connected, or behind with reading          the message stays here
-`refused`, or the connection ends before       the message stays here
-  the word that it has begun
-no such word for WORD seconds                  the message stays here: it has to begin within BEGIN, and
-                                               to say so before
-`failed`, or the connection ends after that    nobody knows: the client is to come again
+    not connected, or behind with reading          the message stays here
+    refused, or the connection ends before         the message stays here
+      the word that it has begun
+    no such word for WORD seconds                  the message stays here: it has to begin within BEGIN, and
+                                                   to say so before
+    failed, or the connection ends after that      nobody knows: the client is to come again
+
+Numbers of letters are never used twice, and a new connection begins with nothing unsaid.
 """
 
 from __future__ import annotations
@@ -48,6 +50,22 @@ class _Awaited:
         self.begun = self.late = False
         self.receipt: Receipt | None = None
 
+    def is_late(self, now: float) -> bool:
+        """Whether it has had to wait too long for the word that it has begun."""
+        return not self.begun and self.since <= now - WORD
+
+    def is_taken(self, by: str) -> bool:
+        """Whether it is durable there, once it has `arrived`; False: it is not, and will not be.
+
+        Raises StorageError when nobody knows.
+        """
+        if self.late or (self.receipt is None and not self.begun):
+            return False
+        if self.receipt is None or self.receipt.fate is Fate.FAILED:
+            why = self.receipt.why if self.receipt else "its connection ended"
+            raise StorageError(f"handing a message to {by}", why, "the client sends it again")
+        return self.receipt.fate is Fate.TAKEN
+
 
 class Neighbour:
     """Worker `number`; `run` must be running. `connect` raises OSError."""
@@ -78,13 +96,7 @@ class Neighbour:
             await awaited.arrived.wait()
         finally:
             self._awaited.pop(number, None)
-        receipt = awaited.receipt
-        if awaited.late or (receipt is None and not awaited.begun):
-            return False
-        if receipt is None or receipt.fate is Fate.FAILED:
-            why = receipt.why if receipt else "its connection ended"
-            raise StorageError(f"handing a message to worker {self.number}", why, "the client sends it again")
-        return receipt.fate is Fate.TAKEN
+        return awaited.is_taken(f"worker {self.number}")
 
     async def run(self) -> None:
         """Connected as far as possible; until cancelled."""
@@ -151,10 +163,10 @@ class Neighbour:
         """Who waits for a word for too long waits no more; until cancelled."""
         while True:
             await trio.sleep(LOOK)
-            long_ago = self._now() - WORD
+            now = self._now()  # before the look at what has arrived
             if not self._awaited or stream.arrived():  # it was we who did not listen
                 continue
-            late = [each for each in self._awaited.values() if not each.begun and each.since <= long_ago]
+            late = [each for each in self._awaited.values() if each.is_late(now)]
             if late:
                 self.home = False  # until it says something
                 _log.warning("worker %d stands still: its mail stays here", self.number)

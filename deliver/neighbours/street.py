@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Sequence
 from mmap import mmap
 from typing import Final
+
+from deliver.net.local import user_of
 
 AWAY: Final = -1
 BACKLOG: Final = 64
@@ -105,10 +106,7 @@ class House:
 
 def is_ours(connected: socket.socket) -> bool:
     """Whether the process at the other end has our user."""
-    size = struct.calcsize("3i")
     try:
-        credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        return user_of(connected) == os.geteuid()
     except OSError:
         return False
-    _, uid, _ = struct.unpack("3i", credentials)
-    return int(uid) == os.geteuid()

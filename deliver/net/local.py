@@ -11,7 +11,9 @@ import grp
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
+from typing import Protocol
 
 from deliver.errors import ConfigurationError
 
@@ -110,3 +112,18 @@ def _bind(path: Path, mode: int, group: int) -> socket.socket:
 def _refused(attempted: str, error: OSError, key: str) -> ConfigurationError:
     why = os.strerror(error.errno) if error.errno else str(error)
     return ConfigurationError(attempted, why, f"correct {key}")
+
+
+class Connected(Protocol):
+    """A connected socket, of the standard library or of trio."""
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
+        """See `socket.socket.getsockopt`."""
+        ...
+
+
+def user_of(connected: Connected) -> int:
+    """The number of the user whose process connected, or listens at the other end. Raises OSError."""
+    size = struct.calcsize("3i")
+    _, uid, _ = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return int(uid)
