@@ -3,8 +3,9 @@
     async with open_internet() as world: ...     inside trio
     with LiveInternet() as live: ...             in a thread of its own, for real client processes
 
-`sites` holds the standard population, `zones` the DNS that it becomes, `resolver` its recursive resolver,
-`pki` its certificates, `smtpd` and `behaviour` its mail servers.
+`sites` holds the standard population, `stssites` one that publishes MTA-STS policies, `zones` the DNS that they
+become, `resolver` its recursive resolver, `pki` its certificates, `smtpd` and `behaviour` its mail servers,
+`policy` and `policyhost` what MTA-STS needs.
 """
 
 from tests.internet.behaviour import Behaviour, Delay, Drop, Held, Point, Silence
@@ -12,16 +13,20 @@ from tests.internet.gate import Gate
 from tests.internet.live import LiveInternet
 from tests.internet.peer import Peer
 from tests.internet.pki import Authority, Certificate, Credentials
+from tests.internet.policy import Mode, Policy
+from tests.internet.policyhost import PolicyAnswer, PolicyHost, PolicyRequest, Visit
 from tests.internet.received import Command, Connection, ReceivedMessage, TlsFacts
 from tests.internet.resolver import Fault, Question, Resolver
 from tests.internet.sites import ABSENT, STANDARD, Exchanger, Site
 from tests.internet.smtpd import SmtpServer, open_server
+from tests.internet.stssites import STS
 from tests.internet.world import World, open_internet
 from tests.internet.zones import Internet, MailDomain, Security, Status, build
 
 __all__ = [
     "ABSENT",
     "STANDARD",
+    "STS",
     "Authority",
     "Behaviour",
     "Certificate",
@@ -37,8 +42,13 @@ __all__ = [
     "Internet",
     "LiveInternet",
     "MailDomain",
+    "Mode",
     "Peer",
     "Point",
+    "Policy",
+    "PolicyAnswer",
+    "PolicyHost",
+    "PolicyRequest",
     "Question",
     "ReceivedMessage",
     "Resolver",
@@ -48,6 +58,7 @@ __all__ = [
     "SmtpServer",
     "Status",
     "TlsFacts",
+    "Visit",
     "World",
     "build",
     "open_internet",

@@ -11,6 +11,8 @@ from typing import Self, TypeVar
 import trio
 
 from tests.internet.behaviour import Behaviour
+from tests.internet.policy import Policy
+from tests.internet.policyhost import PolicyAnswer
 from tests.internet.sites import STANDARD, Site
 from tests.internet.world import World, open_internet
 
@@ -74,6 +76,10 @@ class LiveInternet:
 
         self.call(change)
 
+    def publish_policy(self, domain: str, policy: Policy, answer: PolicyAnswer | None = None) -> None:
+        """From now on the domain has this MTA-STS policy, see World.publish_policy."""
+        self.call(lambda world: world.publish_policy(domain, policy, answer))
+
     def recipients(self) -> list[str]:
         """For whom messages have arrived, once for each copy."""
         return [recipient for message in self.world.messages for recipient in message.recipients]
@@ -83,7 +89,7 @@ class LiveInternet:
         return Counter(self.recipients())
 
     def wait_until(self, condition: Callable[[World], bool], timeout: float = 10) -> None:
-        """Return when `condition` holds; looked at after every message and connection. TimeoutError after `timeout` seconds."""
+        """Return when `condition` holds; looked at after every message, connection and request. TimeoutError after `timeout` seconds."""
         with self._changed:
             if not self._changed.wait_for(lambda: condition(self.world), timeout):
                 raise TimeoutError("the condition did not come true")
@@ -106,6 +112,7 @@ class LiveInternet:
             self._token = trio.lowlevel.current_trio_token()
             for server in world.servers.values():
                 server.observers.append(self._notify)
+            world.policy_host.observers.append(self._notify)
             self._ready.set()
             await self._stop.wait()
 

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,10 +56,11 @@ class RelayFailed(Exception):
 class RelayProcess:
     """One `outrider relay`. `settings` is TOML that is appended to its configuration file.
 
+    With `policies` it heeds the MTA-STS policies of the world; its table `[tls]` stands last before `settings`.
     `address` and `port` are where it takes mail. Raises RelayFailed when it does not start or end.
     """
 
-    def __init__(self, directory: Path, world: World, settings: str = "") -> None:
+    def __init__(self, directory: Path, world: World, settings: str = "", *, policies: bool = False) -> None:
         self.config = directory / "outrider.toml"
         self.state = directory / "state"
         self.log = directory / "relay.log"
@@ -73,7 +75,8 @@ class RelayProcess:
             anchors=json.dumps(str(world.write_trust_anchor(directory))),
             port=world.port,
         )
-        self.config.write_text(text + settings)
+        table = tls_table(world.policy_settings(directory)) if policies else ""
+        self.config.write_text(text + table + settings)
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -153,6 +156,11 @@ class RelayProcess:
             self._reader.join(STOP)
         if self._process.stderr is not None:
             self._process.stderr.close()
+
+
+def tls_table(keys: Mapping[str, str]) -> str:
+    """The table `[tls]` of a configuration file: keys and their values in TOML."""
+    return "\n[tls]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
 
 
 def outrider_command(config: Path) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from tests.internet.behaviour import Behaviour, Drop
 from tests.internet.pki import Authority, Certificate, Credentials
+from tests.internet.policy import Policy, policy_host_of, record_owner_of
+from tests.internet.policyhost import PolicyAnswer
 from tests.internet.resolver import Fault
 from tests.internet.zones import MailDomain, Security
 
@@ -59,7 +61,8 @@ class Site:
     """One mail domain with its exchangers.
 
     `mx` None: the exchangers in their order, preferences 10, 20, …; empty: no MX record. `{port}` in `records`,
-    `forged` and the names of `troubles` (name, type, fault) becomes the port of all servers.
+    `forged` and the names of `troubles` (name, type, fault) becomes the port of all servers. `policy`: it publishes
+    MTA-STS; its policy host answers as `policy_answer`, whose body the policy becomes.
     """
 
     domain: str
@@ -70,19 +73,22 @@ class Site:
     forged: tuple[str, ...] = ()
     troubles: tuple[tuple[str, str, Fault], ...] = ()
     security: Security = Security.SECURE
+    policy: Policy | None = None
+    policy_answer: PolicyAnswer = field(default_factory=PolicyAnswer)
 
     def mail_domain(
         self, authority: Authority, port: int, addresses: Mapping[str, tuple[str, ...]]
     ) -> MailDomain:
-        """Its zone, given the port of all servers and the addresses of all exchangers."""
+        """Its zone, given the port of all servers and the addresses of all exchangers and policy hosts."""
         mx = self.mx
         if mx is None:
             mx = tuple((10 * place, host.name) for place, host in enumerate(self.exchangers, 1))
         return MailDomain(
             self.domain,
             mx=mx,
-            hosts={host.name: addresses[host.name] for host in self.exchangers},
+            hosts={name: addresses[name] for name in self._hosts()},
             aliases=self.aliases,
+            texts={} if self.policy is None else {record_owner_of(self.domain): self.policy.record},
             tlsa=tuple(
                 (f"_{port}._tcp.{host.name}", data)
                 for host in self.exchangers
@@ -92,6 +98,10 @@ class Site:
             forged=tuple(record.replace("{port}", str(port)) for record in self.forged),
             security=self.security,
         )
+
+    def _hosts(self) -> tuple[str, ...]:
+        exchangers = tuple(host.name for host in self.exchangers)
+        return exchangers if self.policy is None else (*exchangers, policy_host_of(self.domain))
 
 
 def _with_mx(domain: str, *, security: Security = Security.SECURE, **exchanger: object) -> Site:

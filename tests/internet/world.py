@@ -1,4 +1,4 @@
-"""The whole miniature Internet, running: zones, resolver, certification authority and SMTP servers.
+"""The whole miniature Internet, running: zones, resolver, certification authority, SMTP servers, policy host.
 
     async with open_internet() as world:
         world.resolver.endpoint, world.port, world.server("mx.dane-ee.test").messages
@@ -10,14 +10,18 @@ servers, so that many processes can have their own; a process uses few ports by 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
 
 from tests.internet.pki import Authority, authority
+from tests.internet.policy import Policy, policy_host_of, record_owner_of
+from tests.internet.policyhost import PolicyAnswer, PolicyHost
 from tests.internet.received import ReceivedMessage
 from tests.internet.resolver import Resolver
 from tests.internet.sites import STANDARD, Exchanger, Site
@@ -34,6 +38,7 @@ class World:
     """What a test or demonstration works with.
 
     `port` is that of every SMTP server, `servers` and `addresses` go by host name, `domains` by domain name.
+    `policy_host` listens, on a port of its own, where a site has a policy.
     """
 
     def __init__(
@@ -48,6 +53,10 @@ class World:
         self.addresses = addresses
         self.servers = {host.name: self._server(host) for host in _exchangers(sites) if host.listening}
         self.domains = {site.domain: site.mail_domain(self.authority, port, addresses) for site in sites}
+        self.policy_host = PolicyHost(self.authority)
+        for site in sites:
+            if site.policy is not None:
+                self._write_policy(site.domain, site.policy, site.policy_answer)
         self._resolver_address = resolver_address
         self.resolver = Resolver(self._built())
         for site in sites:
@@ -71,12 +80,30 @@ class World:
     @property
     def violations(self) -> tuple[str, ...]:
         """All broken rules that any server noted."""
-        return tuple(violation for server in self.servers.values() for violation in server.violations)
+        over_smtp = (violation for server in self.servers.values() for violation in server.violations)
+        return (*over_smtp, *self.policy_host.violations)
 
     def publish(self, domain: MailDomain) -> None:
         """Replace (or add) one domain and sign everything again."""
         self.domains[domain.name] = domain
         self.resolver.internet = self._built()
+
+    def publish_policy(self, domain: str, policy: Policy, answer: PolicyAnswer | None = None) -> None:
+        """Replace the MTA-STS policy of one domain, in DNS and at its policy host. KeyError when it has none.
+
+        How it is answered stays, unless `answer` says otherwise; the body is the policy's in any case.
+        """
+        self._write_policy(domain, policy, answer or self.policy_host.answers[domain])
+        zone = self.domains[domain]
+        self.publish(replace(zone, texts={**zone.texts, record_owner_of(domain): policy.record}))
+
+    def policy_settings(self, directory: Path) -> dict[str, str]:
+        """Keys of `[tls]`, with their values in TOML, that make MTA-STS work here; the trust store is written there."""
+        return {
+            "mta_sts": "true",
+            "mta_sts_port": str(self.policy_host.port),
+            "trust_store": json.dumps(str(self.write_trust_store(directory))),
+        }
 
     def write_trust_anchor(self, directory: Path) -> Path:
         """The root's key as `root.key` there, in zone file form."""
@@ -102,6 +129,11 @@ class World:
     def _built(self) -> Internet:
         return build(self.domains.values(), name_server=self._resolver_address)
 
+    def _write_policy(self, domain: str, policy: Policy, answer: PolicyAnswer) -> None:
+        hosts = [host for _, host in self.domains[domain].mx] or [domain]  # RFC 5321 5.1: the implicit MX
+        document = policy.document(hosts)
+        self.policy_host.answer(domain, replace(answer, body=document.encode()))
+
     def _server(self, host: Exchanger) -> SmtpServer:
         credentials = host.credentials(self.authority)
         context = None if credentials is None else credentials.server_context()
@@ -122,15 +154,21 @@ async def open_internet(
     addresses = {host.name: tuple(itertools.islice(pool, host.addresses)) for host in hosts}
     listening = [address for host in hosts if host.listening for address in addresses[host.name]]
     port, sockets = await _listen(listening)
+    policies = {policy_host_of(site.domain) for site in sites if site.policy is not None}
     async with AsyncExitStack() as stack:
         for opened in sockets.values():
             stack.enter_context(opened)
+        if policies:
+            policy_socket = stack.enter_context(await _listening_socket(next(pool), 0))
+            addresses |= dict.fromkeys(policies, (policy_socket.getsockname()[0],))
         world = World(sites, port, addresses, resolver_address)
         nursery = await stack.enter_async_context(trio.open_nursery())
         for name, server in world.servers.items():
             server.port = port
             listeners = [trio.SocketListener(sockets[address]) for address in addresses[name]]
             await nursery.start(server.serve, listeners)
+        if policies:
+            await nursery.start(world.policy_host.serve, [trio.SocketListener(policy_socket)])
         await nursery.start(world.resolver.serve, resolver_address, resolver_port)
         try:
             yield world

@@ -68,7 +68,7 @@ class MailDomain:
 
     `mx` is (preference, host); `((0, "."),)` is the null MX (RFC 7505), none at all leaves the domain itself as
     its host. `addresses` are those of the domain itself, `hosts` maps names inside the domain to addresses,
-    `aliases` names to CNAME targets. `tlsa` is (owner such as `_25._tcp.mx.example.test`, record data such as
+    `aliases` names to CNAME targets, `texts` names to the text of a TXT record. `tlsa` is (owner such as `_25._tcp.mx.example.test`, record data such as
     `3 1 1 ab…`). `records` are further zone file lines with absolute names. `forged` are such lines too: after
     signing they replace the RRset of their name and type, whose signature stays.
     """
@@ -78,6 +78,7 @@ class MailDomain:
     addresses: tuple[str, ...] = ()
     hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
     tlsa: tuple[tuple[str, str], ...] = ()
     records: tuple[str, ...] = ()
     forged: tuple[str, ...] = ()
@@ -90,6 +91,7 @@ class MailDomain:
         for host, addresses in self.hosts.items():
             lines += [_address_line(host, address) for address in addresses]
         lines += [f"{_absolute(alias)} CNAME {_absolute(target)}" for alias, target in self.aliases.items()]
+        lines += [f'{_absolute(owner)} TXT "{text}"' for owner, text in self.texts.items()]
         lines += [f"{_absolute(owner)} TLSA {data}" for owner, data in self.tlsa]
         return (*lines, *self.records)
 

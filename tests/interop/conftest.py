@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.internet import LiveInternet, MailDomain, build
+from tests.internet import STS, LiveInternet, MailDomain, build
 from tests.interop.peers import (
     dovecot as dovecot_server,
     exim as exim_server,
@@ -107,6 +107,13 @@ def mariadb(programs: Programs, scratch: Path) -> Iterator[Factory[MariadbConfig
 def live() -> Iterator[LiveInternet]:
     """The miniature Internet, in a thread of its own."""
     with LiveInternet() as live:
+        yield live
+
+
+@pytest.fixture
+def sts() -> Iterator[LiveInternet]:
+    """The domains with MTA-STS policies, in a thread of its own; see tests.internet.stssites."""
+    with LiveInternet(STS) as live:
         yield live
 
 
