@@ -5,8 +5,9 @@ Only what deliveries read is said; rows past their time and rows that make no se
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hints.levels import dropped
 from hints.port import FeatureView
@@ -17,6 +18,7 @@ from hints.show import Row
 # draft-harris-early-pipe; Exim's keyword today, and what older versions said.
 _EARLY = frozenset({"PIPECONNECT", "PIPE_CONNECT", "X_PIPE_CONNECT"})
 RECENT = 300.0  # seconds for which an address that failed is tried last
+SHOWN = 5  # patterns of an MTA-STS policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,23 @@ def _sentence(row: Row, now: float) -> str:
             return _feature(row, now)
         case "session":
             return f"a {values['version']} session may be resumed, if what it rests on is judged well again"
+        case "sts":
+            return _policy(values)
         case _:
             said = f"says {len(values['keywords'])} extensions in the {values['phase']} phase"
             words = {line.partition(" ")[0].upper() for line in values["keywords"]}
             early = "PIPELINING" in words and words & _EARLY
             return f"{said}: commands may be sent before they are asked for" if early else said
+
+
+def _policy(values: Mapping[str, Any]) -> str:
+    if values["mode"] == "none":
+        return "the domain has said that it has no MTA-STS policy: nothing is asked of its hosts"
+    names = ", ".join(values["patterns"][:SHOWN]) + (", …" if len(values["patterns"]) > SHOWN else "")
+    asked = f"hosts of these names with a valid certificate (MTA-STS): {names}"
+    if values["mode"] == "testing":
+        return f"a policy on trial would allow only {asked}; nothing is refused for that"
+    return f"only {asked}"
 
 
 def _feature(row: Row, now: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -25,6 +26,7 @@ from hints.records import (
     Note,
     Reachability,
     SessionKey,
+    StsSeen,
     TlsSession,
     Word,
 )
@@ -46,6 +48,12 @@ MAX_TIME = 253_402_300_799.0  # seconds since the epoch, the end of the year 999
 _MOMENTS = ("first_seen", "last_seen", "expires")
 LEVELS = ("none", "encrypt", "pkix", "dane-ta", "dane-ee")
 _WORDS = frozenset(Word)
+MAX_DOMAIN = 253  # characters without the last dot
+MAX_PATTERNS = 100
+MAX_POLICY_AGE = 31_557_600  # seconds, RFC 8461 3.2
+POLICY_MODES = ("enforce", "testing", "none")
+_DOMAIN = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+_POLICY_ID = re.compile(r"[A-Za-z0-9]{1,32}")  # RFC 8461 3.1
 
 
 def accept(note: Note) -> Note | None:
@@ -80,6 +88,10 @@ def accept(note: Note) -> Note | None:
             if host is None or not (is_address(note.address) and is_port(note.port) and note.word in _WORDS):
                 return None
             return note if host == note.host else structs.replace(note, host=host)
+        case StsSeen():
+            patterns = tuple(one.lower() for one in note.patterns)
+            policy = structs.replace(note, domain=note.domain.lower(), patterns=patterns)
+            return policy if _is_policy(policy) else None
 
 
 def accept_key(key: SessionKey) -> SessionKey | None:
@@ -143,6 +155,36 @@ def is_feature(row: Mapping[str, Any]) -> bool:
     )
 
 
+def read_sts(row: Mapping[str, Any]) -> StsSeen | None:
+    """The policy in a row of sts_policy, if it is one that counts for as long as it says."""
+    patterns = _texts(row["patterns"], MAX_PATTERNS, MAX_DOMAIN + 2)
+    if patterns is None:
+        return None
+    policy = StsSeen(row["domain"], row["id"], row["mode"], patterns, row["max_age"], row["fetched_at"])
+    return policy if _is_policy(policy) and policy.expires == row["expires"] else None
+
+
+def _is_policy(policy: StsSeen) -> bool:
+    return (
+        is_domain(policy.domain)
+        and is_text(policy.id, 32)
+        and _POLICY_ID.fullmatch(policy.id) is not None
+        and policy.mode in POLICY_MODES
+        and len(policy.patterns) <= MAX_PATTERNS
+        and all(is_domain(one.removeprefix("*.")) for one in policy.patterns)
+        and bool(policy.patterns or policy.mode == "none")
+        and _is_integer(policy.max_age)
+        and 0 <= policy.max_age <= MAX_POLICY_AGE
+        and _is_moment(policy.fetched_at)
+        and is_time(policy.expires)
+    )
+
+
+def is_domain(value: object) -> bool:
+    """A domain in lower-case A-labels, without a dot at the end."""
+    return isinstance(value, str) and len(value) <= MAX_DOMAIN and _DOMAIN.fullmatch(value) is not None
+
+
 def clean(value: str, limit: int) -> str:
     """Bounded text in which control characters are spaces."""
     cut = value[:limit]
@@ -178,7 +220,7 @@ def is_port(value: object) -> bool:
 
 def read_ehlo(row: Mapping[str, Any]) -> EhloAnswer | None:
     """The answer in a row of ehlo_answer, if it is one."""
-    keywords = _keywords(row["keywords"])
+    keywords = _texts(row["keywords"], MAX_KEYWORDS, MAX_KEYWORD)
     if keywords is None or not (is_address(row["address"]) and is_port(row["port"])):
         return None
     if row["phase"] not in tuple(EhloPhase) or not is_text(row["greeted_as"], MAX_HOST):
@@ -235,6 +277,10 @@ def is_time(value: object) -> bool:
     return math.isfinite(value) and 0 <= value <= MAX_TIME
 
 
+def _is_moment(value: object) -> bool:
+    return value is not None and is_time(value)
+
+
 def lenient_text(octets: bytes) -> str:
     """Text that is no UTF-8 is a value that makes no sense, not an error: it stays unprintable."""
     return octets.decode("utf-8", "surrogateescape")
@@ -254,14 +300,15 @@ def _host(value: object) -> str | None:
     return value.lower()
 
 
-def _keywords(value: object) -> tuple[str, ...] | None:
+def _texts(value: object, most: int, limit: int) -> tuple[str, ...] | None:
+    """The printable texts in a JSON array, at most so many of so many characters."""
     # escapes make a character six octets long at most
-    if not isinstance(value, str) or len(value) > 6 * MAX_KEYWORDS * (MAX_KEYWORD + 4):
+    if not isinstance(value, str) or len(value) > 6 * most * (limit + 4):
         return None
     try:
         read = json.loads(value)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(read, list) or len(read) > MAX_KEYWORDS:
+    if not isinstance(read, list) or len(read) > most:
         return None
-    return tuple(read) if all(is_text(one, MAX_KEYWORD) for one in read) else None
+    return tuple(read) if all(is_text(one, limit) for one in read) else None

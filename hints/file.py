@@ -41,8 +41,8 @@ from hints.engine import (
     translated_damage,
 )
 from hints.place import Place
-from hints.reading import Known, best_level, read
-from hints.records import SessionKey, TlsSession
+from hints.reading import Known, best_level, policy, read
+from hints.records import SessionKey, StsSeen, TlsSession
 from hints.seal import Sealer
 from hints.tables import (
     KINDS,
@@ -51,6 +51,7 @@ from hints.tables import (
     feature,
     reachability,
     row_of,
+    sts_policy,
     table_of,
     upsert,
 )
@@ -63,7 +64,9 @@ READ_BUSY_MS = 40  # below the patience of a look
 PRUNED_AT_ONCE = 500  # rows in one transaction, so that no other writer waits for long
 PRUNED_BY_A_WRITE = 10_000
 PRUNE_PAUSE = 0.01  # seconds between two of them: a writer that waits asks again within 10 ms at first
-FREED_WHEN_FULL = 4  # a full file loses this part of each kind, the least recently seen
+FREED_WHEN_FULL = 4  # a full file loses this part of each kind, the least recently seen,
+ROOM = 16  # until this part of it is free; policies only when nothing else is left
+POLICIES_AT_ONCE = 100  # in one transaction
 
 
 class HintsFile:
@@ -107,6 +110,12 @@ class HintsFile:
         """The best level of the last 90 days."""
         return self._guarded(
             lambda: self._read(now, lambda conn: best_level(conn, domain, host, now, self._valid)), now
+        )
+
+    def policy(self, domain: str, now: float) -> StsSeen | None:
+        """The MTA-STS policy of a domain that still counts."""
+        return self._guarded(
+            lambda: self._read(now, lambda conn: policy(conn, domain, now, self._valid)), now
         )
 
     def write(
@@ -206,10 +215,11 @@ class HintsFile:
     ) -> None:
         writer = self._open(now)[0]
         try:
+            _store_policies(writer, [stamped for stamped in batch if table_of(stamped.note) is sts_policy])
             with writer.begin() as conn:
                 for table in KINDS.values():
                     rows = [row_of(stamped) for stamped in batch if table_of(stamped.note) is table]
-                    if rows:
+                    if rows and table is not sts_policy:
                         conn.execute(upsert(table), rows)
                 _count_uses(conn, uses)
                 if tickets is not None:
@@ -251,6 +261,17 @@ class HintsFile:
             return self._engines
 
 
+def _store_policies(writer: Engine, batch: Sequence[Stamped]) -> None:
+    """Before all else, some at a time: advice that finds no room must not keep policies out.
+
+    They may be written again.
+    """
+    for start in range(0, len(batch), POLICIES_AT_ONCE):
+        rows = [row_of(stamped) for stamped in batch[start : start + POLICIES_AT_ONCE]]
+        with writer.begin() as conn:
+            conn.execute(upsert(sts_policy), rows)
+
+
 def _count_uses(conn: Connection, uses: Mapping[tuple[str, str, int], int]) -> None:
     rows = [
         {"a_host": host, "an_address": address, "a_port": port, "more": count}
@@ -269,14 +290,39 @@ def _rowid(table: Table) -> ColumnElement[int]:
 
 
 def _make_room(writer: Engine) -> None:
-    """Delete what was not seen for longest; the next write has room then."""
+    """Delete what was not seen for longest; the next write has room then.
+
+    An MTA-STS policy that is lost is a downgrade waiting to happen, all the rest is advice: of the policies
+    those that end first go, and only where deleting everything else leaves no room.
+    """
     with writer.begin() as conn:
-        for table in KINDS.values():
+        while _drop_advice(conn):
+            if _has_room(conn):
+                return
+        if not _has_room(conn):
+            rows = conn.execute(select(func.count()).select_from(sts_policy)).scalar_one()
+            doomed = select(_rowid(sts_policy)).select_from(sts_policy).order_by(sts_policy.c.expires)
+            part = doomed.limit(rows // FREED_WHEN_FULL + 1)
+            conn.execute(delete(sts_policy).where(_rowid(sts_policy).in_(part)))
+
+
+def _drop_advice(conn: Connection) -> int:
+    """Delete a part of each kind but the policies; how many rows."""
+    deleted = 0
+    for table in KINDS.values():
+        if table is not sts_policy:
             part = select(table.c.last_seen).order_by(table.c.last_seen)
             rows = conn.execute(select(func.count()).select_from(table)).scalar_one()
             limit = conn.execute(part.offset(rows // FREED_WHEN_FULL).limit(1)).scalar_one_or_none()
             if limit is not None:
-                conn.execute(delete(table).where(table.c.last_seen <= limit))
+                deleted += conn.execute(delete(table).where(table.c.last_seen <= limit)).rowcount
+    return deleted
+
+
+def _has_room(conn: Connection) -> bool:
+    names = ("freelist_count", "page_count", "max_page_count")
+    free, used, most = (conn.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in names)
+    return bool(free + most - used >= most // ROOM)
 
 
 def _inode(path: Path) -> int:

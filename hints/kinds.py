@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-VERSION: Final = 2  # PRAGMA user_version
+VERSION: Final = 3  # PRAGMA user_version
 APPLICATION: Final = 0x4F757448  # PRAGMA application_id, "OutH": a file without it is not ours to replace
 ORIGIN: Final = ("source", "reason", "first_seen", "last_seen", "expires", "use_count")
 
@@ -55,13 +55,14 @@ KINDS: Final = {
             ),
             ("version", "saved_at"),
         ),
+        Kind("sts", "sts_policy", ("domain",), ("id", "mode", "patterns", "max_age", "fetched_at")),
     )
 }
 
 _TIMES = frozenset(
     (
         *("last_failure", "last_success", "best_at", "last_worked", "last_failed", "saved_at"),
-        *("first_seen", "last_seen", "expires"),
+        *("fetched_at", "first_seen", "last_seen", "expires"),
     )
 )
 
@@ -88,4 +89,5 @@ MIGRATIONS: Final = {
         "CREATE INDEX reachability_address ON reachability (address)",
         "CREATE INDEX level_seen_host ON level_seen (host)",
     ),
+    2: (),
 }  # from that version to the next; new tables are made afterwards

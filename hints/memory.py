@@ -24,9 +24,11 @@ from hints.records import (
     Note,
     Reachability,
     SessionKey,
+    StsSeen,
     TlsSession,
     Word,
 )
+from hints.sts import counts, latest
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -45,6 +47,7 @@ class MemoryHints:
         self._reach: OrderedDict[tuple[str, str, int], tuple[float, AddressView]] = OrderedDict()
         self._levels: OrderedDict[tuple[str, str], tuple[float, Best]] = OrderedDict()
         self._features: OrderedDict[tuple[str, str, int, Word], tuple[float, FeatureView]] = OrderedDict()
+        self._policies: OrderedDict[str, StsSeen] = OrderedDict()
         self._sessions: OrderedDict[SessionKey, tuple[TlsSession, ...]] = OrderedDict()
 
     async def look(
@@ -80,11 +83,19 @@ class MemoryHints:
                 if expired(until, now):
                     worked = FeatureView(kept.word)
                 _put(self._features, use, (expires, used(worked, kept.worked, now)), self._max_entries)
+            case StsSeen():
+                policy = latest(self._policies.get(kept.domain), kept, now)
+                _put(self._policies, kept.domain, policy, self._max_entries)
 
     async def best_level(self, domain: str, host: str) -> str | None:
         """The best level of the last 90 days."""
         until, seen = self._levels.get((domain.lower(), host.lower()), (0.0, None))
         return None if seen is None or expired(until, self._clock()) else seen.level
+
+    async def sts_policy(self, domain: str) -> StsSeen | None:
+        """The policy of a domain that still counts; never Unreadable."""
+        policy = self._policies.get(domain.lower())
+        return policy if policy is not None and counts(policy, self._clock()) else None
 
     async def claim_session(self, key: SessionKey) -> TlsSession | None:
         """The newest session of this key; one of TLS 1.3 is gone then."""
@@ -188,7 +199,7 @@ def fold(view: AddressView, note: Note, now: float) -> AddressView:
             others_seen = (one for one in view.features if one.word is not word)
             together = (*others_seen, used(seen, worked, now))
             return structs.replace(view, features=tuple(sorted(together, key=lambda one: one.word)))
-        case LevelSeen():
+        case LevelSeen() | StsSeen():
             return view
 
 

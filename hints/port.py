@@ -1,4 +1,7 @@
-"""What the delivery side may ask of hints, and tell them. Never an error, never a wait beyond 50 ms."""
+"""What the delivery side may ask of hints, and tell them. Never an error, never a wait beyond 50 ms.
+
+But for the MTA-STS policy of a domain, which no delivery may miss: see `Hints.sts_policy`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,14 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from hints.records import EhloAnswer, Note, SessionKey, TlsSession, Word
+from hints.records import EhloAnswer, Note, SessionKey, StsSeen, TlsSession, Word
 
 PATIENCE = 0.05  # seconds; a hint that is not there by then is a missing hint
+STS_PATIENCE = 2.0  # seconds; a policy that is not there by then is not known to be missing
+
+
+class Unreadable(Exception):
+    """The hints could not be read in time: what they hold is not known."""
 
 
 class FeatureView(Struct, frozen=True):
@@ -68,6 +76,14 @@ class Hints(Protocol):
         """The best level that deliveries to `host` for `domain` reached in the last 90 days, see `LevelSeen`.
 
         To be asked before the level of the present delivery is noted; `hints.levels.dropped` compares.
+        """
+        ...
+
+    async def sts_policy(self, domain: str) -> StsSeen | None:
+        """The MTA-STS policy of a domain (A-labels) that still counts; None: none is known.
+
+        Waits for STS_PATIENCE at most. Raises Unreadable: to go on as if there were none would let whoever
+        keeps the policy from being fetched undo it (RFC 8461 10.2).
         """
         ...
 

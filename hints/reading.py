@@ -15,12 +15,12 @@ from msgspec import Struct, structs
 from sqlalchemy import Table, select
 from sqlalchemy.dialects import sqlite
 
-from hints.check import is_feature, is_level_seen, is_origin, is_reachability, read_ehlo
+from hints.check import is_feature, is_level_seen, is_origin, is_reachability, read_ehlo, read_sts
 from hints.memory import faded
 from hints.port import AddressView, FeatureView
-from hints.prune import LEVEL_SEEN
-from hints.records import EhloAnswer, Word
-from hints.tables import ehlo_answer, feature, level_seen, reachability
+from hints.prune import LEVEL_SEEN, STS_AHEAD
+from hints.records import EhloAnswer, StsSeen, Word
+from hints.tables import ehlo_answer, feature, level_seen, reachability, sts_policy
 
 Valid = Callable[[bool], bool]  # counts what is not believed, and gives it back
 _Row = Mapping[str, Any]
@@ -28,6 +28,10 @@ _Row = Mapping[str, Any]
 _BEST = (
     f"SELECT {', '.join(level_seen.c.keys())} FROM level_seen "  # noqa: S608  # nothing of anybody's is in it
     "WHERE domain = ? AND host = ? AND expires > ? AND best_at > ?"
+)
+_POLICY = (
+    f"SELECT {', '.join(sts_policy.c.keys())} FROM sts_policy "  # noqa: S608
+    "WHERE domain = ? AND expires > ? AND fetched_at <= ?"
 )
 _SESSION = "SELECT 1 FROM tls_session WHERE host = ? AND port = ? AND expires > ? AND saved_at <= ? LIMIT 1"
 
@@ -61,6 +65,16 @@ def best_level(conn: Connection, domain: str, host: str, now: float, valid: Vali
     believed = _believed(level_seen, found, valid)
     rows = [row for row in believed if valid(is_level_seen(row))]
     return str(rows[0]["best"]) if rows else None
+
+
+def policy(conn: Connection, domain: str, now: float, valid: Valid) -> StsSeen | None:
+    """The MTA-STS policy of a domain that still counts."""
+    found = conn.execute(_POLICY, (domain, now, now + STS_AHEAD)).fetchall()
+    for row in _believed(sts_policy, found, valid):
+        seen = read_sts(row)
+        if valid(seen is not None):
+            return seen
+    return None
 
 
 def _views(

@@ -1,4 +1,4 @@
-"""What can be remembered about servers: typed, primitives-only records. All of it is advice."""
+"""What can be remembered about servers: typed, primitives-only records. Advice, but for MTA-STS policies."""
 
 from __future__ import annotations
 
@@ -64,6 +64,22 @@ class Feature(Struct, frozen=True):
     worked: bool
 
 
+class StsSeen(Struct, frozen=True):
+    """The MTA-STS policy of a domain as it was fetched (RFC 8461 3.2)."""
+
+    domain: str  # lower-case A-labels
+    id: str  # of the TXT record, 1 to 32 letters and digits (RFC 8461 3.1)
+    mode: str  # enforce, testing, none
+    patterns: tuple[str, ...]  # mx patterns, lower-case A-labels, "*." in front at most; at most 100
+    max_age: int  # seconds, 0 to 31557600
+    fetched_at: float  # seconds since the epoch
+
+    @property
+    def expires(self) -> float:
+        """Until when it counts, in seconds since the epoch."""
+        return self.fetched_at + self.max_age
+
+
 @dataclass(frozen=True, slots=True)
 class SessionKey:
     """Everything that must be the same before a TLS session may be offered.
@@ -105,4 +121,4 @@ class TlsSession:
         return self.version != "TLSv1.2"
 
 
-Note = EhloAnswer | Reachability | LevelSeen | Feature
+Note = EhloAnswer | Reachability | LevelSeen | Feature | StsSeen

@@ -7,6 +7,7 @@ Keys, as printed and as asked for:
     level          DOMAIN/HOST                 example.org/mx.example.org
     feature        HOST/ADDRESS:PORT/WORD      mx.example.org/192.0.2.1:25/chunking
     session        HOST:PORT/LEVEL/TICKET      mx.example.org:25/dane-ee/reusable
+    sts            DOMAIN/sts                  example.org/sts
 
 A host, an address or a domain alone means every row about it. Rows that make no sense are shown as such,
 without their content; what a session holds is never read. Plain sqlite3, because tools have to start fast.
@@ -29,6 +30,7 @@ from hints.check import (
     is_session,
     lenient_text,
     read_ehlo,
+    read_sts,
 )
 from hints.kinds import APPLICATION, KINDS, ORIGIN, VERSION, Kind
 from hints.prune import expired
@@ -120,6 +122,8 @@ def key_of(kind: str, row: Mapping[str, Any]) -> str:
         return f"{row['host']}/{_socket(row['address'], row['port'])}/{row['word']}"
     if kind == "session":
         return f"{_socket(row['host'], row['port'])}/{row['level']}/{row['ticket']}"
+    if kind == "sts":
+        return f"{row['domain']}/sts"
     return f"{row['domain']}/{row['host']}"
 
 
@@ -133,7 +137,7 @@ def conditions(kind: Kind, wanted: Filter, now: float) -> Conditions:
     values: list[object] = []
     if wanted.host is not None:
         names = [name for name in ("host", "address") if name in kind.columns]
-        terms.append(f"({' OR '.join(f'{name} = ?' for name in names)})")
+        terms.append(f"({' OR '.join(f'{name} = ?' for name in names) or '0'})")
         values += [wanted.host.lower()] * len(names)
     if wanted.domain is not None:
         terms.append("domain = ?" if "domain" in kind.columns else "? IS NULL")
@@ -174,6 +178,7 @@ _VALID: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
     "level": is_level_seen,
     "feature": is_feature,
     "session": is_session,
+    "sts": lambda row: read_sts(row) is not None,
 }
 
 
@@ -187,6 +192,10 @@ def _row(kind: str, row: Mapping[str, Any], now: float) -> Row:
         answer = read_ehlo(row)
         assert answer is not None
         values["keywords"] = list(answer.keywords)
+    if kind == "sts":
+        policy = read_sts(row)
+        assert policy is not None
+        values["patterns"] = list(policy.patterns)
     origin = {name: row[name] for name in ORIGIN}
     gone = expired(row["expires"], now)
     return Row(kind, key_of(kind, row), values, expired=gone, identity=identity, **origin)

@@ -4,7 +4,8 @@ A note costs an append to a buffer; `flush` (or `run`, every few seconds) writes
 the delivery path. A look waits `PATIENCE` at most and then knows nothing; what will be asked next is read
 along. Answers are cached for a while (`hints.recent`), and what this process noted but has not written yet is
 seen at once. When the file cannot be used, the reason is logged once, deliveries go on without hints, and it
-is tried again after `RETRY` seconds.
+is tried again after a minute (`hints.trouble`). Only who asks for the MTA-STS policy of a domain is told that
+it could not be read (`hints.policies`).
 
 A look at a file that is open happens on the loop's thread: it takes some rows, and waits for nothing but the
 disk; where it did, threads look for a while. Threads: one writer, two readers and two claimers per file; a
@@ -18,7 +19,6 @@ it is never in two places from which it could be handed out.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import Counter
@@ -30,29 +30,28 @@ import trio
 
 from hints import port as contract, sessions
 from hints.check import accept, accept_key, accept_session
-from hints.engine import Busy, Unavailable
+from hints.engine import Busy
 from hints.file import HintsFile
 from hints.location import file_of
 from hints.memory import added, current, fold
+from hints.policies import Policies
 from hints.port import AddressView
 from hints.prune import PRUNE_EVERY
 from hints.reading import Known
 from hints.recent import MAX_CACHE, Key, Reading, Recent
-from hints.records import EhloAnswer, LevelSeen, Note, SessionKey, TlsSession
+from hints.records import EhloAnswer, Feature, LevelSeen, Note, Reachability, SessionKey, StsSeen, TlsSession
 from hints.seal import KeyUnusable, Sealer, load_key
 from hints.tables import Stamped
+from hints.trouble import Trouble
 
-MAX_BUFFER = 10_000  # notes; beyond that new ones are dropped
+MAX_BUFFER = 10_000  # notes; beyond that new ones are dropped,
+MAX_SPARED = 1_000  # policies only beyond that
 MAX_SESSIONS = 1_000  # keys whose sessions wait to be written
 MAX_ADDRESSES = 64  # of one look; further ones are unknown
 FLUSH_SECONDS = 5.0
-RETRY = 60.0  # seconds without the file after trouble
 CLOSE_SECONDS = 10.0
 WAITED = 0.02  # seconds of waiting in a look that make a disk slow,
 SLOW_FOR = 10.0  # seconds for which threads then look
-MAX_SAID = 100  # different complaints in the log
-
-_log = logging.getLogger("outrider.hints")
 
 _Waiting = dict[SessionKey, tuple[tuple[TlsSession, str, str], ...]]  # with source and reason
 
@@ -78,11 +77,11 @@ class SqlHints:
         self._unwritten: dict[tuple[str, int], list[Stamped]] = {}  # the same by address and port
         self._folded: dict[Key, tuple[AddressView, int, AddressView]] = {}  # view, notes folded in, result
         self._recent = Recent()
+        self._trouble = Trouble(self._file.path, "mail goes on without hints")
+        self._policies = Policies(self._file, self._readers)
         self._uses: Counter[Key] = Counter()
         self._next_prune = 0.0
-        self._not_before = 0.0
         self._slow_until = -math.inf  # by trio's clock
-        self._said: set[str] = set()
         self.dropped = 0  # notes that made no sense or found the buffer full
 
     @property
@@ -103,7 +102,7 @@ class SqlHints:
         asked = tuple(dict.fromkeys(addresses))[:MAX_ADDRESSES]
         known = {one: view for one in asked if (view := recent.view((host, one, port), now)) is not None}
         unknown = tuple(one for one in asked if one not in known)
-        if unknown and now >= self._not_before:
+        if unknown and not self._trouble.lasts(now):
             domain = None if domain is None else domain.lower()
             known |= await self._read(Reading(host, unknown, port, domain, now, recent.generation))
         for one in asked:
@@ -113,7 +112,8 @@ class SqlHints:
     def note(self, note: Note, *, source: str, reason: str, now: float) -> None:
         """Remember; buffered, returns at once, never raises."""
         kept = accept(note)
-        if kept is None or len(self._buffer) >= MAX_BUFFER:
+        limit = MAX_BUFFER + MAX_SPARED * isinstance(kept, StsSeen)
+        if kept is None or len(self._buffer) >= limit:
             self.dropped += 1
             return
         self._buffer.append(Stamped(kept, source, reason, now))
@@ -123,7 +123,7 @@ class SqlHints:
         """The best level of the last 90 days; None where nothing is known in time."""
         domain, host, now = domain.lower(), host.lower(), self._clock()
         fresh, known = self._recent.level(domain, host, now)
-        if not fresh and now >= self._not_before:
+        if not fresh and not self._trouble.lasts(now):
             try:
                 with trio.move_on_after(self._patience):
                     known = await trio.to_thread.run_sync(
@@ -132,11 +132,19 @@ class SqlHints:
                         abandon_on_cancel=True,
                     )
             except Exception as error:  # the contract: never an error
-                self._trouble(error, now)
+                self._trouble.meet(error, now)
         highest = self._recent.highest_level(domain, host, known)
         if highest is not None and (not fresh or highest != known):  # what is not known may only be late
             self._recent.keep_level(domain, host, highest, now)
         return highest
+
+    async def sts_policy(self, domain: str) -> StsSeen | None:
+        """The policy of a domain that still counts. Raises Unreadable."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            return await self._policies.ask(domain.lower(), self._clock())
+        finally:
+            self._say_invalid()
 
     async def claim_session(self, key: SessionKey) -> TlsSession | None:
         """A session of this key, in time; one of TLS 1.3 is handed out once."""
@@ -150,7 +158,7 @@ class SqlHints:
             if found[-1].single_use:
                 self._sessions[asked] = tuple(one for one in waiting if one[0] is not found[-1])
             return found[-1]
-        if asked in self._forgotten or now < self._not_before:
+        if asked in self._forgotten or self._trouble.lasts(now):
             return None
         if self._recent.without_sessions(asked.host, asked.port, now):
             return None
@@ -176,7 +184,7 @@ class SqlHints:
         """Write what is buffered. Failures are logged once, not raised."""
         async with self._flushing:
             now = self._clock()
-            if now < self._not_before:
+            if self._trouble.lasts(now):
                 return
             prune = now >= self._next_prune
             if not (self._buffer or self._uses or self._sessions or self._forgotten or prune):
@@ -192,7 +200,7 @@ class SqlHints:
                 self._take_back(waiting)
                 raise
             except Exception as error:  # the contract: never an error
-                self._trouble(error, now)
+                self._trouble.meet(error, now)
                 self._take_back(waiting)
                 return
             for key, until in forgotten:
@@ -200,7 +208,7 @@ class SqlHints:
                     del self._forgotten[key]
             self._written(len(batch), uses, waiting)
             self._next_prune = now + PRUNE_EVERY if prune and done else self._next_prune
-            self._not_before = 0.0
+            self._trouble.end()
 
     async def run(self) -> None:
         """Flush every few seconds until cancelled."""
@@ -247,11 +255,11 @@ class SqlHints:
         except Busy:
             return None  # a missing hint, and no reason to leave the file alone
         except Exception as error:  # the contract: never an error
-            self._trouble(error, now)
+            self._trouble.meet(error, now)
         finally:
             given_up.set()
             if self._file.invalid > invalid:
-                self._say("some rows make no sense and are not believed")
+                self._say_invalid()
         return None
 
     def _claim_from_file(
@@ -266,7 +274,7 @@ class SqlHints:
             try:
                 self._sealer = Sealer(load_key(self._file.path.with_suffix(".key")))
             except KeyUnusable as error:
-                self._say(f"{error}; TLS sessions are not kept")
+                self._trouble.say(f"{error}; TLS sessions are not kept")
         return self._sealer
 
     def _take_back(self, waiting: _Waiting) -> None:
@@ -285,9 +293,8 @@ class SqlHints:
             known = self._read_here(reading)
             views = await self._read_in_a_thread(reading) if known is None else known.views
         except Exception as error:  # the contract: never an error
-            self._trouble(error, reading.at)
-        if self._file.invalid:
-            self._say("some rows make no sense and are not believed")
+            self._trouble.meet(error, reading.at)
+        self._say_invalid()
         self._recent.take_in()
         return {view.address: view for view in views}
 
@@ -347,6 +354,8 @@ class SqlHints:
         note = stamped.note
         if isinstance(note, LevelSeen):
             self._recent.note_level(note, stamped.at)
+        elif isinstance(note, StsSeen):
+            self._policies.note(note, stamped.at)
         else:
             self._unwritten.setdefault((note.address, note.port), []).append(stamped)
 
@@ -358,23 +367,18 @@ class SqlHints:
         self._uses = +self._uses  # drops the zeroes
         written: dict[tuple[str, int], list[Stamped]] = {}
         for stamped in self._buffer[:count]:
-            if not isinstance(stamped.note, LevelSeen):
+            if not isinstance(stamped.note, LevelSeen | StsSeen):
                 written.setdefault((stamped.note.address, stamped.note.port), []).append(stamped)
         del self._buffer[:count]
         self._unwritten, self._folded = {}, {}
+        self._policies.written()
         self._recent.written(lambda key, view: _folded(view, key[0], written.get(key[1:], ())))
         for stamped in self._buffer:
             self._remember_unwritten(stamped)
 
-    def _trouble(self, error: Exception, now: float) -> None:
-        self._not_before = now + RETRY
-        text = str(error) if isinstance(error, Unavailable) else repr(error)[:200]
-        self._say(f"{text}; mail goes on without hints")
-
-    def _say(self, text: str) -> None:
-        if text not in self._said and len(self._said) < MAX_SAID:
-            self._said.add(text)
-            _log.warning("hints file %s: %s", self._file.path, text)
+    def _say_invalid(self) -> None:
+        if self._file.invalid:
+            self._trouble.say("some rows make no sense and are not believed")
 
 
 def _added(
@@ -388,6 +392,6 @@ def _folded(view: AddressView, host: str, noted: Sequence[Stamped]) -> AddressVi
     """The view with the notes about its address that concern `host`."""
     for stamped in noted:
         note = stamped.note
-        if isinstance(note, EhloAnswer) or note.host == host:
+        if isinstance(note, EhloAnswer) or (isinstance(note, Reachability | Feature) and note.host == host):
             view = fold(view, note, stamped.at)
     return view

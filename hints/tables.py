@@ -22,6 +22,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    and_,
     case,
     func,
     or_,
@@ -31,8 +32,8 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 from hints.check import MAX_REASON, MAX_SOURCE, clean
 from hints.kinds import APPLICATION, VERSION
 from hints.levels import RANK
-from hints.prune import HALF_LIFE, LEVEL_SEEN, MAX_EVIDENCE, lifetime
-from hints.records import EhloAnswer, Feature, LevelSeen, Note, Reachability
+from hints.prune import HALF_LIFE, LEVEL_SEEN, MAX_EVIDENCE, STS_AHEAD, lifetime
+from hints.records import EhloAnswer, Feature, LevelSeen, Note, Reachability, StsSeen
 
 __all__ = ["APPLICATION", "KINDS", "VERSION", "Stamped", "metadata", "row_of", "table_of", "upsert"]
 
@@ -114,12 +115,23 @@ tls_session = _kind(
     Column("sealed", LargeBinary, nullable=False),
 )
 
+sts_policy = _kind(
+    "sts_policy",
+    Column("domain", Text, primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("patterns", Text, nullable=False),  # a JSON array of mx patterns
+    Column("max_age", Integer, nullable=False),
+    Column("fetched_at", Float, nullable=False),
+)
+
 KINDS: Final[Mapping[str, Table]] = {
     "ehlo": ehlo_answer,
     "reachability": reachability,
     "level": level_seen,
     "feature": feature,
     "session": tls_session,
+    "sts": sts_policy,
 }
 
 
@@ -143,6 +155,8 @@ def table_of(note: Note) -> Table:
             return level_seen
         case Feature():
             return feature
+        case StsSeen():
+            return sts_policy
 
 
 def row_of(stamped: Stamped) -> dict[str, Any]:
@@ -172,6 +186,10 @@ def row_of(stamped: Stamped) -> dict[str, Any]:
             row |= {"host": note.host, "address": note.address, "port": note.port, "word": note.word.value}
             row |= {"worked": int(note.worked), "failed": int(not note.worked)}
             row |= {"last_worked": at if note.worked else None, "last_failed": None if note.worked else at}
+        case StsSeen():
+            row |= {"domain": note.domain, "id": note.id, "mode": note.mode, "expires": note.expires}
+            row |= {"patterns": json.dumps(note.patterns)}
+            row |= {"max_age": note.max_age, "fetched_at": note.fetched_at}
     return row
 
 
@@ -206,7 +224,15 @@ def upsert(table: Table) -> Insert:
         kept = (best > case(rank, value=new.level, else_=-1)) & (table.c.best_at > new.best_at - LEVEL_SEEN)
         changed["best"] = case((stale, new.level), (kept, table.c.best), else_=new.level)
         changed["best_at"] = case((stale, new.best_at), (kept, table.c.best_at), else_=new.best_at)
-    return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=changed)
+    replaced = None
+    if table is sts_policy:
+        known = and_(~stale, table.c.first_seen >= 0, table.c.first_seen <= new.first_seen)
+        changed["first_seen"] = case((known, table.c.first_seen), else_=new.first_seen)
+        changed["use_count"] = 0  # a row that makes no sense must not outlive the next fetch
+        replaced = or_(table.c.fetched_at <= new.fetched_at, table.c.fetched_at > new.last_seen + STS_AHEAD)
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key.columns), set_=changed, where=replaced
+    )
 
 
 def _one_more(count: ColumnElement[int], last: ColumnElement[float], new: Any) -> ColumnElement[int]:

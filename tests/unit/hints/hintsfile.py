@@ -5,9 +5,13 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
-from hints.records import Reachability
+from msgspec import structs
+
+from hints.records import Reachability, StsSeen
 
 A, HOST = "192.0.2.1", "mx.example.org"
+DOMAIN = "example.org"
+WEEK = 604_800
 
 
 def execute(path, statement, *values):
@@ -27,3 +31,13 @@ async def failures(hints, address=A) -> int:
 
 def set_aside(path) -> list[str]:
     return sorted(one.name for one in path.parent.iterdir() if "corrupt" in one.name or "version" in one.name)
+
+
+def seen(at: float, **parts) -> StsSeen:
+    known = StsSeen(DOMAIN, "20240101T000000", "enforce", ("mx.example.org", "*.example.net"), WEEK, at)
+    return structs.replace(known, **parts)
+
+
+def tell(hints, clock, *policies):
+    for one in policies:
+        hints.note(one, source="relay", reason="test", now=clock.now)

@@ -8,8 +8,9 @@ from contextlib import closing, suppress
 
 import pytest
 
-from hints import file as hints_file
-from hints.kinds import KINDS, VERSION
+from hints import file as hints_file, port
+from hints.check import accept
+from hints.kinds import KINDS, MIGRATIONS, VERSION
 from hints.manage import check, count, forget, prune
 from hints.port import AddressView
 from hints.records import (
@@ -19,6 +20,7 @@ from hints.records import (
     LevelSeen,
     Reachability,
     SessionKey,
+    StsSeen,
     TlsSession,
     Word,
 )
@@ -50,6 +52,7 @@ NOTES = (
     Reachability(HOST, A, 25, "refused"),
     LevelSeen("example.org", HOST, "dane-ee"),
     Feature(HOST, A, 25, Word.CHUNKING, False),
+    StsSeen("example.org", "1", "enforce", ("mx.example.org", "*.example.net"), 604_800, NOW),
 )
 
 
@@ -65,12 +68,20 @@ async def fill(hints):
     await hints.flush()
 
 
+async def ask_for_a_policy(hints):
+    """What was fetched, none, or that it is not known."""
+    with suppress(port.Unreadable):
+        policy = await hints.sts_policy("example.org")
+        assert policy is None or accept(policy) == policy
+
+
 async def use(path):
     """Everything that a delivery does with hints; nothing of it may raise."""
     hints = opened(path)
     (view,) = await hints.look(HOST, (A,), 25)
     assert isinstance(view, AddressView)
     await hints.best_level("example.org", HOST)
+    await ask_for_a_policy(hints)
     claimed = await hints.claim_session(KEY)
     assert claimed is None or claimed.session == b"secret"
     await fill(hints)
@@ -128,10 +139,11 @@ async def test_mutated_rows_cost_no_delivery(filled, kind):
             with closing(sqlite3.connect(filled)) as conn, suppress(sqlite3.IntegrityError):
                 conn.execute(f"UPDATE {kind.table} SET {column} = ?", (value,))
                 conn.commit()
-            assert len(rows(filled, Filter(expired=None), NOW)) == 5
+            assert len(rows(filled, Filter(expired=None), NOW)) == 6
             hints = opened(filled)
             await hints.look(HOST, (A,), 25)
             await hints.best_level("example.org", HOST)
+            await ask_for_a_policy(hints)
             claimed = await hints.claim_session(KEY)
             assert claimed is None or claimed.session == b"secret"
             await hints.aclose()
@@ -148,25 +160,39 @@ async def test_text_that_is_no_utf_8_spoils_its_own_row_only(filled):
     await hints.aclose()
 
 
-async def test_version_1_becomes_version_2_with_its_rows(filled):
+EARLIER = {
+    1: "DROP TABLE feature; DROP TABLE tls_session; DROP INDEX reachability_address;"
+    "DROP INDEX level_seen_host; ALTER TABLE level_seen DROP COLUMN best;"
+    "ALTER TABLE level_seen DROP COLUMN best_at",
+    2: "DROP TABLE sts_policy",
+}  # what makes that version of the next
+
+
+def test_every_earlier_version_is_brought_up_to_date():
+    assert set(EARLIER) == set(MIGRATIONS) == set(range(1, VERSION))
+
+
+@pytest.mark.parametrize("version", EARLIER)
+async def test_an_earlier_version_becomes_this_one_with_its_rows(filled, version):
     with closing(sqlite3.connect(filled)) as conn:
         for kind in KINDS:
             conn.execute(f"DROP VIEW hint_{kind}")
-        conn.executescript(
-            "DROP TABLE feature; DROP TABLE tls_session; DROP INDEX reachability_address;"
-            "DROP INDEX level_seen_host; ALTER TABLE level_seen DROP COLUMN best;"
-            "ALTER TABLE level_seen DROP COLUMN best_at; PRAGMA user_version=1"
-        )
-    with pytest.raises(Unreadable, match="brings it to version 2"):
+        for step in range(VERSION - 1, version - 1, -1):
+            conn.executescript(EARLIER[step])
+        conn.execute(f"PRAGMA user_version={version}")
+    with pytest.raises(Unreadable, match=f"brings it to version {VERSION}"):
         rows(filled, Filter(), NOW)
     hints = opened(filled)
     assert (await hints.look(HOST, (A,), 25))[0].failures == 1
     assert await hints.best_level("example.org", HOST) == "dane-ee"
+    assert await hints.sts_policy("example.org") is None
     await fill(hints)
+    assert await hints.sts_policy("example.org") == NOTES[-1]
     await hints.aclose()
     with closing(sqlite3.connect(filled)) as conn:
         assert conn.execute("PRAGMA user_version").fetchone() == (VERSION,)
         assert conn.execute("SELECT level, best FROM hint_level").fetchall() == [("dane-ee", "dane-ee")]
+        assert conn.execute("SELECT domain, mode FROM hint_sts").fetchall() == [("example.org", "enforce")]
     assert [one.name for one in filled.parent.iterdir() if "version" in one.name] == []
 
 

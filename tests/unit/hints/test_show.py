@@ -9,7 +9,7 @@ import pytest
 
 from hints.file import HintsFile
 from hints.prune import UNREACHED
-from hints.records import EhloAnswer, EhloPhase, LevelSeen, Reachability
+from hints.records import EhloAnswer, EhloPhase, LevelSeen, Reachability, StsSeen
 from hints.show import Filter, Unreadable, about, rows
 from hints.tables import Stamped
 
@@ -24,6 +24,9 @@ def path(tmp_path):
         Reachability("mx.example.org", "192.0.2.1", 25, "refused"),
         Reachability("mx.example.org", "2001:db8::1", 25, None),
         LevelSeen("example.org", "mx.example.org", "dane-ee"),
+        StsSeen(
+            "example.org", "20240101T000000", "enforce", ("mx.example.org", "*.example.net"), 604_800, NOW
+        ),
     )
     file = HintsFile(tmp_path / "hints.db", max_size=2**20)
     file.write([Stamped(note, "relay", "test", NOW) for note in notes], {}, NOW, prune=False)
@@ -43,7 +46,17 @@ def test_all_rows_by_kind_and_key(path):
         "mx.example.org/192.0.2.1:25",
         "mx.example.org/[2001:db8::1]:25",
         "example.org/mx.example.org",
+        "example.org/sts",
     ]
+    assert found[5].values == {
+        "domain": "example.org",
+        "id": "20240101T000000",
+        "mode": "enforce",
+        "patterns": ["mx.example.org", "*.example.net"],
+        "max_age": 604_800,
+        "fetched_at": NOW,
+    }
+    assert found[5].expires == NOW + 604_800
     assert found[0].values["keywords"] == ["SIZE 10", "PIPELINING"]
     assert found[2].values["failures"] == 1
     assert (found[2].source, found[2].reason, found[2].first_seen) == ("relay", "test", NOW)
@@ -55,7 +68,9 @@ def test_all_rows_by_kind_and_key(path):
         (Filter(kind="level"), ["example.org/mx.example.org"]),
         (Filter(host="192.0.2.1"), ["192.0.2.1:25/tls", "mx.example.org/192.0.2.1:25"]),
         (Filter(kind="level", host="MX.example.org"), ["example.org/mx.example.org"]),
-        (Filter(domain="Example.org"), ["example.org/mx.example.org"]),
+        (Filter(domain="Example.org"), ["example.org/mx.example.org", "example.org/sts"]),
+        (Filter(kind="sts"), ["example.org/sts"]),
+        (Filter(kind="sts", host="mx.example.org"), []),
         (Filter(domain="mx.example.org"), []),
         (Filter(host="' OR 1=1 --"), []),
         (Filter(expired=True), []),
@@ -69,7 +84,7 @@ def test_expired_rows_are_listed_when_asked_for(path):
     later = NOW + UNREACHED
     assert keys(rows(path, Filter(expired=True), later)) == ["mx.example.org/192.0.2.1:25"]
     assert "mx.example.org/192.0.2.1:25" not in keys(rows(path, Filter(), later))
-    assert len(rows(path, Filter(expired=None), later)) == 5
+    assert len(rows(path, Filter(expired=None), later)) == 6
 
 
 @pytest.mark.parametrize(
@@ -80,6 +95,7 @@ def test_expired_rows_are_listed_when_asked_for(path):
         "mx.example.org/192.0.2.1:25",
         "mx.example.org/[2001:db8::1]:25",
         "example.org/mx.example.org",
+        "example.org/sts",
     ],
 )
 def test_a_key_means_one_row(path, key):
@@ -94,7 +110,7 @@ def test_a_key_means_one_row(path, key):
         ("192.0.2.1", 2),
         ("192.0.2.1:25", 2),
         ("2001:db8::1", 2),
-        ("example.org", 1),
+        ("example.org", 2),
         ("x", 0),
         ("x/y", 0),
         ("example.org/other", 0),

@@ -20,6 +20,7 @@ from hints.prune import PRUNE_EVERY, REACHED
 from hints.recent import CACHE_SECONDS
 from hints.records import EhloAnswer, EhloPhase, LevelSeen
 from hints.tables import VERSION
+from hints.trouble import RETRY
 from tests.unit.hints.hintsfile import HOST, A, execute, fail, failures, set_aside
 
 
@@ -126,7 +127,7 @@ async def test_the_size_is_bounded_and_a_full_file_makes_room(opened, path, cloc
     hints = opened(max_size=size)
     line = "X" * 500
     for number in range(60):
-        clock.now += sql.RETRY
+        clock.now += RETRY
         for port in range(1, 20):
             hints.note(
                 EhloAnswer(f"192.0.2.{number + 1}", port, EhloPhase.TLS, "mx", (line,) * 4),
@@ -137,7 +138,7 @@ async def test_the_size_is_bounded_and_a_full_file_makes_room(opened, path, cloc
         await hints.flush()
     assert path.stat().st_size <= size
     assert "full" in caplog.text
-    clock.now += sql.RETRY
+    clock.now += RETRY
     await hints.flush()
     newest = (await hints.look(HOST, ("192.0.2.60",), 19))[0]
     assert newest.ehlo != ()

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from hints import sql
 from hints.port import AddressView
 from hints.records import EhloAnswer, EhloPhase
 from hints.tables import VERSION
+from hints.trouble import RETRY
 from tests.unit.hints.hintsfile import HOST, A, execute, fail, failures, set_aside
 
 
@@ -121,7 +121,7 @@ async def test_trouble_is_said_once_and_tried_again_later(opened, path, clock, c
         fail(hints, clock)
         await hints.flush()
         assert await failures(hints) >= 1
-        clock.now += sql.RETRY
+        clock.now += RETRY
     assert len([record for record in caplog.records if "mail goes on without hints" in record.message]) == 1
     path.rmdir()
     await hints.flush()
@@ -149,7 +149,7 @@ async def test_a_file_locked_by_a_writer_keeps_the_notes(opened, path, clock, ca
         fail(hints, clock)
         await hints.flush()
         assert "locked" in caplog.text
-    clock.now += sql.RETRY
+    clock.now += RETRY
     await hints.flush()
     assert execute(path, "SELECT failures FROM reachability") == [(1,)]
 
