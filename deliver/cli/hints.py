@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MOMENTS = ("last_failure", "last_success", "best_at", "last_worked", "last_failed", "saved_at")
-KINDS = ("ehlo", "reachability", "level", "feature", "session")
+_MOMENTS = ("last_failure", "last_success", "best_at", "last_worked", "last_failed", "saved_at", "fetched_at")
+KINDS = ("ehlo", "reachability", "level", "feature", "session", "sts")
+SHOWN_PATTERNS = 3  # of an MTA-STS policy, on one line
 
 
 @click.group()
 def hints() -> None:
-    """See what was learned about other servers: advice that saves time, and may be deleted at any time."""
+    """See what was learned about other servers: advice that saves time, and MTA-STS policies."""
 
 
 @hints.command("list")
 @click.argument("kind", required=False, type=click.Choice(KINDS))
 @click.option("--host", metavar="HOST", help="Only rows about this host name or address.")
-@click.option("--domain", metavar="DOMAIN", help="Only rows about this recipient domain (kind level).")
+@click.option("--domain", metavar="DOMAIN", help="Only rows about this recipient domain (kinds level, sts).")
 @click.option("--expired", is_flag=True, help="Only rows past their time, which are no longer believed.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_obj
@@ -46,6 +47,7 @@ def list_hints(
          level         the security that deliveries reached
          feature       which extensions worked there
          session       TLS sessions to resume, without their secrets
+         sts           the MTA-STS policies that domains publish
     """
     from hints.show import MAX_ROWS, Filter, rows
 
@@ -121,7 +123,7 @@ def explain_hints(app: Application, name: str, as_json: bool) -> None:
 @hints.command("forget")
 @click.argument("key", required=False)
 @click.option("--host", metavar="HOST", help="All rows about this host name or address.")
-@click.option("--domain", metavar="DOMAIN", help="All rows about this recipient domain (kind level).")
+@click.option("--domain", metavar="DOMAIN", help="All rows about this recipient domain (kinds level, sts).")
 @click.option("--kind", type=click.Choice(KINDS), help="All rows of this kind.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be forgotten.")
 @click.pass_obj
@@ -255,10 +257,20 @@ def summary(row: Row, now: float) -> str:
     if row.kind == "session":
         uses = "until it expires" if values["version"] == "TLSv1.2" else "once"
         return f"{values['version']}, may be resumed {uses}"
+    if row.kind == "sts":
+        return _policy(values, now)
     if values["failures"]:
         since = f", last reached {output.age(now - values['last_success'])}" if values["last_success"] else ""
         return f"{values['failures']} failures{since}: {values['last_error']}"
     return f"reached {output.age(now - (values['last_success'] or row.last_seen))}"
+
+
+def _policy(values: Mapping[str, Any], now: float) -> str:
+    patterns = values["patterns"]
+    more = len(patterns) - SHOWN_PATTERNS
+    names = [*patterns[:SHOWN_PATTERNS], *((f"and {more} more",) if more > 0 else ())]
+    fetched = f"id {values['id']}, fetched {output.age(now - values['fetched_at'])}"
+    return f"{values['mode']}: {' '.join(names) or 'no patterns'}, {fetched}"
 
 
 def _in_words(row: Row, now: float) -> Iterable[tuple[str, object]]:
@@ -271,6 +283,11 @@ def _in_words(row: Row, now: float) -> Iterable[tuple[str, object]]:
         if name == "keywords":
             for line in value:
                 yield "keyword", line
+        elif name == "patterns":
+            for pattern in value:
+                yield "mx", pattern
+        elif name == "max_age":
+            yield "max age", f"{value} seconds"
         elif name in _MOMENTS:
             yield name.replace("_", " "), "never" if value is None else _when(value, now)
         else:
@@ -307,7 +324,9 @@ def _read(app: Application, read: Callable[[Path, float], T]) -> T | None:
         return read(path, _now())
     except Unreadable as error:
         raise StorageError(
-            "reading hints", str(error), "hints are advice: the file may be deleted"
+            "reading hints",
+            str(error),
+            "the file may be deleted: MTA-STS policies are then unknown until they are fetched again",
         ) from error
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from deliver.cli import outrider
 from hints.check import accept
 from hints.file import HintsFile
-from hints.records import EhloAnswer, EhloPhase, LevelSeen, Reachability
+from hints.records import EhloAnswer, EhloPhase, LevelSeen, Reachability, StsSeen
 from hints.tables import Stamped
 
 
@@ -29,6 +29,7 @@ def filled(state: Path) -> Path:
         EhloAnswer("192.0.2.1", 25, EhloPhase.CLEAR, "mx", ("SIZE 10", "EVIL \u202etext\x1b[2J")),
         Reachability("mx.example.org", "192.0.2.1", 25, "connection refused"),
         LevelSeen("example.org", "mx.example.org", "dane-ee"),
+        StsSeen("example.net", "1a", "enforce", tuple(f"mx{n}.example.net" for n in range(5)), 86_400, now),
     )
     file = HintsFile(state / "hints.db", max_size=2**20)
     kept = [note for one in notes if (note := accept(one)) is not None]
@@ -55,10 +56,14 @@ def test_list_is_a_table(filled):
     assert result.exit_code == 0
     head, *lines = result.stdout.splitlines()
     assert head.split()[:3] == ["KIND", "KEY", "WHAT"]
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "mx.example.org/192.0.2.1:25" in lines[1]
     assert "1 failures: connection refused" in lines[1]
     assert "2m ago" in lines[1]
+    policy = "enforce: mx0.example.net mx1.example.net mx2.example.net and 2 more, id 1a, fetched 2m ago"
+    assert "example.net/sts" in lines[3]
+    assert policy in " ".join(lines[3].split())
+    assert "in 23h" in lines[3]
 
 
 def test_list_filters(filled):
@@ -71,8 +76,9 @@ def test_list_filters(filled):
 
 def test_list_json(filled):
     rows = [json.loads(line) for line in run(filled, "list", "--json").stdout.splitlines()]
-    assert [row["kind"] for row in rows] == ["ehlo", "reachability", "level"]
+    assert [row["kind"] for row in rows] == ["ehlo", "reachability", "level", "sts"]
     assert rows[1]["values"]["last_error"] == "connection refused"
+    assert rows[3]["values"]["patterns"][0] == "mx0.example.net"
     assert rows[0]["values"]["keywords"][0] == "SIZE 10"
 
 
@@ -83,6 +89,17 @@ def test_show_tells_everything_in_words(filled):
     assert "learned by:   relay: test" in said
     assert "(2m ago)" in said
     assert "(in 5h)" in said
+
+
+def test_show_a_policy(filled):
+    said = run(filled, "show", "example.net/sts").stdout
+    assert said.count("mx:") == 5
+    assert "id:         1a" in said
+    assert "max age:    86400 seconds" in said
+    assert "(in 23h)" in said
+    assert "only hosts of these names" in run(filled, "explain", "example.net").stdout
+    assert "1 hints forgotten: 1 sts" in run(filled, "forget", "example.net/sts").stderr
+    assert "no hints about" in run(filled, "show", "example.net").stderr
 
 
 def test_show_by_name_and_without_control_characters(filled):
@@ -124,13 +141,13 @@ def test_forget_by_key_by_option_and_as_a_trial(filled):
     assert "2 hints would be forgotten" in said.stderr
     assert "1 hints forgotten: 1 level" in run(filled, "forget", "example.org/mx.example.org").stderr
     assert "1 hints forgotten: 1 ehlo" in run(filled, "forget", "--kind", "ehlo").stderr
-    assert len(run(filled, "export").stdout.splitlines()) == 1
+    assert len(run(filled, "export").stdout.splitlines()) == 2
 
 
 @pytest.mark.parametrize("args", [[], ["x", "--kind", "ehlo"]])
 def test_forget_wants_a_key_or_options(filled, args):
     assert run(filled, "forget", *args).exit_code == 64
-    assert len(run(filled, "export").stdout.splitlines()) == 3
+    assert len(run(filled, "export").stdout.splitlines()) == 4
 
 
 def test_prune_stats_check_and_export(filled):
