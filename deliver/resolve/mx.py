@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from deliver.level import Level
+from deliver.resolve.sts import StsStanding
 from deliver.resolve.tlsa import TlsaStatus
 
 
@@ -47,6 +48,7 @@ class HostPlan:
     """One candidate with its addresses, in the order in which they are tried.
 
     `secure`: at least one of its address RRsets, or the alias leading to them, is validated.
+    `sts`: how the domain whose mail goes there stands to MTA-STS; None: not asked.
     """
 
     host: str
@@ -54,6 +56,7 @@ class HostPlan:
     secure: bool
     tlsa: TlsaStatus
     expanded: str | None = None
+    sts: StsStanding | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
     find_mx     domain → the ordered candidate hosts (RFC 5321 5.1, RFC 7505)
     find_host   host → addresses, and TLSA where a secure address answer calls for it (RFC 7672 2.2)
+    with_sts_record   and the record of MTA-STS beside it (RFC 8461 3.1)
 
 Each step keeps its own security. An absence and a failure are different types (`deliver.resolve.answer`),
 so that no failed lookup can be read as "there is none" (RFC 7672 2.1.2). Queries that do not depend on each
@@ -33,10 +34,12 @@ from deliver.resolve.answer import (
     Unreachable,
 )
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, order
+from deliver.resolve.sts import record_name
 from deliver.resolve.tlsa import (
     TlsaAbsent,
     TlsaFailed,
     TlsaNotAsked,
+    TlsaRecords,
     TlsaStatus,
     classify,
     fits_a_name,
@@ -51,6 +54,7 @@ Plan = TypeVar("Plan")
 
 MxWalk = Generator[tuple[Query, ...], tuple[Answer, ...], "Walked[MxPlan]"]
 HostWalk = Generator[tuple[Query, ...], tuple[Answer, ...], "Walked[HostPlan]"]
+StsWalk = Generator[tuple[Query, ...], tuple[Answer, ...], "tuple[Walked[HostPlan], Answer | None]"]
 
 _TYPE_OF_FAMILY = {"ipv4": RecordType.A, "ipv6": RecordType.AAAA}
 
@@ -274,3 +278,40 @@ def _short(record: TlsaRecord) -> str:
 
 def _refusal(refusal: NoHost) -> Finding:
     return Finding(Stage.DNS, refusal.code, refusal.why, Verdict.REFUSED, refusal.rfc)
+
+
+def with_sts_record(walk: HostWalk, domain: str, *, at_once: bool) -> StsWalk:
+    """`walk`, and the MTA-STS record of `domain` (RFC 8461 3.1) where DANE does not decide about the host.
+
+    `at_once`: it is known before that DANE does not, so the record is asked for beside the first question.
+    Returns what the walk found, and the answer; None: not asked.
+    """
+    query = Query(record_name(domain), RecordType.TXT)
+    record: Answer | None = None
+    try:
+        queries = next(walk)
+        if at_once:
+            answers = yield (*queries, query)
+            record = answers[-1]
+            queries = walk.send(answers[:-1])
+        while True:
+            queries = walk.send((yield queries))
+    except StopIteration as finished:
+        walked: Walked[HostPlan] = finished.value
+    if record is None and _sts_counts(walked.plan):
+        (record,) = yield (query,)
+    return walked, record
+
+
+def without_sts_record(walk: HostWalk) -> StsWalk:
+    """`walk`, where no policy counts."""
+    return (yield from walk), None
+
+
+def _sts_counts(plan: HostPlan | NoHost) -> bool:
+    """Neither DANE nor a failure has decided about the host (RFC 8461 2)."""
+    if isinstance(plan, NoHost):
+        return False
+    return not (
+        isinstance(plan.tlsa, TlsaFailed) or (isinstance(plan.tlsa, TlsaRecords) and plan.tlsa.usable)
+    )

@@ -17,6 +17,18 @@
     dane-only       secure, none usable                next host, else defer
     dane dane-only  bogus or no answer                 next host, else defer: never a downgrade
 
+The MTA-STS policy of the domain (RFC 8461) raises what comes out of that, and never lowers it:
+
+    level           policy of the domain               then
+    --------------  ---------------------------------  --------------------------------------------------
+    none dane-only  not asked                          as above
+    any other       any, and DANE authenticates        as above: DANE comes first (RFC 8461 2)
+    any other       nobody can say                     next host, else defer
+    any other       enforce, the host is not covered   next host, else defer
+    any other       enforce, the host is covered       TLS required, authenticated by PKIX for the host
+    any other       testing                            as above; opportunistic TLS with PKIX tried
+    any other       none at all, or mode none          as above
+
 `Demands` for a good OCSP staple or for CRLs raise the levels below `verify` to it, and level `dane` where
 DANE does not authenticate the host; `dane-only` stays as it is.
 
@@ -24,7 +36,8 @@ The names that PKIX checks are those that nobody can forge (RFC 9525 6.1):
 
     how the host was chosen                            reference identifiers
     -------------------------------------------------  ---------------------------------------------------
-    configured, the domain itself, or a validated MX   the host, and `verify_names`
+    configured, the domain itself, a validated MX, or
+    one that an enforced MTA-STS policy covers         the host, and `verify_names` (not below `verify`)
     an MX answer without DNSSEC, with `verify_names`   `verify_names` alone
     an MX answer without DNSSEC, before a password     the domain whose MX it is, and `verify_names`
     an MX answer without DNSSEC                        the host: no more than the answer is worth
@@ -39,6 +52,7 @@ from deliver.level import Level
 from deliver.report.trace import Finding, Stage, Verdict
 from deliver.resolve.answer import TlsaRecord
 from deliver.resolve.mx import HostPlan, MxPlan
+from deliver.resolve.sts import Mode, StsPolicy
 from deliver.resolve.tlsa import DANE_EE, DANE_TA, TlsaAbsent, TlsaFailed, TlsaNotAsked, TlsaRecords
 
 __all__ = [
@@ -134,7 +148,7 @@ class Refuse:
 
 def decide(level: Level, plan: MxPlan, host: HostPlan, demands: Demands = Demands()) -> TlsPolicy | Refuse:
     """The tables above, for mail; see `verified` for a password."""
-    policy = _by_level(level, plan, host, demands)
+    policy = _under_sts(_by_level(level, plan, host, demands), plan, host, demands)
     return replace(policy, demands=demands) if isinstance(policy, TlsPolicy) else policy
 
 
@@ -197,6 +211,49 @@ def _by_level(level: Level, plan: MxPlan, host: HostPlan, demands: Demands) -> T
             return _unusable(level, host)
 
 
+def _under_sts(
+    policy: TlsPolicy | Refuse, plan: MxPlan, host: HostPlan, demands: Demands
+) -> TlsPolicy | Refuse:
+    """The table of MTA-STS above."""
+    if host.sts is None or isinstance(policy, Refuse) or policy.level in (Level.NONE, Level.DANE_ONLY):
+        return policy
+    if policy.authentication is Authentication.DANE:
+        return policy
+    sts = host.sts.policy
+    if host.sts.unknown is not None:
+        return _refused_by_sts("sts-unknown", f"{host.host} cannot be used now: {host.sts.unknown}", "3.3")
+    if sts is None or sts.mode is Mode.NONE:
+        return policy
+    if sts.mode is Mode.TESTING:
+        return _sts_tested(policy, sts, plan, host)
+    if not sts.covers(host.host):
+        text = f"{host.host} is not among the hosts that the MTA-STS policy of {plan.domain} allows"
+        return _refused_by_sts("sts-mx-mismatch", text, "4.1")
+    if policy.authentication is Authentication.PKIX:
+        return policy
+    text = f"The MTA-STS policy of {plan.domain} requires TLS and a valid certificate for {host.host}"
+    finding = _note("sts-enforce", text, "RFC 8461 4.1", names=host.host)
+    return TlsPolicy(
+        policy.level, True, True, Authentication.PKIX, host.host, (host.host,), findings=(finding,)
+    )
+
+
+def _refused_by_sts(code: str, text: str, section: str) -> Refuse:
+    return Refuse(Finding(Stage.POLICY, code, text, Verdict.REFUSED, f"RFC 8461 {section}"))
+
+
+def _sts_tested(policy: TlsPolicy, sts: StsPolicy, plan: MxPlan, host: HostPlan) -> TlsPolicy:
+    """As without the policy; what it would refuse is told (RFC 8461 5)."""
+    if not sts.covers(host.host):
+        text = f"The MTA-STS policy of {plan.domain}, which is in testing, does not allow {host.host}"
+        return replace(policy, findings=(*policy.findings, _note("sts-testing", text, "RFC 8461 4.1")))
+    text = f"The MTA-STS policy of {plan.domain} is in testing: the certificate is verified, not required"
+    findings = (*policy.findings, _note("sts-testing", text, "RFC 8461 5", names=host.host))
+    if policy.required or policy.authentication is not Authentication.NONE:
+        return replace(policy, findings=findings)
+    return replace(policy, authentication=Authentication.TRIED, names=(host.host,), findings=findings)
+
+
 def _lookup_failed(host: HostPlan, why: str) -> Refuse:
     text = f"{host.host} cannot be used now: its TLSA records could not be looked up: {why}"
     return Refuse(Finding(Stage.POLICY, "tlsa-lookup-failed", text, Verdict.REFUSED, "RFC 7672 2.1.2"))
@@ -254,7 +311,10 @@ def _pkix(level: Level, plan: MxPlan, host: HostPlan, demands: Demands, *, secre
 
 
 def _is_vouched_for(plan: MxPlan, host: HostPlan) -> bool:
-    return plan.secure or host.host == plan.domain
+    if plan.secure or host.host == plan.domain:
+        return True
+    sts = host.sts.policy if host.sts is not None else None
+    return sts is not None and sts.mode is Mode.ENFORCE and sts.covers(host.host)
 
 
 def _certain_names(plan: MxPlan, host: HostPlan, demands: Demands, *, secret: bool) -> tuple[str, ...]:
