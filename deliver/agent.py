@@ -16,6 +16,7 @@ from deliver.net.dial import Dialer
 from deliver.pool import NoPool, Pool
 from deliver.resolve.resolver import Resolver
 from deliver.settings import Settings
+from deliver.sts.standing import NoPolicies, Policies
 from deliver.tls.pkix import TrustStore
 from events.port import EventGate, OpenGate
 from hints.port import Hints
@@ -28,8 +29,8 @@ class Agent:
     `helo` is our name in EHLO. `own_names` and `own_sockets` are how we recognise ourselves among mail
     exchangers, with `is_local` (whether this machine has an address) where we listen on all addresses.
     `learner` says who writes hints: "relay" or "send". `gate` may refuse a connection, a session or a
-    certificate. `pool` has the open sessions that wait for another message. `courses`: what is decided once
-    for many messages.
+    certificate. `pool` has the open sessions that wait for another message. `policies` knows those of
+    MTA-STS. `courses`: what is decided once for many messages.
     """
 
     settings: Settings
@@ -46,4 +47,5 @@ class Agent:
     is_local: Callable[[str], bool] = is_local
     gate: EventGate = field(default_factory=OpenGate)
     pool: Pool = field(default_factory=NoPool)
+    policies: Policies = field(default_factory=NoPolicies)
     courses: Courses = field(init=False, default_factory=Courses)

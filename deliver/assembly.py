@@ -23,6 +23,8 @@ from deliver.queue.throttle import Throttle
 from deliver.queue.turns import Turns
 from deliver.resolve.resolver import Resolver
 from deliver.settings import Settings
+from deliver.sts.policies import KeptPolicies
+from deliver.sts.source import PolicySource, Postponed
 from deliver.tls.pkix import TrustStore
 from events.port import EventGate, OpenGate
 from hints.memory import MemoryHints
@@ -61,11 +63,12 @@ def build_agent(
 
     `resolver`: one that is in use already; without it that of the settings.
     """
+    resolver = caching_resolver(settings, clock) if resolver is None else resolver
     helo = host_name(settings.delivery.helo)
     names = (helo, settings.relay.hostname, *settings.relay.local_names)
     return Agent(
         settings=settings,
-        resolver=caching_resolver(settings, clock) if resolver is None else resolver,
+        resolver=resolver,
         dialer=TcpDialer(),
         hints=hints,
         clock=clock,
@@ -77,7 +80,30 @@ def build_agent(
         own_sockets=own_sockets,
         gate=gate or OpenGate(),
         pool=NoPool() if pool is None else pool,
+        policies=_policies(settings, resolver, hints, clock, learner),
     )
+
+
+def _policies(
+    settings: Settings, resolver: Resolver, hints: Hints, clock: Clock, learner: str
+) -> KeptPolicies:
+    """Those of the web, whose hosts are looked up and judged as mail's own are."""
+
+    def web() -> PolicySource:
+        from deliver.sts.fetch import HttpsSource
+
+        store = settings.tls.trust_store
+        return HttpsSource(
+            resolver,
+            TcpDialer(),
+            families=settings.delivery.families,
+            ignored=settings.delivery.ignore_addresses,
+            trust_store=None if store is None else str(settings.path(store)),
+            port=settings.mta_sts.port,
+            deadline=settings.mta_sts.timeout,
+        )
+
+    return KeptPolicies(hints, Postponed(web), clock, learner=learner)
 
 
 def turns_without_a_queue(settings: Settings, clock: Clock, share: Share = WHOLE) -> Turns:

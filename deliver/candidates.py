@@ -16,16 +16,20 @@ from typing import Protocol, TypeVar
 import trio
 from msgspec import structs
 
+from deliver.ignored import without_ignored
 from deliver.level import Level
-from deliver.net.address import within
+from deliver.message import literal_address
 from deliver.relay.route import ViaMx, ViaSmarthost
 from deliver.report.trace import Finding, Stage, Verdict
 from deliver.resolve.answer import Answer, Query
 from deliver.resolve.cache import CachingResolver
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, without_ourselves
 from deliver.resolve.resolver import Resolver, drive
-from deliver.resolve.walk import Walked, find_host, find_mx
-from deliver.settings import Destination, Settings
+from deliver.resolve.sts import record_name
+from deliver.resolve.tlsa import fits_a_name
+from deliver.resolve.walk import Walked, find_host, find_mx, with_sts_record, without_sts_record
+from deliver.settings import Destination, Settings, Tls
+from deliver.sts.standing import Policies
 
 MAX_SITE = 255  # characters
 T = TypeVar("T")
@@ -54,6 +58,11 @@ class Seeker(Protocol):
     @property
     def own_names(self) -> frozenset[str]:
         """By which we recognise ourselves among the hosts."""
+        ...
+
+    @property
+    def policies(self) -> Policies:
+        """Who knows the MTA-STS policies."""
         ...
 
 
@@ -144,13 +153,20 @@ class Candidate:
         self.walked: Walked[HostPlan] | None = None
         self.until = 0.0  # see `drive_while`
         self._named, self._ignored = plan.named, self.destination.delivery.ignore_addresses
-        self._resolver = agent.resolver
-        self._walk = find_host(
+        self._resolver, self._policies = agent.resolver, agent.policies
+        self._sts_domain = _sts_domain(self.destination.tls, plan)
+        no_tlsa = _why_no_tlsa(self.destination.tls.level, plan)
+        walk = find_host(
             target.host,
             port=self.port,
             families=self.destination.delivery.families,
             mx_secure=plan.secure,
-            tlsa_unwanted=_why_no_tlsa(self.destination.tls.level, plan),
+            tlsa_unwanted=no_tlsa,
+        )
+        self._walk = (
+            without_sts_record(walk)
+            if self._sts_domain is None
+            else with_sts_record(walk, self._sts_domain, at_once=no_tlsa is not None)
         )
 
     async def look_up(self, limit: trio.CapacityLimiter) -> None:
@@ -161,12 +177,23 @@ class Candidate:
     async def look_up_at_once(self) -> None:
         """The same, for the only host. Never raises: it must not end a delivery to another host."""
         try:
-            walked, self.until = await drive_while(self._walk, self._resolver)
+            (walked, record), self.until = await drive_while(self._walk, self._resolver)
+            if self._sts_domain is not None and record is not None:
+                walked = await self._under_sts(walked, self._sts_domain, record)
             self.walked = walked if self._named else without_ignored(walked, self._ignored)
         except Exception:
             _log.exception("looking up %s failed: another host is tried, or mail waits", self.target.host)
             self.walked = _unknown(self.target.host)
         self.ready.set()
+
+    async def _under_sts(self, walked: Walked[HostPlan], domain: str, record: Answer) -> Walked[HostPlan]:
+        """What was found, with how the domain stands to MTA-STS."""
+        host = walked.plan
+        if isinstance(host, NoHost):
+            return walked
+        stood = await self._policies.stand(domain, record, host.host)
+        self.until = min(self.until, stood.until)
+        return Walked(replace(host, sts=stood.standing), (*walked.findings, *stood.findings))
 
 
 def _destination(agent: Seeker, domain: str, host: str, plan: MxPlan) -> Destination:
@@ -182,21 +209,6 @@ def _unknown(host: str) -> Walked[HostPlan]:
     return Walked(refusal, (refusal_finding(refusal),))
 
 
-def without_ignored(walked: Walked[HostPlan], networks: tuple[str, ...]) -> Walked[HostPlan]:
-    """What was found without the addresses in these networks; pure."""
-    plan = walked.plan
-    if isinstance(plan, NoHost) or not (out := tuple(a for a in plan.addresses if within(a, networks))):
-        return walked
-    text = f"{', '.join(out)} of {plan.host} ignored (delivery.ignore_addresses)"
-    left = tuple(address for address in plan.addresses if address not in out)
-    if left:
-        finding = Finding(Stage.DNS, "address-ignored", text, Verdict.NOTE)
-        return Walked(replace(plan, addresses=left), (*walked.findings, finding))
-    why = f"{plan.host} has no address: {text}"
-    refusal = NoHost(why, True, (5, 4, 4), "address-ignored", name=plan.host, type="A")
-    return Walked(refusal, (*walked.findings, Finding(Stage.DNS, refusal.code, why, Verdict.REFUSED)))
-
-
 def would_loop(domain: str, why: str) -> NoHost:
     """The refusal to send mail to ourselves."""
     return NoHost(f"mail for {domain} would loop: {why}", True, (5, 4, 6), "mx-ourselves", "RFC 5321 5.1")
@@ -205,6 +217,15 @@ def would_loop(domain: str, why: str) -> NoHost:
 def refusal_finding(refusal: NoHost) -> Finding:
     """A refusal of routing as evidence."""
     return Finding(Stage.ROUTE, refusal.code, refusal.why, Verdict.REFUSED, refusal.rfc)
+
+
+def _sts_domain(tls: Tls, plan: MxPlan) -> str | None:
+    """Whose MTA-STS policy counts: that of the domain whose MX were looked up (RFC 8461 2)."""
+    if not tls.mta_sts or tls.level in (Level.NONE, Level.DANE_ONLY) or plan.named:
+        return None
+    if literal_address(plan.domain) is not None or not fits_a_name(record_name(plan.domain)):
+        return None
+    return plan.domain
 
 
 def _why_no_tlsa(level: Level, plan: MxPlan) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 import trio
@@ -18,6 +18,7 @@ from deliver.relay.route import Reject, choose
 from deliver.resolve.mx import NoHost
 from deliver.resolve.resolver import Resolver
 from deliver.settings import Settings
+from deliver.sts.standing import NoPolicies, Policies
 
 DOMAINS = 20  # looked up at a time
 HOSTS = 5  # of one domain, looked up at a time
@@ -33,6 +34,7 @@ class Ahead:
     resolver: Resolver
     rng: Random
     own_names: frozenset[str] = frozenset()
+    policies: Policies = field(default_factory=NoPolicies)  # their records are looked up, no more
 
 
 async def look_ahead(seeker: Ahead, sender: str, domains: Iterable[str]) -> None:

@@ -61,6 +61,7 @@ from deliver.sections.kinds import (
 from deliver.sections.outbound import (
     Delivery as Delivery,
     Dns as Dns,
+    MtaSts as MtaSts,
     NegativeTrustAnchor as NegativeTrustAnchor,
     Pool as Pool,
     Smtp as Smtp,
@@ -141,6 +142,7 @@ class Settings(Section, frozen=True, dict=True):
     state_dir: FilePath = "/var/lib/outrider"
     dns: Dns = Dns()
     tls: Tls = Tls()
+    mta_sts: MtaSts = MtaSts()
     smtp: Smtp = Smtp()
     delivery: Delivery = Delivery()
     pool: Pool = Pool()

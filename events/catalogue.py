@@ -279,6 +279,13 @@ _TYPES: tuple[EventType, ...] = (
         "dane-required, dnssec-invalid, validation-failure or starttls-not-supported",
         *(_WAY, _HOST, _TLS, _FAULT),
     ),
+    _type(
+        "sts:fail",
+        "The MTA-STS policy of the domain keeps mail from a host, before any connection (RFC 8461).",
+        "mx-mismatch (it is not among its hosts) or policy-unknown (nobody can say whether there is one)",
+        *(_WAY, _HOST, _TLS, _FAULT),
+        exim=False,
+    ),
 )
 
 EVENTS: Final[Mapping[str, EventType]] = {one.name: one for one in _TYPES}

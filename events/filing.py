@@ -79,7 +79,7 @@ def _rows(one: Pending, known: Mapping[str, Scalar]) -> list[tuple[Table, Row]]:
         rows.append((tables.connections, _connection(one, known)))
     elif name == "tls:cert" and known.get("host") and known.get("tls_out_peercert_sha256"):
         rows.append((tables.certificates, _certificate(one, known)))
-    elif name.startswith(("tls:", "dane:")) and name != "tls:cert":
+    elif name.startswith(("tls:", "dane:", "sts:")) and name != "tls:cert":
         rows.append((tables.tls, _tls(name, one, known)))
     return rows
 

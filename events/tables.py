@@ -167,7 +167,9 @@ tls = Table(
     Column("id", EVENT_ID, primary_key=True),
     Column("at", Double, nullable=False),
     Column("message_id", KEY),
-    Column("name", WORD, nullable=False),  # of the event: tls:level, tls:fallback, tls:fail:*, dane:fail
+    Column(
+        "name", WORD, nullable=False
+    ),  # of the event: tls:level, tls:fallback, tls:fail:*, dane:fail, sts:fail
     Column("domain", NAME),
     Column("host", NAME),
     Column("host_address", WORD),

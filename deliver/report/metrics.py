@@ -241,5 +241,6 @@ _COUNTED: Final[Mapping[str, tuple[Sample, ...]]] = {
     "tls:fail:connect": (("outrider_tls_failures", _key({})),),
     "tls:fail:verify": (("outrider_servers_refused", _key({})),),
     "dane:fail": (("outrider_servers_refused", _key({})),),
+    "sts:fail": (("outrider_servers_refused", _key({})),),
     "tls:fallback": (("outrider_tls_fallbacks", _key({})),),
 }

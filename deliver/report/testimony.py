@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Final
 
 from deliver.message import Envelope, Recipient
 from deliver.outcome import Contact, Deferred, Delivered, Failed, Outcome, Phase, Resumption, TlsFacts
@@ -37,6 +38,13 @@ from events.catalogue import Event, Scalar
 
 _deliveries = logging.getLogger("outrider.delivery")
 _connections = logging.getLogger("outrider.connection")
+
+# The event and its event_data by the finding that refuses a host; others are failures of DNSSEC.
+_REFUSED: Final = {
+    "dane-required": ("dane:fail", "dane-required"),
+    "sts-mx-mismatch": ("sts:fail", "mx-mismatch"),
+    "sts-unknown": ("sts:fail", "policy-unknown"),
+}
 
 
 @dataclass(slots=True)
@@ -95,9 +103,9 @@ class Testimony:
         )
 
     def refused(self, host: str, port: int, finding: Finding) -> None:
-        """The TLS policy refuses the host before any connection: dane:fail."""
-        data = "dane-required" if finding.code == "dane-required" else "dnssec-invalid"
-        self.tell("dane:fail", event_data=data, host=host, host_port=port, reason=finding.code)
+        """The TLS policy refuses the host before any connection: dane:fail or sts:fail."""
+        name, data = _REFUSED.get(finding.code, ("dane:fail", "dnssec-invalid"))
+        self.tell(name, event_data=data, domain=self.domain, host=host, host_port=port, reason=finding.code)
 
     def host_deferred(self, host: str, outcome: Deferred | Failed) -> None:
         """No recipient could be offered to this host: msg:host:defer."""

@@ -62,6 +62,7 @@ class Tls(Section, frozen=True):
     trust_store: FilePath | None = None  # PEM file; none: the system's
     min_version: Literal["1.2", "1.3"] = "1.2"
     clear_text_fallback: bool = True  # only where the policy does not require TLS
+    mta_sts: bool = True  # obey the domain's policy where DANE does not decide
     verify_names: tuple[HostName, ...] = ()  # reference identifiers beside the host's name, for PKIX
     request_ocsp: bool = True  # not where only DANE-EE counts
     require_ocsp: bool = False  # TLS required, authenticated, and refused without a good staple
@@ -74,6 +75,13 @@ class Tls(Section, frozen=True):
     client_key_file: SecretFile | None = None
     resumption: bool = True  # keep sessions, and offer those that are judged well again
     retry_small_hello: bool = True  # after a reset or silence; not where `groups` is set
+
+
+class MtaSts(Section, frozen=True):
+    """How MTA-STS policies are fetched (RFC 8461 3.3)."""
+
+    timeout: Duration = Duration(20)  # of a whole fetch; mail of a domain's first policy waits for it
+    port: Port = 443  # of the web servers; another one is for laboratories
 
 
 class Timeouts(Section, frozen=True):

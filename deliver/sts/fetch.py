@@ -16,14 +16,14 @@ import ssl
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final
 
 import h11
 import trio
 from OpenSSL import crypto
 
-from deliver.candidates import without_ignored
 from deliver.errors import ConfigurationError
+from deliver.ignored import without_ignored
 from deliver.net.dial import ConnectFailed, Connection, Dialer
 from deliver.net.race import Racer, interleave, race
 from deliver.resolve.mx import NoHost
@@ -31,6 +31,7 @@ from deliver.resolve.resolver import Resolver, drive
 from deliver.resolve.tlsa import fits_a_name
 from deliver.resolve.walk import find_host
 from deliver.smtp.reply import printable
+from deliver.sts.source import MAX_BODY, NotFetched
 from deliver.tls.pkix import TrustStore
 
 PATH = "/.well-known/mta-sts.txt"
@@ -40,29 +41,11 @@ DEADLINE = 20.0  # seconds, for all of it; RFC 8461 3.3 suggests a minute, in wh
 CONNECT = 10.0  # seconds, for one address
 HEAD_START = 0.25  # seconds, of one address before the next (RFC 8305 5)
 MAX_ADDRESSES = 4  # that are tried
-MAX_BODY = 64 * 1024  # octets, which RFC 8461 3.3 suggests
 MAX_HEAD = 16 * 1024  # octets of one head, of one line between chunks, of what follows the last chunk
 MAX_INTERIM = 8  # responses 1xx
 MAX_OCTETS = 2 * MAX_BODY  # of everything: chunks of a single octet cost more than what is in them
 READ = 4 * 1024  # octets
-MAX_WHY = 500  # characters
 SHOWN = 80  # octets of a header field in a sentence
-
-
-class NotFetched(Exception):
-    """There is no text. `why` is one printable line of at most MAX_WHY characters, for findings and logs."""
-
-    def __init__(self, why: str) -> None:
-        self.why = printable(why[:MAX_WHY].encode("utf-8", "backslashreplace"))[:MAX_WHY]
-        super().__init__(self.why)
-
-
-class PolicySource(Protocol):
-    """Where the texts of policies come from."""
-
-    async def fetch(self, domain: str) -> bytes:
-        """The policy text of `domain` (lower-case A-labels), at most MAX_BODY octets. Raises NotFetched."""
-        ...
 
 
 class HttpsSource:

@@ -75,8 +75,8 @@ class RelayProcess:
             anchors=json.dumps(str(world.write_trust_anchor(directory))),
             port=world.port,
         )
-        table = tls_table(world.policy_settings(directory)) if policies else ""
-        self.config.write_text(text + table + settings)
+        tables = tables_of(world.policy_settings(directory)) if policies else ""
+        self.config.write_text(text + tables + settings)
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -158,9 +158,13 @@ class RelayProcess:
             self._process.stderr.close()
 
 
-def tls_table(keys: Mapping[str, str]) -> str:
-    """The table `[tls]` of a configuration file: keys and their values in TOML."""
-    return "\n[tls]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
+def tables_of(keys: Mapping[str, str]) -> str:
+    """The tables of a configuration file from keys as `tls.level` and their values in TOML, `[tls]` last."""
+    tables: dict[str, str] = {}
+    for key, value in keys.items():
+        table, _, name = key.partition(".")
+        tables[table] = tables.get(table, f"\n[{table}]\n") + f"{name} = {value}\n"
+    return "".join(tables[table] for table in sorted(tables))
 
 
 def outrider_command(config: Path) -> str:

@@ -98,11 +98,11 @@ class World:
         self.publish(replace(zone, texts={**zone.texts, record_owner_of(domain): policy.record}))
 
     def policy_settings(self, directory: Path) -> dict[str, str]:
-        """Keys of `[tls]`, with their values in TOML, that make MTA-STS work here; the trust store is written there."""
+        """Keys as `tls.mta_sts`, with their values in TOML, that make MTA-STS work here; writes the trust store there."""
         return {
-            "mta_sts": "true",
-            "mta_sts_port": str(self.policy_host.port),
-            "trust_store": json.dumps(str(self.write_trust_store(directory))),
+            "tls.mta_sts": "true",
+            "mta_sts.port": str(self.policy_host.port),
+            "tls.trust_store": json.dumps(str(self.write_trust_store(directory))),
         }
 
     def write_trust_anchor(self, directory: Path) -> Path:

@@ -126,7 +126,7 @@ REFUSED = [
     ('[queue]\npassword_file = "/x"', "queue.password_file", 2, "no queue.url", "remove it"),
     ('[queue]\nurl = "postgresql+psycopg://u@h/d"\npassword_file = "/nowhere/x"', "queue.password_file", 3, "", ""),
     ('[tls]\nlevel = "dan"', "tls.level", 2, "'dan' is not allowed", 'did you mean "dane"? allowed are "none", "may"'),
-    ('[tls]\nlevel = "mta-sts"', "tls.level", 2, "reserved", "use dane or verify"),
+    ('[tls]\nlevel = "mta-sts"', "tls.level", 2, "no level", "use dane, and tls.mta_sts = true"),
     ("[tls]\nmin_version = 1.2", "tls.min_version", 2, "the number 1.2", '"1.2", "1.3"'),
     ('[smtp]\npipelining = "yes"', "smtp.pipelining", 2, "expected true or false", "without quotes"),
     ('[delivery]\nport = "25"', "delivery.port", 2, "expected a whole number", "without quotes"),

@@ -115,10 +115,12 @@ def test_tls_facts_and_connections(url):
         url,
         event(1, "tls:fallback", host="h", event_data="handshake failed", tls_level="dane"),
         event(2, "dane:fail", host="h", event_data="validation-failure"),
+        event(4, "sts:fail", host="h", event_data="mx-mismatch"),
         event(3, "tcp:close", host="h", seconds=1.5, tls_verified_by="pkix", tls_out_peercert_sha256="ab"),
     )
     assert rows(url, "SELECT name, said FROM outrider_tls ORDER BY id") == [
-        ("tls:fallback", "handshake failed"), ("dane:fail", "validation-failure")
+        ("tls:fallback", "handshake failed"), ("dane:fail", "validation-failure"),
+        ("sts:fail", "mx-mismatch"),
     ]  # fmt: skip
     assert rows(url, "SELECT seconds, verified_by, certificate FROM outrider_connections") == [
         (1.5, "pkix", "ab")

@@ -19,7 +19,7 @@ import pytest
 from tests.internet import STANDARD, STS, LiveInternet, Mode, Policy, PolicyAnswer, World
 from tests.internet.policy import WEEK
 from tests.internet.policyhost import TARGET
-from tests.internet.relay import RelayProcess, tls_table
+from tests.internet.relay import RelayProcess, tables_of
 
 PKIX_VALID = ("sts.test", "sts-wildcard.test", "sts-unlisted.test", "sts-dane.test", "sts-missing.test")
 NOT_VALID = ("sts-self-signed.test", "sts-name.test", "sts-testing.test", "sts-none.test")
@@ -140,11 +140,9 @@ def test_a_world_without_policies_has_no_policy_host() -> None:
 def test_the_relay_is_told_where_policies_are_and_whom_to_trust(live: LiveInternet, tmp_path: Path) -> None:
     settings = '\n[hints]\nurl = "sqlite:///hints.db"\n'
     relay = RelayProcess(tmp_path, live.world, settings, policies=True)
-    assert tomllib.loads(relay.config.read_text())["tls"] == {
-        "mta_sts": True,
-        "mta_sts_port": live.world.policy_host.port,
-        "trust_store": str(tmp_path / "root.pem"),
-    }
+    written = tomllib.loads(relay.config.read_text())
+    assert written["mta_sts"] == {"port": live.world.policy_host.port}
+    assert written["tls"] == {"mta_sts": True, "trust_store": str(tmp_path / "root.pem")}
     assert (tmp_path / "root.pem").read_bytes() == live.world.authority.root_pem
     assert "tls" not in tomllib.loads(RelayProcess(tmp_path, live.world).config.read_text())
-    assert tomllib.loads(tls_table({"level": '"pkix"'})) == {"tls": {"level": "pkix"}}
+    assert tomllib.loads(tables_of({"tls.level": '"pkix"'})) == {"tls": {"level": "pkix"}}

@@ -18,7 +18,8 @@ import trio
 from deliver.net.dial import ConnectFailed, Connection, TcpDialer
 from deliver.net.prompt import PromptStream
 from deliver.resolve.answer import AddressRecord, Answer, Found, NxDomain, Query, RecordType
-from deliver.sts.fetch import MAX_INTERIM, MAX_WHY, HttpsSource, NotFetched
+from deliver.sts.fetch import MAX_INTERIM, HttpsSource
+from deliver.sts.source import MAX_WHY, NotFetched
 from tests.internet.pki import Credentials, authority
 
 DOMAIN, HOST = "example.org", "mta-sts.example.org"

@@ -18,7 +18,8 @@ from deliver.resolve.answer import (
     RecordType,
     Unreachable,
 )
-from deliver.sts.fetch import DEADLINE, MAX_ADDRESSES, MAX_BODY, HttpsSource, NotFetched
+from deliver.sts.fetch import DEADLINE, MAX_ADDRESSES, HttpsSource
+from deliver.sts.source import MAX_BODY, NotFetched
 from tests.unit.sts.policyhost import (
     ADDRESS,
     BOTH,

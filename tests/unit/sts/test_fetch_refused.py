@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from deliver.sts.fetch import MAX_BODY
+from deliver.sts.source import MAX_BODY
 from tests.internet.pki import Authority, Certificate, Credentials, authority
 from tests.unit.sts.policyhost import (
     CHUNKED,

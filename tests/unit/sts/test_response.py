@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, strategies as st
 
-from deliver.sts.fetch import MAX_BODY, MAX_HEAD, MAX_WHY, READ, NotFetched, Response
+from deliver.sts.fetch import MAX_HEAD, READ, Response
+from deliver.sts.source import MAX_BODY, MAX_WHY, NotFetched
 from tests.unit.sts.policyhost import CHUNKED, GOOD, HOST, POLICY, head, well_put
 
 

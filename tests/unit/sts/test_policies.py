@@ -1,0 +1,354 @@
+"""Which policy of a domain counts: the table of `deliver.sts.policies`, with hints in memory and a scripted web."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from deliver.net.clock import WallClock
+from deliver.resolve.answer import Answer, Bogus, Found, NoData, NxDomain, TextRecord, Unreachable
+from deliver.resolve.sts import Mode, StsStanding
+from deliver.sts.policies import MAX_DOMAINS, REFRESH, RETRY, KeptPolicies
+from deliver.sts.source import NotFetched
+from deliver.sts.standing import NoPolicies, Stood
+from hints.memory import MemoryHints
+from hints.port import Unreadable
+from hints.records import StsSeen
+
+DOMAIN, HOST = "example.org", "mx.example.org"
+DAY = 86400.0
+SILENT = (NoData(False), NxDomain(True), Found((TextRecord(b"v=spf1 -all"),), False, 60))
+FAILED = (Bogus("signature expired"), Unreachable("SERVFAIL"))
+
+
+def record(number: str = "1") -> Answer:
+    return Found((TextRecord(f"v=STSv1; id={number};".encode()),), False, 60)
+
+
+def policy(mode: str = "enforce", host: str = HOST, age: float = 7 * DAY) -> bytes:
+    return f"version: STSv1\nmode: {mode}\nmx: {host}\nmax_age: {age:.0f}\n".encode()
+
+
+@dataclass
+class Web:
+    """A source that gives what the test says, and counts."""
+
+    says: bytes | str = field(default_factory=policy)  # a text: why nothing is fetched
+    asked: list[str] = field(default_factory=list)
+    before: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+
+    async def fetch(self, domain: str) -> bytes:
+        self.asked.append(domain)
+        await self.before()
+        if isinstance(self.says, str):
+            raise NotFetched(self.says)
+        return self.says
+
+
+class Broken(MemoryHints):
+    """Hints that cannot be read."""
+
+    async def sts_policy(self, domain: str) -> StsSeen | None:
+        raise Unreadable("the disk is full")
+
+
+@dataclass
+class Scene:
+    web: Web
+    clock: WallClock
+    hints: MemoryHints
+    kept: KeptPolicies
+
+    @classmethod
+    def build(cls, hints: type[MemoryHints] = MemoryHints) -> Scene:
+        clock, web = WallClock(1_800_000_000.0), Web()
+        store = hints(clock=clock.now)
+        return cls(web, clock, store, KeptPolicies(store, web, clock, learner="test"))
+
+    async def stand(self, answer: Answer, host: str = HOST, domain: str = DOMAIN) -> Stood:
+        return await self.kept.stand(domain, answer, host)
+
+    def restart(self) -> None:
+        """Another process with the same hints."""
+        self.kept = KeptPolicies(self.hints, self.web, self.clock, learner="test")
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene.build()
+
+
+def mode_of(stood: Stood) -> Mode | None:
+    return None if stood.standing.policy is None else stood.standing.policy.mode
+
+
+def codes(stood: Stood) -> list[str]:
+    return [found.code for found in stood.findings]
+
+
+async def test_without_an_installation_of_policies_there_is_none() -> None:
+    stood = await NoPolicies().stand(DOMAIN, record(), HOST)
+    assert stood == Stood(StsStanding())
+
+
+@pytest.mark.parametrize("answer", SILENT)
+async def test_without_a_record_nothing_is_fetched(
+    autojump_clock: MockClock, scene: Scene, answer: Answer
+) -> None:
+    stood = await scene.stand(answer)
+    assert stood == Stood(StsStanding())
+    assert scene.web.asked == []
+
+
+@pytest.mark.parametrize("answer", FAILED)
+async def test_a_record_that_cannot_be_looked_up_is_no_policy_and_said(
+    autojump_clock: MockClock, scene: Scene, answer: Answer
+) -> None:
+    stood = await scene.stand(answer)
+    assert stood.standing == StsStanding()
+    assert codes(stood) == ["sts-record-unknown"]
+    assert scene.web.asked == []
+
+
+async def test_a_record_has_its_policy_fetched_once_and_remembered(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    first, second = await scene.stand(record()), await scene.stand(record())
+    scene.restart()
+    third = await scene.stand(record())
+    assert [mode_of(stood) for stood in (first, second, third)] == [Mode.ENFORCE] * 3
+    assert codes(first) == ["sts-found"]
+    assert scene.web.asked == [DOMAIN]
+
+
+async def test_a_first_policy_that_cannot_be_fetched_is_none_and_tried_again_later(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    scene.web.says = "mta-sts.example.org does not answer"
+    stood = await scene.stand(record())
+    assert stood.standing == StsStanding()
+    assert codes(stood) == ["sts-not-fetched"]
+    assert "does not answer" in stood.findings[0].text
+    assert stood.until == trio.current_time() + RETRY
+    await scene.stand(record())
+    assert len(scene.web.asked) == 1
+    await trio.sleep(RETRY)
+    scene.web.says = policy()
+    assert mode_of(await scene.stand(record())) is Mode.ENFORCE
+    assert len(scene.web.asked) == 2
+
+
+async def test_what_is_no_policy_was_not_fetched(autojump_clock: MockClock, scene: Scene) -> None:
+    scene.web.says = b"<html>"
+    stood = await scene.stand(record())
+    assert stood.standing == StsStanding()
+    assert codes(stood) == ["sts-not-fetched"]
+    assert "no policy" in stood.findings[0].text
+
+
+@pytest.mark.parametrize("answer", [*SILENT, *FAILED])
+async def test_a_known_policy_counts_until_its_age_is_over(
+    autojump_clock: MockClock, scene: Scene, answer: Answer
+) -> None:
+    await scene.stand(record())
+    scene.restart()
+    await trio.sleep(7 * DAY - 1)
+    stood = await scene.stand(answer)
+    assert mode_of(stood) is Mode.ENFORCE
+    assert stood.until == trio.current_time() + 1
+    await trio.sleep(1)
+    assert (await scene.stand(answer)).standing == StsStanding()
+    assert scene.web.asked == [DOMAIN]
+
+
+async def test_another_id_has_it_fetched_again(autojump_clock: MockClock, scene: Scene) -> None:
+    await scene.stand(record("1"))
+    scene.web.says = policy("none")
+    assert mode_of(await scene.stand(record("1"))) is Mode.ENFORCE
+    assert mode_of(await scene.stand(record("2"))) is Mode.NONE
+    assert mode_of(await scene.stand(record("2"))) is Mode.NONE
+    assert len(scene.web.asked) == 2
+
+
+async def test_a_fetch_that_fails_never_ends_a_policy(autojump_clock: MockClock, scene: Scene) -> None:
+    await scene.stand(record("1"))
+    scene.web.says = "404"
+    stood = await scene.stand(record("2"))
+    assert mode_of(stood) is Mode.ENFORCE
+    assert codes(stood) == ["sts-not-fetched", "sts-found"]
+    assert "known before counts on" in stood.findings[0].text
+    await scene.stand(record("2"))
+    assert len(scene.web.asked) == 2
+    await trio.sleep(RETRY)
+    await scene.stand(record("2"))
+    assert len(scene.web.asked) == 3
+
+
+async def test_a_policy_is_fetched_again_once_a_day_before_it_runs_out(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    first = await scene.stand(record())
+    assert first.until == trio.current_time() + REFRESH
+    await trio.sleep(REFRESH - 1)
+    await scene.stand(record())
+    assert len(scene.web.asked) == 1
+    await trio.sleep(1)
+    await scene.stand(record())
+    assert len(scene.web.asked) == 2
+    for _ in range(10):
+        await trio.sleep(DAY)
+        assert mode_of(await scene.stand(record())) is Mode.ENFORCE
+
+
+async def test_a_short_policy_is_fetched_again_at_half_of_its_age(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    scene.web.says = policy(age=1000)
+    await scene.stand(record())
+    await trio.sleep(499)
+    await scene.stand(record())
+    assert len(scene.web.asked) == 1
+    await trio.sleep(1)
+    await scene.stand(record())
+    assert len(scene.web.asked) == 2
+
+
+async def test_a_daily_fetch_that_fails_is_not_repeated_for_each_message(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    await scene.stand(record())
+    await trio.sleep(DAY)
+    scene.web.says = "500"
+    first, second = await scene.stand(record()), await scene.stand(record())
+    assert [mode_of(first), mode_of(second)] == [Mode.ENFORCE] * 2
+    assert first.until == trio.current_time() + RETRY
+    assert len(scene.web.asked) == 2
+
+
+async def test_a_host_that_is_not_covered_has_the_policy_fetched_again(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    await scene.stand(record())
+    scene.web.says = policy(host="new.example.org")
+    await scene.stand(record(), "new.example.org")
+    assert len(scene.web.asked) == 1  # it has only just been fetched
+    await trio.sleep(RETRY)
+    stood = await scene.stand(record(), "new.example.org")
+    assert stood.standing.policy is not None
+    assert stood.standing.policy.covers("new.example.org")
+    await scene.stand(record(), "other.example.org")
+    assert len(scene.web.asked) == 2
+
+
+async def test_a_policy_without_an_age_counts_for_no_time(autojump_clock: MockClock, scene: Scene) -> None:
+    scene.web.says = policy(age=0)
+    assert (await scene.stand(record())).standing == StsStanding()
+    assert (await scene.stand(record())).standing == StsStanding()
+    assert len(scene.web.asked) == 1
+
+
+async def test_mail_for_one_domain_waits_for_one_first_fetch(autojump_clock: MockClock, scene: Scene) -> None:
+    gate = trio.Event()
+    scene.web.before = gate.wait
+    stood: list[Stood] = []
+
+    async def ask() -> None:
+        stood.append(await scene.stand(record()))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        assert stood == []
+        gate.set()
+    assert [mode_of(one) for one in stood] == [Mode.ENFORCE] * 5
+    assert scene.web.asked == [DOMAIN]
+
+
+async def test_mail_with_a_known_policy_waits_for_no_fetch(autojump_clock: MockClock, scene: Scene) -> None:
+    await scene.stand(record("1"))
+    gate = trio.Event()
+    scene.web.before, scene.web.says = gate.wait, policy("none")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.stand, record("2"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert mode_of(await scene.stand(record("2"))) is Mode.ENFORCE
+        gate.set()
+    assert mode_of(await scene.stand(record("2"))) is Mode.NONE
+
+
+async def test_who_waits_for_a_fetch_that_is_cancelled_fetches(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    scene.web.before = trio.sleep_forever
+    stood: list[Any] = []
+
+    async def ask() -> None:
+        stood.append(await scene.stand(record()))
+
+    first = trio.CancelScope()
+
+    async def fetch() -> None:
+        with first:
+            await scene.stand(record())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetch)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        scene.web.before = trio.lowlevel.checkpoint
+        first.cancel()
+    assert [mode_of(one) for one in stood] == [Mode.ENFORCE]
+    assert len(scene.web.asked) == 2
+
+
+async def test_hints_that_cannot_be_read_stop_no_mail_of_domains_without_a_record(
+    autojump_clock: MockClock,
+) -> None:
+    scene = Scene.build(Broken)
+    for answer in SILENT:
+        assert (await scene.stand(answer)).standing == StsStanding()
+
+
+@pytest.mark.parametrize("answer", [record(), *FAILED])
+async def test_hints_that_cannot_be_read_leave_it_open_whether_there_is_a_policy(
+    autojump_clock: MockClock, answer: Answer
+) -> None:
+    scene = Scene.build(Broken)
+    scene.web.says = "404"
+    stood = await scene.stand(answer)
+    assert stood.standing.policy is None
+    assert stood.standing.unknown is not None
+    assert "disk is full" in stood.standing.unknown
+    assert stood.until <= trio.current_time()
+
+
+async def test_a_policy_that_can_be_fetched_needs_no_hints(autojump_clock: MockClock) -> None:
+    scene = Scene.build(Broken)
+    assert mode_of(await scene.stand(record())) is Mode.ENFORCE
+    assert mode_of(await scene.stand(SILENT[0])) is Mode.ENFORCE
+
+
+async def test_a_clock_that_is_set_back_makes_no_policy_older_or_longer(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    later = scene.clock.now() + DAY / 2
+    seen = StsSeen(DOMAIN, "1", "enforce", (HOST,), int(7 * DAY), later)
+    scene.hints.note(seen, source="test", reason="fetched", now=later)
+    stood = await scene.stand(SILENT[0])
+    assert mode_of(stood) is Mode.ENFORCE
+    assert stood.until <= trio.current_time() + 7 * DAY
+
+
+async def test_the_number_of_domains_that_are_remembered_is_bounded(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    for number in range(MAX_DOMAINS + 10):
+        await scene.stand(SILENT[0], domain=f"d{number}.example")
+    assert len(scene.kept._known) == MAX_DOMAINS
