@@ -12,7 +12,8 @@
     a policy      that does not cover a host   it is fetched, at most once in RETRY: hosts may have moved
 
 A fetch that fails never ends a policy; its max_age does (RFC 8461 3.3). One fetch for a domain at a time:
-mail that has a known policy does not wait for it.
+mail that has a known policy does not wait for it. What the hints say is looked at again within minutes, so
+that a policy which an administrator has forgotten is fetched again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from hints.records import StsSeen
 RETRY = 300.0  # seconds after a fetch that failed, RFC 8461 3.3
 REFRESH = 86_400.0  # seconds after which a policy is fetched again, or half of its age if that is less
 ABSENT = 3_600.0  # seconds for which the hints are not asked again about a domain without a record
+FRESH = 30.0  # seconds for which they are not asked again about a policy; an administrator may forget it
 MAX_DOMAINS = 10_000  # remembered; the one not asked for longest goes first
 
 
@@ -70,18 +72,17 @@ class KeptPolicies:
 
     async def _look(self, domain: str, wanted: str | None) -> _Known:
         """What is known without a fetch."""
-        known, now = self._known.get(domain), trio.current_time()
-        if known is not None and self._live(known.seen) is not None:
+        known, now = self._known.get(domain, _Known(None)), trio.current_time()
+        seen = self._live(known.seen)
+        if now < known.ask_again and (seen is not None or wanted is None):
             self._known.move_to_end(domain)
-            return known
-        if known is not None and wanted is None and now < known.ask_again:
-            return known
-        before = known or _Known(None)
+            return replace(known, seen=seen)
         try:
-            seen = await self._hints.sts_policy(domain)
-            known = replace(before, seen=self._live(seen), unreadable=None, ask_again=now + ABSENT)
-        except Unreadable as error:
-            known = replace(before, seen=None, unreadable=str(error), ask_again=0.0)
+            seen = self._live(await self._hints.sts_policy(domain))
+            ask_again = now + (ABSENT if seen is None else FRESH)
+            known = replace(known, seen=seen, unreadable=None, ask_again=ask_again)
+        except Unreadable as error:  # what was read before counts on
+            known = replace(known, seen=self._live(known.seen), unreadable=str(error), ask_again=0.0)
         return self._keep(domain, known)
 
     def _is_due(self, known: _Known, wanted: str, host: str) -> bool:
@@ -122,7 +123,9 @@ class KeptPolicies:
         now = self._clock.now()
         seen = StsSeen(domain, wanted, policy.mode.value, policy.patterns, policy.max_age, now)
         self._hints.note(seen, source=self._learner, reason="fetched", now=now)
-        return _Known(seen if policy.max_age else None, not_before=not_before if not policy.max_age else 0.0)
+        if not policy.max_age:  # it counts for no time, and is not fetched for every message
+            return _Known(None, not_before=not_before)
+        return _Known(seen, ask_again=trio.current_time() + FRESH)
 
     def _keep(self, domain: str, known: _Known) -> _Known:
         self._known[domain] = known
@@ -155,18 +158,13 @@ class KeptPolicies:
         if seen is not None:
             policy = _policy(seen)
             findings.append(_found(domain, seen, policy, self._clock.now()))
-            soon = min(self._left(seen), self._till_due(seen))
+            soon = min(self._left(seen), RETRY)
             return Stood(StsStanding(policy), tuple(findings), now + soon)
         if known.unreadable is not None and (wanted is not None or isinstance(answer, Bogus | Unreachable)):
             unknown = f"whether {domain} has an MTA-STS policy is not known: {known.unreadable}"
             return Stood(StsStanding(unknown=unknown), tuple(findings), 0.0)
         until = known.not_before if trouble is not None else math.inf
         return Stood(StsStanding(), tuple(findings), until)
-
-    def _till_due(self, seen: StsSeen) -> float:
-        """Seconds until it should be fetched again, or RETRY where that has been tried."""
-        left = seen.fetched_at + _refresh_after(seen) - self._clock.now()
-        return left if left > 0 else RETRY
 
 
 def _wanted(answer: Answer) -> str | None:

@@ -148,7 +148,11 @@ def test_kept_policies_are_shown_and_forgotten(sts: LiveInternet, tmp_path: Path
     send(sts, tmp_path, "a@sts.test")
     relay = Relay(sts, tmp_path / "state")
     (kept,) = relay.ask("hints", "list", "sts")
-    assert (kept["domain"], kept["mode"]) == ("sts.test", "enforce")
+    assert (kept["key"], kept["values"]["mode"], kept["source"]) == ("sts.test/sts", "enforce", "send")
+    relay.run("hints", "forget", "sts.test/sts")
+    assert relay.ask("hints", "list", "sts") == []
+    send(sts, tmp_path, "b@sts.test")
+    assert sts.world.policy_host.requests("sts.test") == 2
 
 
 def test_a_relay_asks_once_for_many_messages_and_holds_what_a_policy_forbids(

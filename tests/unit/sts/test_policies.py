@@ -193,7 +193,7 @@ async def test_a_policy_is_fetched_again_once_a_day_before_it_runs_out(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
     first = await scene.stand(record())
-    assert first.until == trio.current_time() + REFRESH
+    assert first.until == trio.current_time() + RETRY
     await trio.sleep(REFRESH - 1)
     await scene.stand(record())
     assert len(scene.web.asked) == 1
@@ -333,6 +333,38 @@ async def test_a_policy_that_can_be_fetched_needs_no_hints(autojump_clock: MockC
     scene = Scene.build(Broken)
     assert mode_of(await scene.stand(record())) is Mode.ENFORCE
     assert mode_of(await scene.stand(SILENT[0])) is Mode.ENFORCE
+
+
+async def test_a_policy_that_was_forgotten_is_fetched_again(autojump_clock: MockClock, scene: Scene) -> None:
+    await scene.stand(record())
+    scene.hints._policies.clear()  # as `outrider hints forget` does
+    scene.web.says = policy("none")
+    await trio.sleep(RETRY)
+    assert mode_of(await scene.stand(record())) is Mode.NONE
+    assert len(scene.web.asked) == 2
+
+
+async def test_a_policy_that_another_process_has_fetched_counts(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    await scene.stand(record("1"))
+    now = scene.clock.now() + 60
+    seen = StsSeen(DOMAIN, "2", "testing", (HOST,), int(7 * DAY), now)
+    await trio.sleep(60)
+    scene.hints.note(seen, source="test", reason="fetched", now=now)
+    assert mode_of(await scene.stand(record("2"))) is Mode.TESTING
+    assert len(scene.web.asked) == 1
+
+
+async def test_a_known_policy_outlives_trouble_with_the_hints(
+    autojump_clock: MockClock, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.stand(record())
+    scene.web.says = "404"
+    await trio.sleep(RETRY)
+    monkeypatch.setattr(scene.hints, "sts_policy", Broken(clock=scene.clock.now).sts_policy)
+    for answer in (record(), *SILENT, *FAILED):
+        assert mode_of(await scene.stand(answer)) is Mode.ENFORCE
 
 
 async def test_a_clock_that_is_set_back_makes_no_policy_older_or_longer(
