@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from random import Random
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +12,11 @@ import trio
 
 from deliver import course as courses
 from deliver.addresses import Tries, targets_at
-from deliver.course import Course, Courses, Host
+from deliver.course import Courses, Host
 from deliver.net.address import Place
 from deliver.net.clock import WallClock
 from deliver.outcome import Place as Failed
 from deliver.relay.route import Login, Reject, ViaMx, ViaSmarthost
-from deliver.report.trace import Finding, Stage
 from deliver.resolve.answer import (
     AddressRecord,
     Answer,
@@ -26,81 +24,14 @@ from deliver.resolve.answer import (
     MxRecord,
     NoData,
     Query,
-    Record,
     RecordType,
-    TlsaRecord,
-    Unreachable,
 )
-from deliver.resolve.cache import CachingResolver
 from deliver.resolve.mx import HostPlan, MxPlan, NoHost
-from deliver.resolve.resolver import Resolver
-from deliver.resolve.sts import Mode, StsPolicy, StsStanding
-from deliver.settings import Route, Rule, Settings, Tls
-from deliver.sts.standing import NoPolicies, Policies, Stood
-from deliver.tls.policy import Authentication, Level, Refuse, TlsPolicy
+from deliver.settings import Route, Settings, Tls
+from deliver.tls.policy import Authentication, Level, TlsPolicy
 from hints.memory import MemoryHints
 from hints.records import Feature, Reachability, Word
-
-DOMAIN, MX, OTHER = "example.org", "mx.example.org", "other.example.org"
-V4 = "192.0.2.1"
-EE = TlsaRecord(3, 1, 1, bytes(32))
-
-
-@dataclass
-class Zone:
-    """Answers to be changed, and what was asked."""
-
-    records: dict[Query, tuple[Record, ...]]
-    ttl: int = 60
-    asked: list[Query] = field(default_factory=list)
-    broken: set[Query] = field(default_factory=set)
-
-    async def lookup(self, query: Query) -> Answer:
-        await trio.lowlevel.checkpoint()
-        self.asked.append(query)
-        if query in self.broken:
-            return Unreachable("no answer")
-        found = self.records.get(query)
-        if found is None:
-            return NoData(secure=True, ttl=self.ttl)
-        return Found(found, secure=True, ttl=self.ttl)
-
-
-def zone(*exchangers: MxRecord) -> Zone:
-    return Zone(
-        {
-            Query(DOMAIN, RecordType.MX): exchangers or (MxRecord(10, MX),),
-            Query(MX, RecordType.A): (AddressRecord(V4),),
-            Query(OTHER, RecordType.A): (AddressRecord("192.0.2.2"),),
-        }
-    )
-
-
-class Desk:
-    """What a course takes of an agent, with a clock to be set."""
-
-    own_names: frozenset[str] = frozenset()
-    policies: Policies = NoPolicies()
-
-    def __init__(self, upstream: Resolver, settings: Settings | None = None) -> None:
-        self.time = 0.0
-        self.settings = settings or Settings()
-        self.resolver = CachingResolver(upstream, now=lambda: self.time, entries=100, max_ttl=1000)
-        self.rng = Random(1)
-
-    def course(self) -> Course:
-        return Courses().of(self.settings, DOMAIN, "me@sender.test")
-
-
-async def known(desk: Any, course: Course) -> list[Host]:
-    """The hosts, looked up as an attempt does."""
-    plan = (await course.candidates(desk)).plan
-    assert isinstance(plan, MxPlan)
-    hosts = [course.host(desk, target, plan) for target in plan.targets]
-    for host in hosts:
-        if host.walked is None:
-            await host.look_up_at_once()
-    return hosts
+from tests.unit.courses import DOMAIN, EE, MX, OTHER, V4, Desk, Zone, known, policy, zone
 
 
 async def test_nothing_is_asked_or_decided_twice_while_the_answers_last() -> None:
@@ -127,14 +58,6 @@ async def test_a_new_record_counts_as_soon_as_the_old_answer_is_over() -> None:
     assert policy((await known(desk, course))[0]).authentication is Authentication.NONE
     desk.time = 60.0
     assert policy((await known(desk, course))[0]).authentication is Authentication.DANE
-
-
-def policy(host: Host) -> TlsPolicy:
-    assert host.walked is not None
-    assert isinstance(host.walked.plan, HostPlan)
-    decided, _ = host.policy(host.walked.plan)
-    assert not isinstance(decided, Refuse)
-    return decided
 
 
 async def test_another_exchanger_takes_over_when_the_answer_is_over() -> None:
@@ -339,112 +262,3 @@ async def test_a_level_of_the_route_counts() -> None:
     desk = Desk(zone(), Settings(route=(route,), tls=Tls(level=Level.MAY)))
     host, _ = await a_host(desk)
     assert policy(host).level is Level.ENCRYPT
-
-
-RECORD = Query(f"_mta-sts.{DOMAIN}", RecordType.TXT)
-ENFORCED = StsPolicy(Mode.ENFORCE, (MX,), 86400)
-
-
-@dataclass
-class Standing:
-    """Policies that say what the test says, by the clock of the desk."""
-
-    stood: Stood = field(default_factory=lambda: Stood(StsStanding(ENFORCED)))
-    asked: list[tuple[str, str]] = field(default_factory=list)
-
-    async def stand(self, domain: str, answer: Answer, host: str) -> Stood:
-        await trio.lowlevel.checkpoint()
-        self.asked.append((domain, host))
-        return self.stood
-
-
-async def test_the_policy_of_the_domain_counts_where_dane_does_not_decide() -> None:
-    asked = zone()
-    desk = Desk(asked)
-    desk.policies = standing = Standing()
-    assert policy((await known(desk, desk.course()))[0]).authentication is Authentication.PKIX
-    assert standing.asked == [(DOMAIN, MX)]
-    assert asked.asked[-1] == RECORD  # behind TLSA, whose absence had to be known
-
-
-async def test_where_dane_decides_no_policy_is_asked_for() -> None:
-    asked = zone()
-    asked.records[Query(f"_25._tcp.{MX}", RecordType.TLSA)] = (EE,)
-    desk = Desk(asked)
-    desk.policies = standing = Standing()
-    assert policy((await known(desk, desk.course()))[0]).authentication is Authentication.DANE
-    assert standing.asked == []
-    assert RECORD not in asked.asked
-
-
-async def test_where_dane_fails_no_policy_is_asked_for() -> None:
-    asked = zone()
-    asked.broken.add(Query(f"_25._tcp.{MX}", RecordType.TLSA))
-    desk = Desk(asked)
-    desk.policies = standing = Standing()
-    (host,) = await known(desk, desk.course())
-    assert host.walked is not None
-    assert isinstance(host.walked.plan, HostPlan)
-    assert isinstance(host.policy(host.walked.plan)[0], Refuse)
-    assert standing.asked == []
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        Settings(tls=Tls(mta_sts=False)),
-        Settings(tls=Tls(level=Level.NONE)),
-        Settings(rule=(Rule(domains=(DOMAIN,), tls={"mta_sts": False}),)),
-        Settings(route=(Route(domains=("*",), via="smarthost", hosts=(MX,)),)),
-    ],
-)
-async def test_where_no_policy_counts_none_is_asked_for(settings: Settings) -> None:
-    asked = zone()
-    desk = Desk(asked, settings)
-    desk.policies = standing = Standing()
-    await known(desk, desk.course())
-    assert standing.asked == []
-    assert RECORD not in asked.asked
-
-
-async def test_the_policy_of_a_smarthost_by_mx_is_that_of_its_own_domain() -> None:
-    route = Route(domains=("*",), via="smarthost", mx=DOMAIN)
-    desk = Desk(zone(), Settings(route=(route,)))
-    desk.policies = standing = Standing()
-    course = Courses().of(desk.settings, "elsewhere.test", "me@sender.test")
-    assert policy((await known(desk, course))[0]).authentication is Authentication.PKIX
-    assert standing.asked == [(DOMAIN, MX)]
-
-
-async def test_a_decision_lasts_no_longer_than_the_policy() -> None:
-    desk = Desk(zone())
-    desk.policies = standing = Standing(Stood(StsStanding(ENFORCED), until=30.0))
-    course = desk.course()
-    await known(desk, course)
-    desk.time = 29.0
-    await known(desk, course)
-    assert len(standing.asked) == 1
-    standing.stood = Stood(StsStanding())
-    desk.time = 30.0
-    assert policy((await known(desk, course))[0]).authentication is Authentication.NONE
-    assert len(standing.asked) == 2
-
-
-async def test_a_decision_lasts_no_longer_than_the_record() -> None:
-    asked = zone()
-    desk = Desk(asked)
-    desk.policies = standing = Standing(Stood(StsStanding()))
-    course = desk.course()
-    await known(desk, course)
-    standing.stood = Stood(StsStanding(ENFORCED))
-    desk.time = 60.0
-    assert policy((await known(desk, course))[0]).authentication is Authentication.PKIX
-
-
-async def test_what_was_found_of_a_policy_is_told() -> None:
-    finding = Finding(Stage.POLICY, "sts-found", "it has one")
-    desk = Desk(zone())
-    desk.policies = Standing(Stood(StsStanding(ENFORCED), (finding,)))
-    (host,) = await known(desk, desk.course())
-    assert host.walked is not None
-    assert finding in host.walked.findings
