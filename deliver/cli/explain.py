@@ -10,9 +10,11 @@ from deliver.cli.frame import Application
 
 if TYPE_CHECKING:
     from deliver.explanation import Explanation
+    from deliver.net.clock import Clock
     from deliver.report.trace import Finding
     from deliver.resolve.doctor import Examination
     from deliver.settings import Settings
+    from hints.port import Hints
 
 EPILOG = """\b
 Examples:
@@ -126,15 +128,25 @@ async def _explain(settings: Settings, name: str, sender: str | None, connect: b
     from deliver.explanation import explain as explain_domain
     from deliver.lookup import caching_resolver
     from deliver.net.clock import WallClock
-    from hints.memory import MemoryHints
 
     clock = WallClock()
-    hints = MemoryHints(clock=clock.now)
+    hints = _kept_policies(settings, clock)
     resolver = caching_resolver(settings, clock, evidence=True)
     agent = build_agent(
         settings, hints=hints, clock=clock, rng=SystemRandom(), learner="explain", resolver=resolver
     )
     return await explain_domain(agent, name, sender=sender, connect=connect)
+
+
+def _kept_policies(settings: Settings, clock: Clock) -> Hints:
+    """Hints that are not written: what is learned by looking is nobody's advice."""
+    from hints.location import file_of
+    from hints.memory import MemoryHints
+    from hints.onlooker import Onlooker
+
+    if settings.hints.url == "memory":
+        return MemoryHints(clock=clock.now)
+    return Onlooker(file_of(settings.database_url(settings.hints.url)), clock=clock.now)
 
 
 def _show(found: Explanation) -> None:

@@ -131,6 +131,17 @@ def test_a_policy_outlives_its_process_its_record_and_its_web_server(
     assert sts.copies()["b@sts.test"] == 0
 
 
+def test_explain_goes_by_the_policy_that_mail_goes_by(sts: LiveInternet, tmp_path: Path) -> None:
+    send(sts, tmp_path, "a@sts.test")
+    sts.call(lambda world: world.policy_host.answer("sts.test", PolicyAnswer(status=500)))
+    sts.call(lambda world: world.publish(replace(world.domains["sts.test"], texts={})))
+    relay = Relay(sts, tmp_path / "state")
+    relay.options += [f"{key}={value}" for key, value in sts.world.policy_settings(tmp_path).items()]
+    (host,) = json.loads(relay.run("explain", "sts.test", "--json").stdout)["hosts"]
+    assert host["policy"] == "TLS required, authenticated by PKIX"
+    assert sts.world.policy_host.requests("sts.test") == 1
+
+
 def test_a_new_id_ends_a_policy_and_a_fetch_that_fails_does_not(sts: LiveInternet, tmp_path: Path) -> None:
     assert tls_of(send(sts, tmp_path, "a@sts.test"))["verified_by"] == "pkix"
     sts.publish_policy("sts.test", Policy(Mode.NONE, mx=(), id="2"), PolicyAnswer(status=404))
