@@ -20,7 +20,7 @@ import trio
 
 from deliver.addresses import Tries, elsewhere_first, targets_at
 from deliver.agent import Agent
-from deliver.candidates import find_candidates, refusal_finding
+from deliver.candidates import find_candidates, owed_by_policy, refusal_finding
 from deliver.course import Course, Host
 from deliver.errors import Blame, StorageError
 from deliver.fallback import applies
@@ -201,6 +201,7 @@ class Attempt:
             if not applies(fallback, self._tries.number, outcome):
                 self._settle(recipient, outcome)
         if self._open:
+            self._owed = max(self._owed, await owed_by_policy(self._agent, self._domain, course.route))
             if course.login is not None and not course.login.in_clear:
                 self._owed = Floor.AUTHENTICATED
             self._floor, self._by_settings = self._owed, True

@@ -19,9 +19,9 @@ from msgspec import structs
 from deliver.ignored import without_ignored
 from deliver.level import Level
 from deliver.message import literal_address
-from deliver.relay.route import ViaMx, ViaSmarthost
+from deliver.relay.route import Reject, Route, ViaMx, ViaSmarthost
 from deliver.report.trace import Finding, Stage, Verdict
-from deliver.resolve.answer import Answer, Query
+from deliver.resolve.answer import Answer, Query, Unreachable
 from deliver.resolve.cache import CachingResolver
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, without_ourselves
 from deliver.resolve.resolver import Resolver, drive
@@ -30,6 +30,7 @@ from deliver.resolve.tlsa import fits_a_name
 from deliver.resolve.walk import Walked, find_host, find_mx, with_sts_record, without_sts_record
 from deliver.settings import Destination, Settings, Tls
 from deliver.sts.standing import Policies
+from deliver.tls.policy import Floor, floor_of_sts
 
 MAX_SITE = 255  # characters
 T = TypeVar("T")
@@ -154,7 +155,7 @@ class Candidate:
         self.until = 0.0  # see `drive_while`
         self._named, self._ignored = plan.named, self.destination.delivery.ignore_addresses
         self._resolver, self._policies = agent.resolver, agent.policies
-        self._sts_domain = _sts_domain(self.destination.tls, plan)
+        self._sts_domain = None if plan.named else _sts_domain(self.destination.tls, plan.domain)
         no_tlsa = _why_no_tlsa(self.destination.tls.level, plan)
         walk = find_host(
             target.host,
@@ -198,9 +199,12 @@ class Candidate:
 
 def _destination(agent: Seeker, domain: str, host: str, plan: MxPlan) -> Destination:
     found = agent.settings.towards(domain, host)
-    if plan.level is None:
-        return found
-    return structs.replace(found, tls=structs.replace(found.tls, level=plan.level))
+    return found if plan.level is None else structs.replace(found, tls=_tls_of(found, plan.level))
+
+
+def _tls_of(found: Destination, level: Level | None) -> Tls:
+    """The TLS settings, with the level of a route that has one."""
+    return found.tls if level is None else structs.replace(found.tls, level=level)
 
 
 def _unknown(host: str) -> Walked[HostPlan]:
@@ -219,13 +223,26 @@ def refusal_finding(refusal: NoHost) -> Finding:
     return Finding(Stage.ROUTE, refusal.code, refusal.why, Verdict.REFUSED, refusal.rfc)
 
 
-def _sts_domain(tls: Tls, plan: MxPlan) -> str | None:
-    """Whose MTA-STS policy counts: that of the domain whose MX were looked up (RFC 8461 2)."""
-    if not tls.mta_sts or tls.level in (Level.NONE, Level.DANE_ONLY) or plan.named:
+def _sts_domain(tls: Tls, domain: str) -> str | None:
+    """Whose MTA-STS policy counts, None: nobody's; `domain`: whose MX are looked up (RFC 8461 2)."""
+    if not tls.mta_sts or tls.level in (Level.NONE, Level.DANE_ONLY):
         return None
-    if literal_address(plan.domain) is not None or not fits_a_name(record_name(plan.domain)):
+    if literal_address(domain) is not None or not fits_a_name(record_name(domain)):
         return None
-    return plan.domain
+    return domain
+
+
+async def owed_by_policy(agent: Seeker, domain: str, route: Route) -> Floor:
+    """What the known MTA-STS policy demands of hosts, whatever DNS says now; nothing is asked of DNS."""
+    if isinstance(route, Reject):
+        return Floor.ANY
+    name = route.domain if isinstance(route, ViaMx) else route.mx
+    tls = _tls_of(agent.settings.towards(domain, None), route.level)
+    policy_of = None if name is None else _sts_domain(tls, name)
+    if policy_of is None:
+        return Floor.ANY
+    stood = await agent.policies.stand(policy_of, Unreachable("it was not asked for"), "")
+    return floor_of_sts(stood.standing)
 
 
 def _why_no_tlsa(level: Level, plan: MxPlan) -> str | None:

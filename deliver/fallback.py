@@ -8,7 +8,8 @@
     a 5yz reply, an error of ours, anything in doubt                never
 
 Nothing is weakened by it: where a host before was owed TLS, or authenticated TLS, or a password, or could not
-be judged because DNS gave no answer, the fallback is owed the same (`deliver.tls.policy.at_least`).
+be judged because DNS gave no answer, or an enforced MTA-STS policy is known, the fallback is owed the same
+(`deliver.tls.policy.at_least`).
 """
 
 from __future__ import annotations

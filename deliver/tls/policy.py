@@ -52,7 +52,7 @@ from deliver.level import Level
 from deliver.report.trace import Finding, Stage, Verdict
 from deliver.resolve.answer import TlsaRecord
 from deliver.resolve.mx import HostPlan, MxPlan
-from deliver.resolve.sts import Mode, StsPolicy
+from deliver.resolve.sts import Mode, StsPolicy, StsStanding
 from deliver.resolve.tlsa import DANE_EE, DANE_TA, TlsaAbsent, TlsaFailed, TlsaNotAsked, TlsaRecords
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "clear_text_allowed",
     "decide",
     "floor_of",
+    "floor_of_sts",
     "floor_unknown",
     "in_clear_text",
     "verified",
@@ -171,6 +172,12 @@ def floor_unknown(level: Level, *, tlsa_possible: bool) -> Floor:
     if level in (Level.VERIFY, Level.DANE_ONLY) or (level.wants_tlsa and tlsa_possible):
         return Floor.AUTHENTICATED
     return Floor.ENCRYPTED if level is Level.ENCRYPT else Floor.ANY
+
+
+def floor_of_sts(standing: StsStanding) -> Floor:
+    """What hosts are owed that DNS kept from us, by the domain's policy."""
+    enforced = standing.policy is not None and standing.policy.mode is Mode.ENFORCE
+    return Floor.AUTHENTICATED if enforced or standing.unknown is not None else Floor.ANY
 
 
 def at_least(floor: Floor, policy: TlsPolicy | Refuse, plan: MxPlan, host: HostPlan) -> TlsPolicy | Refuse:

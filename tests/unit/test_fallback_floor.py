@@ -23,7 +23,8 @@ from deliver.tls.policy import (
     floor_of,
     floor_unknown,
 )
-from tests.internet import MailDomain, Security, World
+from hints.records import StsSeen
+from tests.internet import Fault, MailDomain, Security, World
 from tests.unit.attempts import agent, deliver
 
 CLEAR, SOUND = "mx.plain.test", "mx.signed.test"
@@ -115,6 +116,30 @@ async def test_a_domain_without_dane_goes_as_before(world: World, tmp_path: Path
     outcome = await delivered(world, tmp_path, "a@quiet.test", CLEAR)
     assert isinstance(outcome, Delivered)
     assert outcome.contact.tls is None
+
+
+@pytest.mark.parametrize("mode", ["enforce", "testing"])
+@pytest.mark.parametrize("answer", ["silent", "host", "domain"])
+@pytest.mark.parametrize("level", [Level.DANE, Level.MAY])
+async def test_a_domain_with_a_known_policy(
+    world: World, tmp_path: Path, mode: str, answer: str, level: Level
+) -> None:
+    """Whoever keeps its hosts from us does not get its mail sent to a fallback in clear text."""
+    hosts = {"mx.quiet.test": ("127.0.0.1",)}
+    zone = MailDomain("quiet.test", mx=((10, "mx.quiet.test"),), hosts=hosts, security=Security.INSECURE)
+    world.publish(zone)
+    if answer != "silent":
+        name, rdtype = ("mx.quiet.test", "A") if answer == "host" else ("quiet.test", "MX")
+        world.resolver.trouble(name, rdtype, fault=Fault.SERVFAIL)
+    route = Route(domains=("*",), via="mx", fallback=(CLEAR,))
+    tls = Tls(trust_store=str(world.write_trust_store(tmp_path)), level=level)
+    sender = agent(world, tmp_path, route=(route,), tls=tls)
+    now = sender.clock.now()
+    policy = StsSeen("quiet.test", "1", mode, ("mx.quiet.test",), 86400, now)
+    sender.hints.note(policy, source="test", reason="fetched", now=now)
+    ((_, outcome),) = (await deliver(sender, "a@quiet.test")).outcomes
+    unsigned_mx = (answer, level) == ("domain", Level.DANE)  # nobody can say that it would have been unsigned
+    assert isinstance(outcome, Deferred if mode == "enforce" or unsigned_mx else Delivered)
 
 
 async def test_a_route_with_a_login(world: World, tmp_path: Path) -> None:
