@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,80 +13,27 @@ from msgspec.structs import replace
 from sqlalchemy import select
 
 from deliver.errors import StorageError
-from deliver.message import Envelope, Mailbox, MessageId, Recipient
+from deliver.message import MessageId
 from deliver.neighbours.letters import Fate, Frames, Letter, Receipt, encoded
 from deliver.neighbours.neighbour import BEGIN, LOOK, WORD, Neighbour
-from deliver.neighbours.reception import HERE, PATIENCE, Reception
+from deliver.neighbours.reception import HERE, Reception
 from deliver.net.prompt import PromptStream
 from deliver.queue.intake import QueueIntake
 from deliver.queue.schema import message
-from deliver.queue.shard import Shard, open_shard
-from deliver.relay.intake import Origin
+from deliver.queue.shard import open_shard
 from events import outbox
-
-NOW = 1_700_000_000.0
-ORIGIN = Origin(MessageId("m1"), "192.0.2.1", "client.test", "ESMTP", NOW)
-CONTENT = b"Subject: x\r\n\r\nhello\r\n"
-ENVELOPE = Envelope(
-    MessageId("m1"),
-    Mailbox("me", "s.test"),
-    (Recipient(0, Mailbox("a", "x.test")),),
-    len(CONTENT),
-    False,
+from tests.unit.neighbours.ends import (
+    CONTENT,
+    ENVELOPE,
     NOW,
+    ORIGIN,
+    Ends,
+    at_home,
+    connected,
+    hand,
+    received,
+    waiting,
 )
-
-
-class Ends:
-    """Connections: `connect` gives one end, `other` has the other one."""
-
-    def __init__(self) -> None:
-        self.made: list[PromptStream] = []
-        self.ours: list[PromptStream] = []
-        self._give, self._got = trio.open_memory_channel[PromptStream](math.inf)
-
-    async def connect(self) -> PromptStream:
-        ours, theirs = map(PromptStream, socket.socketpair())
-        self.made.append(theirs)
-        self.ours.append(ours)
-        await self._give.send(theirs)
-        return ours
-
-    async def other(self) -> PromptStream:
-        return await self._got.receive()
-
-
-@asynccontextmanager
-async def connected(ends: Ends) -> AsyncIterator[Neighbour]:
-    neighbour = Neighbour(1, ends.connect, now=trio.current_time)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(neighbour.run)
-        yield neighbour
-        nursery.cancel_scope.cancel()
-    for each in ends.made:
-        each.close()
-
-
-@asynccontextmanager
-async def received(shard: Shard, min_free: int = 0) -> AsyncIterator[tuple[Neighbour, list[str]]]:
-    """A neighbour whose mail goes into the shard; what was told of it."""
-    told: list[str] = []
-    intake = QueueIntake(
-        shard, outbox.append, partial(told.append, "accepted"),
-        inline_limit=1000, max_size=0, min_free=min_free, count=lambda domains: told.append(f"{domains} domain"),
-    )  # fmt: skip
-    ends = Ends()
-    reception = Reception(lambda: intake, now=trio.current_time)
-    async with connected(ends) as neighbour, trio.open_nursery() as nursery:
-        nursery.start_soon(reception.handle, await ends.other())
-        await at_home(neighbour)
-        yield neighbour, told
-        nursery.cancel_scope.cancel()
-
-
-async def at_home(neighbour: Neighbour) -> None:
-    await trio.testing.wait_all_tasks_blocked(0.01)
-    assert neighbour.home
 
 
 async def test_what_was_handed_over_is_durable_there(tmp_path: Path) -> None:
@@ -153,27 +97,6 @@ async def test_nothing_goes_to_somebody_who_is_not_at_home(autojump_clock: trio.
         await ends.other()
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert not await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False), "it has not said a word"
-
-
-@asynccontextmanager
-async def waiting(ends: Ends) -> AsyncIterator[tuple[Neighbour, PromptStream, Letter, list[bool | str]]]:
-    """A letter has arrived at the other end; how the hand-over ends."""
-    results: list[bool | str] = []
-    async with connected(ends) as neighbour:
-        other = await ends.other()
-        await other.send_all(encoded(HERE))
-        await at_home(neighbour)
-
-        async def wait() -> None:
-            try:
-                results.append(await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False))
-            except StorageError as error:
-                results.append(str(error))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            (letter,) = Frames(Letter).feed(await other.receive_some())
-            yield neighbour, other, letter, results
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -250,14 +173,11 @@ async def test_who_did_not_listen_does_not_take_it_for_silence(
     neighbour = Neighbour(1, ends.connect, now=lambda: moment)
     ours, theirs = map(PromptStream, socket.socketpair())
     neighbour.home = True
-    results: list[bool] = []
-
-    async def wait() -> None:
-        results.append(await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False))
+    results: list[bool | str] = []
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
+            nursery.start_soon(hand, neighbour, results)
             await trio.testing.wait_all_tasks_blocked(0.01)
             moment = 100.0
             await theirs.send_all(encoded(Receipt(1, Fate.BEGUN)))
@@ -272,152 +192,15 @@ async def test_who_did_not_listen_does_not_take_it_for_silence(
     theirs.close()
 
 
-class Slow(QueueIntake):
-    """Takes its time before it writes, or while it does: then it is not cancelled."""
-
-    shielded = False
-
-    async def check_space(self, size: int) -> bool:
-        return True
-
-    async def take(self, *about: object) -> None:  # type: ignore[override]
-        with trio.CancelScope(shield=self.shielded):
-            await trio.sleep(100)
-
-
-def slow() -> Slow:
-    return Slow(None, outbox.append, print, inline_limit=1, max_size=0, min_free=0)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("shielded", [False, True])
-async def test_what_does_not_begin_in_time_is_withdrawn(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, shielded: bool
-) -> None:
-    monkeypatch.setattr(Slow, "shielded", shielded)
-    ends = Ends()
-    async with connected(ends) as neighbour, trio.open_nursery() as nursery:
-        nursery.start_soon(Reception(slow, now=trio.current_time).handle, await ends.other())
-        await at_home(neighbour)
-        assert await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False) is shielded
-        assert trio.current_time() >= (100 if shielded else PATIENCE)
-        nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize("shielded", [False, True])
-async def test_who_ends_says_what_became_of_it(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, shielded: bool
-) -> None:
-    """What had begun is durable and told so, the rest is withdrawn."""
-    monkeypatch.setattr(Slow, "shielded", shielded)
-    ends = Ends()
-    async with connected(ends) as neighbour, trio.open_nursery() as nursery:
-        serving = trio.CancelScope()
-
-        async def serve(stream: PromptStream) -> None:
-            with serving:
-                await Reception(slow, now=trio.current_time).handle(stream)
-
-        nursery.start_soon(serve, await ends.other())
-        await at_home(neighbour)
-        results: list[bool] = []
-
-        async def wait() -> None:
-            results.append(await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False))
-
-        nursery.start_soon(wait)
-        await trio.sleep(1)
-        serving.cancel()
-        await trio.sleep(200)
-        assert results == [shielded]
-
-
-class Told(QueueIntake):
-    """Tells what is taken."""
-
-    taken: list[str] = []  # noqa: RUF012 - each test has its own
-
-    async def check_space(self, size: int) -> bool:
-        return True
-
-    async def take(self, envelope: Envelope, *about: object) -> None:  # type: ignore[override]
-        self.taken.append(envelope.id)
-
-
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    monkeypatch.setattr(Told, "taken", [])
-    return Told(None, outbox.append, print, inline_limit=1, max_size=0, min_free=0)  # type: ignore[arg-type]
-
-
-def letter(number: int, until: float, size: int = 10) -> bytes:
-    envelope = replace(ENVELOPE, id=MessageId(f"m{number}"))
-    return encoded(Letter(number, until, envelope, ORIGIN, b"x" * size, False))
-
-
-async def test_the_word_has_left_before_anything_begins(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = map(PromptStream, socket.socketpair())
-    known: list[Receipt] = []
-    frames = Frames(Receipt)
-
-    async def take(self: Told, envelope: Envelope, *about: object) -> None:
-        if ours.arrived():
-            known.extend(frames.feed(ours.socket.recv(4096)))
-        told.taken.append(envelope.id)
-
-    monkeypatch.setattr(Told, "take", take)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(Reception(lambda: told, now=trio.current_time).handle, theirs)
-        until = trio.current_time() + 10
-        await ours.send_all(letter(5, until) + letter(6, until))
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        assert known == [HERE, Receipt(6, Fate.BEGUN)], "one word for all that came together"
-        assert sorted(told.taken) == ["m5", "m6"]
-        await ours.aclose()
-
-
-async def test_nothing_begins_where_the_word_cannot_leave(told: Told) -> None:
-    ours, theirs = map(PromptStream, socket.socketpair())
-    theirs.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(Reception(lambda: told, now=trio.current_time).handle, theirs)
-        for number in range(2000):  # each is answered, and nobody reads the answers
-            await ours.send_all(letter(number, 0.0, size=1))
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        await ours.send_all(letter(2000, trio.current_time() + 10))
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        frames, said = Frames(Receipt), []
-        while Receipt(2000, Fate.REFUSED) not in said:
-            said += frames.feed(await ours.receive_some())
-        assert told.taken == []
-        assert said.index(Receipt(2000, Fate.BEGUN)) < said.index(Receipt(2000, Fate.REFUSED))
-        await ours.aclose()
-
-
-async def test_who_stood_still_for_very_long_begins_no_more(told: Told) -> None:
-    """The client has had its answer by then, and comes again."""
-    moments = iter([0.0, PATIENCE + 1.1])
-    ours, theirs = map(PromptStream, socket.socketpair())
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(Reception(lambda: told, now=lambda: next(moments)).handle, theirs)
-        await ours.send_all(letter(7, 1.0))
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        assert list(Frames(Receipt).feed(await ours.receive_some()))[-1] == Receipt(7, Fate.REFUSED)
-        assert told.taken == []
-        await ours.aclose()
-
-
 async def test_of_two_letters_one_has_begun_when_the_connection_ends(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ends = Ends()
     async with waiting(ends) as (neighbour, other, first, results):
-        second: list[bool] = []
-
-        async def wait() -> None:
-            second.append(await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False))
+        second: list[bool | str] = []
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
+            nursery.start_soon(hand, neighbour, second)
             await trio.testing.wait_all_tasks_blocked(0.01)
             await other.send_all(encoded(Receipt(first.number, Fate.BEGUN)))
             await other.aclose()  # with the second letter unread, which resets the connection
@@ -441,14 +224,11 @@ async def test_who_does_not_read_gets_no_more(
     monkeypatch.setattr("deliver.neighbours.neighbour.MOST_BEHIND", 1000)
     ends = Ends()
     async with waiting(ends) as (neighbour, other, _first, _):
-        results: list[bool] = []
-
-        async def wait() -> None:
-            results.append(await neighbour.hand(ENVELOPE, ORIGIN, b"x" * 900_000, company=False))
+        results: list[bool | str] = []
 
         async with trio.open_nursery() as nursery:
             for _number in range(3):
-                nursery.start_soon(wait)
+                nursery.start_soon(hand, neighbour, results, b"x" * 900_000)
                 await trio.testing.wait_all_tasks_blocked(0.01)
             assert results == [False], "the first one is on its way, the second waits"
             await other.aclose()
