@@ -25,7 +25,7 @@ from deliver.resolve.answer import Answer, Query, Unreachable
 from deliver.resolve.cache import CachingResolver
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, without_ourselves
 from deliver.resolve.resolver import Resolver, drive
-from deliver.resolve.sts import record_name
+from deliver.resolve.sts import StsStanding, record_name
 from deliver.resolve.tlsa import fits_a_name
 from deliver.resolve.walk import Walked, find_host, find_mx, with_sts_record, without_sts_record
 from deliver.settings import Destination, Settings, Tls
@@ -155,7 +155,9 @@ class Candidate:
         self.until = 0.0  # see `drive_while`
         self._named, self._ignored = plan.named, self.destination.delivery.ignore_addresses
         self._resolver, self._policies = agent.resolver, agent.policies
-        self._sts_domain = None if plan.named else _sts_domain(self.destination.tls, plan.domain)
+        # an answer from DNS names the host: what the settings say of hosts decides only behind the policy
+        tls = _tls_of(agent.settings.towards(domain, None), plan.level)
+        self._sts_domain = None if plan.named else _sts_domain(tls, plan.domain)
         no_tlsa = _why_no_tlsa(self.destination.tls.level, plan)
         walk = find_host(
             target.host,
@@ -184,7 +186,7 @@ class Candidate:
             self.walked = walked if self._named else without_ignored(walked, self._ignored)
         except Exception:
             _log.exception("looking up %s failed: another host is tried, or mail waits", self.target.host)
-            self.walked = _unknown(self.target.host)
+            self.walked, self.until = _unknown(self.target.host), 0.0
         self.ready.set()
 
     async def _under_sts(self, walked: Walked[HostPlan], domain: str, record: Answer) -> Walked[HostPlan]:
@@ -194,7 +196,10 @@ class Candidate:
             return walked
         stood = await self._policies.stand(domain, record, host.host)
         self.until = min(self.until, stood.until)
-        return Walked(replace(host, sts=stood.standing), (*walked.findings, *stood.findings))
+        standing, policy = stood.standing, stood.standing.policy
+        if not self.destination.tls.mta_sts and policy is not None and policy.covers(host.host):
+            standing = StsStanding()  # an exception for one of its hosts
+        return Walked(replace(host, sts=standing), (*walked.findings, *stood.findings))
 
 
 def _destination(agent: Seeker, domain: str, host: str, plan: MxPlan) -> Destination:

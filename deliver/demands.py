@@ -46,7 +46,12 @@ def raised_for(
     if policy.required and policy.authentication is Authentication.DANE:
         return policy
     raised = verified(plan, host, policy.demands, secret=True)
-    if policy.required and policy.authentication is Authentication.PKIX and policy.names == raised.names:
+    asked = policy.names, policy.also
+    if (
+        policy.required
+        and policy.authentication is Authentication.PKIX
+        and asked == (raised.names, raised.also)
+    ):
         return policy
     text = f"A password is told to {host.host} only where its certificate is valid: level verify"
     return replace(

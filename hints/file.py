@@ -293,7 +293,8 @@ def _make_room(writer: Engine) -> None:
     """Delete what was not seen for longest; the next write has room then.
 
     An MTA-STS policy that is lost is a downgrade waiting to happen, all the rest is advice: of the policies
-    those that end first go, and only where deleting everything else leaves no room.
+    those with the longest lists go first, and only where deleting everything else leaves no room. So nobody
+    drives out the short ones of others with many of his own that are long in size and age.
     """
     with writer.begin() as conn:
         while _drop_advice(conn):
@@ -301,7 +302,8 @@ def _make_room(writer: Engine) -> None:
                 return
         if not _has_room(conn):
             rows = conn.execute(select(func.count()).select_from(sts_policy)).scalar_one()
-            doomed = select(_rowid(sts_policy)).select_from(sts_policy).order_by(sts_policy.c.expires)
+            largest = func.length(sts_policy.c.patterns).desc(), sts_policy.c.expires
+            doomed = select(_rowid(sts_policy)).select_from(sts_policy).order_by(*largest)
             part = doomed.limit(rows // FREED_WHEN_FULL + 1)
             conn.execute(delete(sts_policy).where(_rowid(sts_policy).in_(part)))
 

@@ -20,15 +20,16 @@ from hints.records import StsSeen
 from hints.sts import counts, latest
 from hints.trouble import Trouble
 
+READERS = 2  # threads
 BUSY_PAUSE = 0.05  # seconds until a file that another connection keeps is read again
 
 
 class Policies:
-    """See the module; `readers` limits the threads that read."""
+    """See the module. Threads of its own: one that hangs keeps nobody from other hints."""
 
-    def __init__(self, file: HintsFile, readers: trio.CapacityLimiter) -> None:
+    def __init__(self, file: HintsFile) -> None:
         self._file = file
-        self._readers = readers
+        self._readers = trio.CapacityLimiter(READERS)
         self._trouble = Trouble(file.path, "whether it holds MTA-STS policies is not known")
         self._noted: dict[str, StsSeen] = {}  # what is not in the file yet, by domain
 

@@ -78,7 +78,7 @@ class SqlHints:
         self._folded: dict[Key, tuple[AddressView, int, AddressView]] = {}  # view, notes folded in, result
         self._recent = Recent()
         self._trouble = Trouble(self._file.path, "mail goes on without hints")
-        self._policies = Policies(self._file, self._readers)
+        self._policies = Policies(self._file)
         self._uses: Counter[Key] = Counter()
         self._next_prune = 0.0
         self._slow_until = -math.inf  # by trio's clock

@@ -132,7 +132,8 @@ def forget_hints(
 ) -> None:
     """Forget the row of KEY (as `hints list` prints it), all about a name, or what the options say.
 
-    Several options together narrow it down. Running processes may remember for half a minute more.
+    Several options together narrow it down. Running processes may remember for half a minute more, MTA-STS
+    policies until they are reloaded.
     """
     from hints.manage import forget, forget_rows
     from hints.show import Filter, about, rows

@@ -86,7 +86,10 @@ async def _opened(octets: bytes, address: str, port: int, source: str | None, ti
     target = f"[{address}]:{port}"
     _check_numeric(address)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:  # no more files, say
+        raise ConnectFailed(target, os.strerror(error.errno or 0), error.errno) from error
     try:
         sock.setblocking(False)
         with trio.move_on_after(timeout) as scope:

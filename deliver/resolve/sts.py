@@ -24,6 +24,7 @@ from deliver.message import domain_name, literal_address
 
 MAX_AGE: Final = 31_557_600  # seconds, RFC 8461 3.2: about a year
 MAX_PATTERNS: Final = 100
+MAX_NAMES: Final = 4_000  # characters of all patterns; thousands of policies are kept in memory
 MAX_FIELDS: Final = 1_000  # lines of a policy, or fields of a record
 SHOWN: Final = 5  # patterns in a sentence
 
@@ -31,6 +32,7 @@ _RECORD = re.compile(r"v=STSv1[ \t]*;")
 _ID = re.compile(r"[A-Za-z0-9]{1,32}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}\Z")
 _AGE = re.compile(r"[0-9]{1,10}\Z")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Mode(StrEnum):
@@ -119,8 +121,8 @@ def parse_policy(text: bytes) -> StsPolicy:
     for line in filter(None, (line.rstrip(" \t") for line in lines)):
         name, colon, value = line.partition(":")
         value = value.lstrip(" \t")
-        if not colon or not _NAME.match(name) or not value or not value.isprintable():
-            raise BadPolicy(f"the line {line[:80]!r} is no field with a value")
+        if not colon or not _NAME.match(name) or _CONTROL.search(value):
+            raise BadPolicy(f"the line {line[:80]!r} is no field")
         if name == "mx":
             patterns.append(_pattern(value))
         else:
@@ -139,8 +141,8 @@ def _policy(fields: dict[str, str], patterns: tuple[str, ...]) -> StsPolicy:
         raise BadPolicy("its max_age is no number of seconds")
     if not patterns and mode is not Mode.NONE:
         raise BadPolicy("it names no mx")
-    if len(patterns) > MAX_PATTERNS:
-        raise BadPolicy(f"it names more than {MAX_PATTERNS} mx")
+    if len(patterns) > MAX_PATTERNS or sum(map(len, patterns)) > MAX_NAMES:
+        raise BadPolicy(f"it names more than {MAX_PATTERNS} mx, or mx of more than {MAX_NAMES} characters")
     return StsPolicy(mode, patterns, min(int(fields["max_age"]), MAX_AGE))
 
 
@@ -150,6 +152,6 @@ def _pattern(text: str) -> str:
         name = domain_name(text.removeprefix("*."))
     except UsageError:
         name = ""
-    if not name or literal_address(name) is not None:
+    if not name or name.rpartition(".")[2].isdigit() or literal_address(name) is not None:
         raise BadPolicy(f"its mx {text[:80]!r} is no host name")
     return anything + name

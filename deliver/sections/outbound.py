@@ -80,7 +80,7 @@ class Tls(Section, frozen=True):
 class MtaSts(Section, frozen=True):
     """How MTA-STS policies are fetched (RFC 8461 3.3)."""
 
-    timeout: Duration = Duration(20)  # of a whole fetch; mail of a domain's first policy waits for it
+    timeout: Duration = Duration(10)  # of a whole fetch; mail of a domain's first policy waits for it
     port: Port = 443  # of the web servers; another one is for laboratories
 
 

@@ -12,15 +12,16 @@
     a policy      that does not cover a host   it is fetched, at most once in RETRY: hosts may have moved
 
 A fetch that fails never ends a policy; its max_age does (RFC 8461 3.3). One fetch for a domain at a time:
-mail that has a known policy does not wait for it. What the hints say is looked at again within minutes, so
-that a policy which an administrator has forgotten is fetched again.
+mail that has a known policy does not wait for it, and makes it in HURRY where it is its turn. What other
+processes have fetched counts within minutes. A process forgets a policy only when its time is over.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import trio
 
@@ -35,20 +36,31 @@ from hints.records import StsSeen
 
 RETRY = 300.0  # seconds after a fetch that failed, RFC 8461 3.3
 REFRESH = 86_400.0  # seconds after which a policy is fetched again, or half of its age if that is less
-ABSENT = 3_600.0  # seconds for which the hints are not asked again about a domain without a record
-FRESH = 30.0  # seconds for which they are not asked again about a policy; an administrator may forget it
+HURRY = 3.0  # seconds for a fetch that a known policy could do without
+FRESH = 30.0  # seconds for which the hints are not asked again: another process may have fetched
 MAX_DOMAINS = 10_000  # remembered; the one not asked for longest goes first
 
+_log = logging.getLogger("outrider.delivery")
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """`seen`: what the hints or a fetch said, `unreadable`: they could not; times by trio's clock."""
 
-    seen: StsSeen | None
+@dataclass(slots=True)
+class _Domain:
+    """What this process knows, times by trio's clock; whoever has awaited looks again.
+
+    `seen`: what the hints or a fetch said, `unreadable`: they could not; `trouble`: of the last fetch.
+    """
+
+    seen: StsSeen | None = None
     unreadable: str | None = None
     ask_again: float = 0.0  # when the hints may know more
     not_before: float = 0.0  # when a fetch may be tried
-    trouble: str | None = None  # of the last fetch
+    trouble: str | None = None
+    fetching: trio.Event | None = None
+
+    def learn(self, seen: StsSeen | None) -> None:
+        """The later fetch counts; what the hints have lost is not lost here."""
+        if seen is not None and (self.seen is None or seen.fetched_at >= self.seen.fetched_at):
+            self.seen = seen
 
 
 class KeptPolicies:
@@ -59,34 +71,39 @@ class KeptPolicies:
         self._source = source
         self._clock = clock
         self._learner = learner
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._fetching: dict[str, trio.Event] = {}
+        self._domains: OrderedDict[str, _Domain] = OrderedDict()
 
     async def stand(self, domain: str, answer: Answer, host: str) -> Stood:
         """See `Policies`."""
         wanted = _wanted(answer)
-        known = await self._look(domain, wanted)
-        if wanted is not None and self._is_due(known, wanted, host):
-            known = await self._renew(domain, wanted, known, host)
+        known = self._domain(domain)
+        await self._ask_the_hints(domain, wanted, known)
+        if wanted is not None:
+            await self._renew(domain, wanted, known, host)
         return self._stood(domain, answer, wanted, known)
 
-    async def _look(self, domain: str, wanted: str | None) -> _Known:
-        """What is known without a fetch."""
-        known, now = self._known.get(domain, _Known(None)), trio.current_time()
-        seen = self._live(known.seen)
-        if now < known.ask_again and (seen is not None or wanted is None):
-            self._known.move_to_end(domain)
-            return replace(known, seen=seen)
-        try:
-            seen = self._live(await self._hints.sts_policy(domain))
-            ask_again = now + (ABSENT if seen is None else FRESH)
-            known = replace(known, seen=seen, unreadable=None, ask_again=ask_again)
-        except Unreadable as error:  # what was read before counts on
-            known = replace(known, seen=self._live(known.seen), unreadable=str(error), ask_again=0.0)
-        return self._keep(domain, known)
+    def _domain(self, domain: str) -> _Domain:
+        known = self._domains.setdefault(domain, _Domain())
+        self._domains.move_to_end(domain)
+        if len(self._domains) > MAX_DOMAINS:
+            self._domains.popitem(last=False)
+        return known
 
-    def _is_due(self, known: _Known, wanted: str, host: str) -> bool:
-        seen = known.seen
+    async def _ask_the_hints(self, domain: str, wanted: str | None, known: _Domain) -> None:
+        """Unless they have just said enough: a policy with this id, or nothing where none is announced."""
+        seen, now = self._live(known.seen), trio.current_time()
+        if now < known.ask_again and wanted in (None, seen and seen.id):
+            return
+        try:
+            found = await self._hints.sts_policy(domain)
+        except Unreadable as error:
+            known.unreadable, known.ask_again = str(error), 0.0
+            return
+        known.learn(self._live(found))
+        known.unreadable, known.ask_again = None, now + FRESH
+
+    def _is_due(self, known: _Domain, wanted: str, host: str) -> bool:
+        seen = self._live(known.seen)
         if trio.current_time() < known.not_before:
             return False
         if seen is None or seen.id != wanted:
@@ -96,43 +113,52 @@ class KeptPolicies:
             return True
         return age >= RETRY and seen.mode == Mode.ENFORCE and not _policy(seen).covers(host)
 
-    async def _renew(self, domain: str, wanted: str, known: _Known, host: str) -> _Known:
-        """The known policy at once while another one fetches, else what a fetch gives."""
-        while (other := self._fetching.get(domain)) is not None:
-            if known.seen is not None:
-                return known
-            await other.wait()
-            known = self._known.get(domain, known)
-            if not self._is_due(known, wanted, host):
-                return known
-        self._fetching[domain] = trio.Event()
-        try:
-            known = await self._fetch(domain, wanted, known)
-            return self._keep(domain, known)
-        finally:
-            self._fetching.pop(domain).set()
+    async def _renew(self, domain: str, wanted: str, known: _Domain, host: str) -> None:
+        """Fetch where that is due; who knows a policy does not wait for another one's fetch."""
+        while self._is_due(known, wanted, host):
+            if known.fetching is None:
+                await self._fetch_alone(domain, wanted, known)
+                return
+            if self._live(known.seen) is not None:
+                return
+            await known.fetching.wait()
 
-    async def _fetch(self, domain: str, wanted: str, known: _Known) -> _Known:
-        not_before = trio.current_time() + RETRY
+    async def _fetch_alone(self, domain: str, wanted: str, known: _Domain) -> None:
+        known.fetching = trio.Event()
+        try:
+            hurry = math.inf if self._live(known.seen) is None else HURRY
+            with trio.move_on_after(hurry) as scope:
+                await self._fetch(domain, wanted, known)
+            if scope.cancelled_caught:
+                self._failed(known, f"it took longer than {HURRY:g} s")
+        finally:
+            known.fetching.set()
+            known.fetching = None
+
+    async def _fetch(self, domain: str, wanted: str, known: _Domain) -> None:
         try:
             policy = parse_policy(await self._source.fetch(domain))
         except NotFetched as error:
-            return replace(known, not_before=not_before, trouble=str(error))
+            self._failed(known, str(error))
         except BadPolicy as error:
-            return replace(known, not_before=not_before, trouble=f"what was fetched is no policy: {error}")
-        now = self._clock.now()
-        seen = StsSeen(domain, wanted, policy.mode.value, policy.patterns, policy.max_age, now)
-        self._hints.note(seen, source=self._learner, reason="fetched", now=now)
-        if not policy.max_age:  # it counts for no time, and is not fetched for every message
-            return _Known(None, not_before=not_before)
-        return _Known(seen, ask_again=trio.current_time() + FRESH)
+            self._failed(known, f"what was fetched is no policy: {error}")
+        except Exception as error:  # a mistake of ours must not stop mail, nor be repeated for every message
+            _log.exception("fetching the MTA-STS policy of %s failed", domain)
+            self._failed(known, f"an unexpected error, see the log ({type(error).__name__})")
+        else:
+            self._fetched(domain, wanted, policy, known)
 
-    def _keep(self, domain: str, known: _Known) -> _Known:
-        self._known[domain] = known
-        self._known.move_to_end(domain)
-        if len(self._known) > MAX_DOMAINS:
-            self._known.popitem(last=False)
-        return known
+    def _fetched(self, domain: str, number: str, policy: StsPolicy, known: _Domain) -> None:
+        now = self._clock.now()
+        seen = StsSeen(domain, number, policy.mode.value, policy.patterns, policy.max_age, now)
+        self._hints.note(seen, source=self._learner, reason="fetched", now=now)
+        known.seen, known.unreadable, known.trouble = seen, None, None
+        known.ask_again = trio.current_time() + FRESH
+        # one that counts for no time is not fetched for every message
+        known.not_before = 0.0 if seen.max_age else trio.current_time() + RETRY
+
+    def _failed(self, known: _Domain, why: str) -> None:
+        known.trouble, known.not_before = why, trio.current_time() + RETRY
 
     def _live(self, seen: StsSeen | None) -> StsSeen | None:
         """The policy unless its time is over."""
@@ -142,29 +168,31 @@ class KeptPolicies:
         """Seconds for which it counts; a clock that went back makes it no older than it is."""
         return min(float(seen.max_age), seen.fetched_at + seen.max_age - self._clock.now())
 
-    def _stood(self, domain: str, answer: Answer, wanted: str | None, known: _Known) -> Stood:
+    def _stood(self, domain: str, answer: Answer, wanted: str | None, known: _Domain) -> Stood:
         now, seen = trio.current_time(), self._live(known.seen)
+        silent = isinstance(answer, Bogus | Unreachable)
         findings: list[Finding] = []
         if isinstance(answer, Bogus | Unreachable):
             text = f"the record at {record_name(domain)} could not be looked up: {answer.why}"
             findings.append(_finding("sts-record-unknown", text, "RFC 8461 5.1"))
         trouble = known.trouble if wanted is not None and (seen is None or seen.id != wanted) else None
+        unknown = known.unreadable if seen is None and (wanted is not None or silent) else None
         if trouble is not None:
-            behind = "the one known before counts on" if seen is not None else "mail goes as without one"
             text = f"the MTA-STS policy of {domain} could not be fetched: {trouble}"
-            if seen is not None or known.unreadable is None:
-                text += f"; {behind}"
+            if seen is not None:
+                text += "; the one known before counts on"
+            elif unknown is None:
+                text += "; mail goes as without one"
             findings.append(_finding("sts-not-fetched", text, "RFC 8461 3.3"))
         if seen is not None:
             policy = _policy(seen)
             findings.append(_found(domain, seen, policy, self._clock.now()))
-            soon = min(self._left(seen), RETRY)
-            return Stood(StsStanding(policy), tuple(findings), now + soon)
-        if known.unreadable is not None and (wanted is not None or isinstance(answer, Bogus | Unreachable)):
-            unknown = f"whether {domain} has an MTA-STS policy is not known: {known.unreadable}"
-            return Stood(StsStanding(unknown=unknown), tuple(findings), 0.0)
-        until = known.not_before if trouble is not None else math.inf
-        return Stood(StsStanding(), tuple(findings), until)
+            return Stood(StsStanding(policy), tuple(findings), now + min(self._left(seen), RETRY))
+        if unknown is not None:
+            said = f"whether {domain} has an MTA-STS policy is not known: {unknown}"
+            return Stood(StsStanding(unknown=said), tuple(findings), 0.0)
+        until = known.not_before if trouble is not None else now + RETRY
+        return Stood(StsStanding(), tuple(findings), 0.0 if known.unreadable is not None else until)
 
 
 def _wanted(answer: Answer) -> str | None:

@@ -58,7 +58,10 @@ def _authenticate(policy: TlsPolicy, handshake: Handshake, now: float, trust_sto
         return TlsVerdict(True, VerifiedBy.NONE, (_not_needed(handshake),))
     if policy.authentication is Authentication.DANE:
         return dane.verify(handshake.chain, policy.records, policy.names, now)
-    return pkix.verify(handshake.chain, trust_store, policy.names, now)
+    verdict = pkix.verify(handshake.chain, trust_store, policy.names, now)
+    if verdict.ok and policy.also is not None:
+        return pkix.verify(handshake.chain, trust_store, (policy.also,), now)
+    return verdict
 
 
 def _accept_anyway(verdict: TlsVerdict) -> TlsVerdict:

@@ -21,10 +21,11 @@ The MTA-STS policy of the domain (RFC 8461) raises what comes out of that, and n
 
     level           policy of the domain               then
     --------------  ---------------------------------  --------------------------------------------------
-    none dane-only  not asked                          as above
-    any other       any, and DANE authenticates        as above: DANE comes first (RFC 8461 2)
-    any other       nobody can say                     next host, else defer
-    any other       enforce, the host is not covered   next host, else defer
+    none dane-only  not asked: it is the domain's      as above
+    none dane-only  for the host alone, it is covered  as above
+    any             any, and DANE authenticates        as above: DANE comes first (RFC 8461 2)
+    any             nobody can say                     next host, else defer
+    any             enforce, the host is not covered   next host, else defer
     any other       enforce, the host is covered       TLS required, authenticated by PKIX for the host
     any other       testing                            as above; opportunistic TLS with PKIX tried
     any other       none at all, or mode none          as above
@@ -36,11 +37,12 @@ The names that PKIX checks are those that nobody can forge (RFC 9525 6.1):
 
     how the host was chosen                            reference identifiers
     -------------------------------------------------  ---------------------------------------------------
-    configured, the domain itself, a validated MX, or
-    one that an enforced MTA-STS policy covers         the host, and `verify_names` (not below `verify`)
+    configured, the domain itself, or a validated MX   the host, and `verify_names`
     an MX answer without DNSSEC, with `verify_names`   `verify_names` alone
     an MX answer without DNSSEC, before a password     the domain whose MX it is, and `verify_names`
     an MX answer without DNSSEC                        the host: no more than the answer is worth
+
+Under an enforced policy the certificate must be for the host in any case.
 """
 
 from __future__ import annotations
@@ -107,8 +109,9 @@ class Demands:
 class TlsPolicy:
     """What we demand of one host.
 
-    `required` never falls back to clear text. `names` are the reference identifiers (A-labels) that a
-    certificate must carry where names are checked: PKIX and DANE-TA. `sni` is sent in the ClientHello.
+    `required` never falls back to clear text. `names` are the reference identifiers (A-labels) of which a
+    certificate must carry one where names are checked: PKIX and DANE-TA; under PKIX `also` is one more
+    that it must carry. `sni` is sent in the ClientHello.
     """
 
     level: Level
@@ -120,6 +123,7 @@ class TlsPolicy:
     records: tuple[TlsaRecord, ...] = ()
     findings: tuple[Finding, ...] = ()
     demands: Demands = Demands()
+    also: str | None = None
 
     @property
     def request_ocsp(self) -> bool:
@@ -222,20 +226,18 @@ def _under_sts(
     policy: TlsPolicy | Refuse, plan: MxPlan, host: HostPlan, demands: Demands
 ) -> TlsPolicy | Refuse:
     """The table of MTA-STS above."""
-    if host.sts is None or isinstance(policy, Refuse) or policy.level in (Level.NONE, Level.DANE_ONLY):
-        return policy
-    if policy.authentication is Authentication.DANE:
+    if host.sts is None or isinstance(policy, Refuse) or policy.authentication is Authentication.DANE:
         return policy
     sts = host.sts.policy
     if host.sts.unknown is not None:
         return _refused_by_sts("sts-unknown", f"{host.host} cannot be used now: {host.sts.unknown}", "3.3")
-    if sts is None or sts.mode is Mode.NONE:
+    if sts is not None and sts.mode is Mode.ENFORCE and not sts.covers(host.host):
+        text = f"{host.host} is not among the hosts that the MTA-STS policy of {plan.domain} allows"
+        return _refused_by_sts("sts-mx-mismatch", text, "4.1")
+    if sts is None or sts.mode is Mode.NONE or policy.level in (Level.NONE, Level.DANE_ONLY):
         return policy
     if sts.mode is Mode.TESTING:
         return _sts_tested(policy, sts, plan, host)
-    if not sts.covers(host.host):
-        text = f"{host.host} is not among the hosts that the MTA-STS policy of {plan.domain} allows"
-        return _refused_by_sts("sts-mx-mismatch", text, "4.1")
     if policy.authentication is Authentication.PKIX:
         return policy
     text = f"The MTA-STS policy of {plan.domain} requires TLS and a valid certificate for {host.host}"
@@ -313,15 +315,20 @@ def _pkix(level: Level, plan: MxPlan, host: HostPlan, demands: Demands, *, secre
     if not _is_vouched_for(plan, host):
         text += "; the MX answer that chose this host was not validated by DNSSEC"
         text += "" if host.host in names else f", so that it must be for {' or '.join(names)}"
+    also = host.host if _is_enforced(host) and names != (host.host,) else None
+    if also is not None:
+        text += f"; the MTA-STS policy of {plan.domain} requires it to be for {also} in any case"
     finding = _note("level-verify", text, "RFC 9525 6", names=", ".join(names))
-    return TlsPolicy(level, True, True, Authentication.PKIX, host.host, names, findings=(finding,))
+    return TlsPolicy(level, True, True, Authentication.PKIX, host.host, names, findings=(finding,), also=also)
+
+
+def _is_enforced(host: HostPlan) -> bool:
+    sts = host.sts.policy if host.sts is not None else None
+    return sts is not None and sts.mode is Mode.ENFORCE
 
 
 def _is_vouched_for(plan: MxPlan, host: HostPlan) -> bool:
-    if plan.secure or host.host == plan.domain:
-        return True
-    sts = host.sts.policy if host.sts is not None else None
-    return sts is not None and sts.mode is Mode.ENFORCE and sts.covers(host.host)
+    return plan.secure or host.host == plan.domain
 
 
 def _certain_names(plan: MxPlan, host: HostPlan, demands: Demands, *, secret: bool) -> tuple[str, ...]:

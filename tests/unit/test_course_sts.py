@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import trio
@@ -14,11 +15,11 @@ from deliver.resolve.answer import (
     Query,
     RecordType,
 )
-from deliver.resolve.mx import HostPlan
+from deliver.resolve.mx import HostPlan, NoHost
 from deliver.resolve.sts import Mode, StsPolicy, StsStanding
 from deliver.settings import Route, Rule, Settings, Tls
 from deliver.sts.standing import Stood
-from deliver.tls.policy import Authentication, Level, Refuse
+from deliver.tls.policy import Authentication, Level, Refuse, TlsPolicy
 from tests.unit.courses import DOMAIN, EE, MX, Desk, known, policy, zone
 
 RECORD = Query(f"_mta-sts.{DOMAIN}", RecordType.TXT)
@@ -45,6 +46,52 @@ async def test_the_policy_of_the_domain_counts_where_dane_does_not_decide() -> N
     assert policy((await known(desk, desk.course()))[0]).authentication is Authentication.PKIX
     assert standing.asked == [(DOMAIN, MX)]
     assert asked.asked[-1] == RECORD  # behind TLSA, whose absence had to be known
+
+
+@pytest.mark.parametrize("level", [Level.MAY, Level.TRY_VERIFY, Level.ENCRYPT, Level.VERIFY])
+async def test_the_policy_of_the_domain_counts_at_the_other_levels(level: Level) -> None:
+    desk = Desk(zone(), Settings(tls=Tls(level=level)))
+    desk.policies = standing = Standing()
+    assert policy((await known(desk, desk.course()))[0]).authentication is Authentication.PKIX
+    assert standing.asked == [(DOMAIN, MX)]
+
+
+@pytest.mark.parametrize("exception", [{"level": "none"}, {"mta_sts": False}])
+@pytest.mark.parametrize("covered", [False, True])
+async def test_a_rule_for_a_host_counts_for_hosts_that_the_policy_names(
+    exception: dict[str, Any], covered: bool
+) -> None:
+    """Else whoever forges an MX chooses the exception."""
+    desk = Desk(zone(), Settings(rule=(Rule(hosts=(MX,), tls=exception),)))
+    enforced = StsPolicy(Mode.ENFORCE, (MX,) if covered else ("mx2.example.org",), 86400)
+    desk.policies = Standing(Stood(StsStanding(enforced)))
+    (host,) = await known(desk, desk.course())
+    assert host.walked is not None
+    assert isinstance(host.walked.plan, HostPlan)
+    decided, _ = host.policy(host.walked.plan)
+    if covered:
+        assert isinstance(decided, TlsPolicy)
+        assert not decided.required
+    else:
+        assert isinstance(decided, Refuse)
+        assert decided.finding.code == "sts-mx-mismatch"
+
+
+async def test_a_mistake_costs_no_more_than_this_message() -> None:
+    class Wrong(Standing):
+        async def stand(self, domain: str, answer: Answer, host: str) -> Stood:
+            await super().stand(domain, answer, host)
+            raise RuntimeError("a bug")
+
+    desk = Desk(zone())
+    desk.policies = Wrong()
+    course = desk.course()
+    (host,) = await known(desk, course)
+    assert host.walked is not None
+    assert isinstance(host.walked.plan, NoHost)
+    assert not host.walked.plan.permanent
+    desk.policies = Standing()
+    assert policy((await known(desk, course))[0]).authentication is Authentication.PKIX
 
 
 async def test_where_dane_decides_no_policy_is_asked_for() -> None:

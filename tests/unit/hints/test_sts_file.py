@@ -265,6 +265,19 @@ async def test_a_file_full_of_policies_loses_those_that_end_first(opened, path, 
     assert len(left) < 120
 
 
+async def test_long_policies_that_last_do_not_drive_out_short_ones(opened, path, clock):
+    hints = opened(max_size=64 * 4096)
+    tell(hints, clock, seen(clock.now))
+    patterns = tuple(f"mx{number}.a-name-of-some-length.example.org" for number in range(90))
+    for number in range(120):
+        clock.now += RETRY
+        longest = seen(clock.now, domain=f"d{number}.example", patterns=patterns, max_age=MAX_POLICY_AGE)
+        tell(hints, clock, longest)
+        await hints.flush()
+    assert execute(path, "SELECT count(*) FROM sts_policy")[0][0] < 120
+    assert (await hints.sts_policy(DOMAIN)).id == "20240101T000000"
+
+
 async def test_what_ended_is_deleted_now_and_then(opened, path, clock):
     hints = opened()
     tell(hints, clock, seen(clock.now, max_age=60))

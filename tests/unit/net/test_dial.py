@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 
 import pytest
@@ -29,6 +30,18 @@ async def test_a_refused_connection_has_its_errno() -> None:
             await TcpDialer().dial("127.0.0.1", unused.getsockname()[1], source=None, timeout=5)
     assert failed.value.errno == errno.ECONNREFUSED
     assert failed.value.fault is Fault.REFUSED
+
+
+async def test_a_process_without_free_descriptors_does_not_connect() -> None:
+    """As any connection that fails: it is somebody else's turn, or mail waits."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        with pytest.raises(ConnectFailed) as failed:
+            await TcpDialer().dial("127.0.0.1", 1, source=None, timeout=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert failed.value.errno == errno.EMFILE
 
 
 async def test_an_unusable_source_address() -> None:

@@ -71,7 +71,7 @@ def test_line_feeds_alone_spaces_behind_and_no_last_line_end_are_allowed() -> No
 
 
 def test_of_fields_that_come_twice_the_first_counts_and_unknown_ones_do_not() -> None:
-    text = GOOD + b"mode: none\nmax_age: 1\nfuture: \xc3\xa9\xc3\xa8\nversion: STSv2\n"
+    text = GOOD + b"mode: none\nmax_age: 1\nfuture: \xc3\xa9\xc2\xa0x\nempty:\nversion: STSv2\n"
     assert parse_policy(text) == parse_policy(GOOD)
 
 
@@ -106,7 +106,8 @@ def test_mode_none_needs_no_hosts() -> None:
         (GOOD.replace(b"max_age: 604800", b""), "max_age"),
         (b"version: STSv1\nmode: testing\nmax_age: 1", "names no mx"),
         (GOOD + b"no field\n", "no field"),
-        (GOOD + b"mx:\n", "no field"),
+        (GOOD + b"mx:\n", "no host name"),
+        (GOOD + b"mx: 192.0.2.1\n", "no host name"),
         (GOOD + b"mx: *\n", "no host name"),
         (GOOD + b"mx: *.*.example\n", "no host name"),
         (GOOD + b"mx: mail.*.example\n", "no host name"),
@@ -116,6 +117,7 @@ def test_mode_none_needs_no_hosts() -> None:
         (GOOD + b"<html>\n", "no field"),
         (GOOD + b"\n" * 2000, "lines"),
         (GOOD + b"".join(b"mx: m%d.example\n" % n for n in range(MAX_PATTERNS)), "more than"),
+        (GOOD + b"".join(b"mx: m%d.%s.example\n" % (n, b"x" * 60) for n in range(80)), "more than"),
     ],
 )
 def test_what_breaks_the_grammar_is_no_policy(text: bytes, why: str) -> None:

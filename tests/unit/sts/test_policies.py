@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from deliver.net.clock import WallClock
 from deliver.resolve.answer import Answer, Bogus, Found, NoData, NxDomain, TextRecord, Unreachable
 from deliver.resolve.sts import Mode, StsStanding
-from deliver.sts.policies import MAX_DOMAINS, REFRESH, RETRY, KeptPolicies
+from deliver.sts.policies import FRESH, HURRY, MAX_DOMAINS, REFRESH, RETRY, KeptPolicies
 from deliver.sts.source import NotFetched
 from deliver.sts.standing import NoPolicies, Stood
 from hints.memory import MemoryHints
@@ -101,7 +101,7 @@ async def test_without_a_record_nothing_is_fetched(
     autojump_clock: MockClock, scene: Scene, answer: Answer
 ) -> None:
     stood = await scene.stand(answer)
-    assert stood == Stood(StsStanding())
+    assert stood == Stood(StsStanding(), (), trio.current_time() + RETRY)
     assert scene.web.asked == []
 
 
@@ -300,11 +300,12 @@ async def test_who_waits_for_a_fetch_that_is_cancelled_fetches(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fetch)
         await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(ask)
+        for _ in range(3):
+            nursery.start_soon(ask)
         await trio.testing.wait_all_tasks_blocked()
         scene.web.before = trio.lowlevel.checkpoint
         first.cancel()
-    assert [mode_of(one) for one in stood] == [Mode.ENFORCE]
+    assert [mode_of(one) for one in stood] == [Mode.ENFORCE] * 3
     assert len(scene.web.asked) == 2
 
 
@@ -335,12 +336,118 @@ async def test_a_policy_that_can_be_fetched_needs_no_hints(autojump_clock: MockC
     assert mode_of(await scene.stand(SILENT[0])) is Mode.ENFORCE
 
 
-async def test_a_policy_that_was_forgotten_is_fetched_again(autojump_clock: MockClock, scene: Scene) -> None:
+async def test_a_process_forgets_no_policy_that_the_hints_have_lost(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
     await scene.stand(record())
-    scene.hints._policies.clear()  # as `outrider hints forget` does
-    scene.web.says = policy("none")
+    scene.hints._policies.clear()
     await trio.sleep(RETRY)
-    assert mode_of(await scene.stand(record())) is Mode.NONE
+    for answer in (*SILENT, *FAILED, record()):
+        assert mode_of(await scene.stand(answer)) is Mode.ENFORCE
+    scene.restart()  # as a reload does
+    assert (await scene.stand(SILENT[0])).standing == StsStanding()
+
+
+@pytest.mark.parametrize("answer", [*SILENT, *FAILED])
+async def test_what_another_process_fetches_counts_where_nothing_was_known(
+    autojump_clock: MockClock, scene: Scene, answer: Answer
+) -> None:
+    assert (await scene.stand(answer)).standing == StsStanding()
+    await trio.sleep(FRESH)
+    seen = StsSeen(DOMAIN, "1", "enforce", (HOST,), int(7 * DAY), scene.clock.now())
+    scene.hints.note(seen, source="test", reason="fetched", now=scene.clock.now())
+    assert mode_of(await scene.stand(answer)) is Mode.ENFORCE
+
+
+async def test_an_older_fetch_of_another_process_changes_nothing(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    await scene.stand(record())
+    older = StsSeen(DOMAIN, "0", "none", (), int(7 * DAY), scene.clock.now() - 60)
+    scene.hints._policies[DOMAIN] = older
+    await trio.sleep(FRESH)
+    assert mode_of(await scene.stand(record())) is Mode.ENFORCE
+
+
+async def test_hints_that_could_not_be_read_are_asked_again_by_the_next_message(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene.build()
+    with monkeypatch.context() as trouble:
+        trouble.setattr(scene.hints, "sts_policy", Broken(clock=scene.clock.now).sts_policy)
+        stood = await scene.stand(NxDomain(True))
+    assert stood.until <= trio.current_time()
+    seen = StsSeen(DOMAIN, "1", "enforce", (HOST,), int(7 * DAY), scene.clock.now())
+    scene.hints.note(seen, source="test", reason="fetched", now=scene.clock.now())
+    assert mode_of(await scene.stand(NxDomain(True))) is Mode.ENFORCE
+
+
+async def test_a_mistake_of_ours_is_a_fetch_that_failed(
+    autojump_clock: MockClock, scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken() -> None:
+        raise RuntimeError("a bug")
+
+    scene.web.before = broken
+    for _ in range(3):
+        stood = await scene.stand(record())
+        assert codes(stood) == ["sts-not-fetched"]
+    assert len(scene.web.asked) == 1
+    assert "a bug" in caplog.text
+
+
+async def test_a_fetch_that_a_known_policy_could_do_without_is_short(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    await scene.stand(record("1"))
+    scene.web.before = trio.sleep_forever
+    began = trio.current_time()
+    stood = await scene.stand(record("2"))
+    assert trio.current_time() - began == HURRY
+    assert mode_of(stood) is Mode.ENFORCE
+    assert codes(stood) == ["sts-not-fetched", "sts-found"]
+    await scene.stand(record("2"))
+    assert trio.current_time() - began == HURRY
+    assert len(scene.web.asked) == 2
+
+
+async def test_a_failure_is_remembered_whatever_is_read_beside_it(
+    autojump_clock: MockClock, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, real = trio.Event(), scene.hints.sts_policy
+
+    async def slowly(domain: str) -> StsSeen | None:
+        await slow.wait()
+        return await real(domain)
+
+    async with trio.open_nursery() as nursery:
+        with monkeypatch.context() as later:
+            later.setattr(scene.hints, "sts_policy", slowly)
+            nursery.start_soon(scene.stand, record())
+            await trio.testing.wait_all_tasks_blocked()
+        scene.web.says = "404"
+        await scene.stand(record())
+        slow.set()
+    assert len(scene.web.asked) == 1
+
+
+async def test_trouble_is_told_only_while_it_matters(autojump_clock: MockClock, scene: Scene) -> None:
+    await scene.stand(record("1"))
+    scene.web.says = "404"
+    assert "sts-not-fetched" in codes(await scene.stand(record("2")))
+    assert codes(await scene.stand(record("1"))) == ["sts-found"]
+
+
+async def test_a_very_short_policy_is_not_fetched_for_every_message(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    scene.web.says = policy(age=400)
+    await scene.stand(record())
+    await trio.sleep(RETRY - 1)
+    await scene.stand(record())
+    assert len(scene.web.asked) == 1
+    await trio.sleep(1)
+    await scene.stand(record())
     assert len(scene.web.asked) == 2
 
 
@@ -375,12 +482,17 @@ async def test_a_clock_that_is_set_back_makes_no_policy_older_or_longer(
     scene.hints.note(seen, source="test", reason="fetched", now=later)
     stood = await scene.stand(SILENT[0])
     assert mode_of(stood) is Mode.ENFORCE
-    assert stood.until <= trio.current_time() + 7 * DAY
+    assert stood.until <= trio.current_time() + RETRY
 
 
-async def test_the_number_of_domains_that_are_remembered_is_bounded(
+async def test_the_domains_that_were_asked_for_last_are_remembered(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
-    for number in range(MAX_DOMAINS + 10):
+    await scene.stand(record(), domain="old.example")
+    scene.hints._policies.clear()
+    for number in range(MAX_DOMAINS - 1):
         await scene.stand(SILENT[0], domain=f"d{number}.example")
-    assert len(scene.kept._known) == MAX_DOMAINS
+    assert mode_of(await scene.stand(SILENT[0], domain="old.example")) is Mode.ENFORCE
+    await scene.stand(SILENT[0], domain="one.example")
+    assert mode_of(await scene.stand(SILENT[0], domain="old.example")) is Mode.ENFORCE
+    assert len(scene.kept._domains) == MAX_DOMAINS

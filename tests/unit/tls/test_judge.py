@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -42,6 +44,18 @@ def test_pkix(house: House) -> None:
     verdict = judge(policy(Authentication.PKIX), handshake(*house.chain), NOW, roots)
     assert verdict.ok
     assert verdict.verified_by is VerifiedBy.PKIX
+
+
+def test_pkix_with_a_name_that_must_be_there_in_any_case(house: House) -> None:
+    roots = TrustStore.from_pem(house.root.pem, "roots")
+    either = replace(policy(Authentication.PKIX), names=("other.example.org", *NAMES))
+    assert judge(either, handshake(*house.chain), NOW, roots).ok
+    assert judge(replace(either, also=NAMES[0]), handshake(*house.chain), NOW, roots).ok
+    refused = judge(replace(either, also="other.example.org"), handshake(*house.chain), NOW, roots)
+    assert not refused.ok
+    assert [finding.code for finding in refused.findings] == ["name-mismatch"]
+    missing = replace(policy(Authentication.PKIX), names=("other.example.org",), also=NAMES[0])
+    assert not judge(missing, handshake(*house.chain), NOW, roots).ok
 
 
 def test_dane(house: House) -> None:

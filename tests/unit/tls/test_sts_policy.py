@@ -107,12 +107,21 @@ def test_no_policy_rescues_a_failure_of_dane(sts: StsStanding) -> None:
 
 @pytest.mark.parametrize(
     ("sts", "level", "tlsa"),
-    combined(EVERY, (Level.NONE, Level.DANE_ONLY), (NOT_ASKED, ABSENT, USABLE, UNUSABLE, FAILED)),
+    combined(
+        (COVERED, TESTED, TESTED_ELSEWHERE, ENDED, NONE),
+        (Level.NONE, Level.DANE_ONLY),
+        (NOT_ASKED, ABSENT, USABLE, UNUSABLE, FAILED),
+    ),
 )
-def test_clear_text_by_the_settings_and_dane_only_stay_as_they_are(
+def test_clear_text_for_a_host_that_the_policy_names_and_dane_only_stay_as_they_are(
     sts: StsStanding, level: Level, tlsa: TlsaStatus
 ) -> None:
     assert under(sts, level, tlsa) == under(None, level, tlsa)
+
+
+@pytest.mark.parametrize(("sts", "level"), combined((ELSEWHERE, UNKNOWN), (Level.NONE, Level.DANE_ONLY)))
+def test_no_rule_for_a_host_serves_one_that_a_forged_mx_has_chosen(sts: StsStanding, level: Level) -> None:
+    assert isinstance(under(sts, level), Refuse)
 
 
 @pytest.mark.parametrize(
@@ -180,13 +189,38 @@ def test_testing_tells_of_a_host_that_it_would_not_allow(level: Level) -> None:
     assert "does not allow" in tested.findings[-1].text
 
 
-def test_an_enforced_policy_vouches_for_the_host_of_an_insecure_mx() -> None:
+def test_an_enforced_policy_is_demanded_beside_the_names_of_the_settings() -> None:
     names = Demands(names=("mail.example.com",))
     plain, enforced = under(None, Level.VERIFY, demands=names), under(COVERED, Level.VERIFY, demands=names)
     assert isinstance(plain, TlsPolicy)
     assert isinstance(enforced, TlsPolicy)
-    assert plain.names == ("mail.example.com",)
-    assert enforced.names == (HOST, "mail.example.com")
+    assert (plain.names, plain.also) == (("mail.example.com",), None)
+    assert (enforced.names, enforced.also) == (("mail.example.com",), HOST)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_names_beside_that_of_the_host_do_not_stand_for_it(secure: bool) -> None:
+    demands = Demands(names=("mail.example.com",), require_ocsp=True)
+    policy = under(COVERED, Level.DANE, demands=demands, secure=secure, tlsa=ABSENT)
+    assert isinstance(policy, TlsPolicy)
+    assert policy.also == HOST
+
+
+def test_the_server_is_told_which_host_is_meant() -> None:
+    policy = under(COVERED)
+    assert isinstance(policy, TlsPolicy)
+    assert policy.sni == HOST
+
+
+def test_testing_leaves_names_that_are_tried_as_they_are() -> None:
+    names = Demands(names=("mail.example.com",))
+    plain, tested = (
+        under(None, Level.TRY_VERIFY, demands=names),
+        under(TESTED, Level.TRY_VERIFY, demands=names),
+    )
+    assert isinstance(plain, TlsPolicy)
+    assert isinstance(tested, TlsPolicy)
+    assert replace(tested, findings=plain.findings) == plain
 
 
 def test_names_of_the_settings_do_not_weaken_an_enforced_policy_below_verify() -> None:
@@ -210,4 +244,4 @@ def test_a_fallback_host_and_a_login_keep_what_the_policy_asks_for() -> None:
     assert isinstance(raised, TlsPolicy)
     assert raised.required
     assert raised.authentication is Authentication.PKIX
-    assert raised.names == (HOST,)
+    assert (raised.names, raised.also) == ((DOMAIN,), HOST)
