@@ -302,7 +302,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = QueueMachine.TestCase
-TestQueue.pytestmark = [pytest.mark.timeout(240)]
+TestQueue.pytestmark = [pytest.mark.timeout(max(240, settings().max_examples))]  # a second for each
 TestQueue.settings = settings(
     max_examples=settings().max_examples,
     stateful_step_count=30,
