@@ -44,6 +44,7 @@ from deliver.reach import Reach
 from deliver.relay.route import Reject, finding
 from deliver.report.testimony import Testimony
 from deliver.report.trace import Finding, Stage, Trace
+from deliver.resolve.answer import Answer
 from deliver.resolve.mx import HostPlan, MxPlan, NoHost
 from deliver.session import Target, Unusable
 from deliver.smtp.batch import Batch
@@ -103,6 +104,7 @@ class Attempt:
         self._by_settings = False  # the hosts in turn are named by the settings, not by DNS
         self._floor = Floor.ANY  # of the hosts in turn
         self._owed = Floor.ANY  # by the hosts so far
+        self._record: Answer | None = None  # about the MTA-STS policy of the domain
         self._site: str | None = None
         self.trace = Trace()
         self._testimony = Testimony(self.trace, agent.clock.now, envelope, self._domain, number)
@@ -201,7 +203,9 @@ class Attempt:
             if not applies(fallback, self._tries.number, outcome):
                 self._settle(recipient, outcome)
         if self._open:
-            self._owed = max(self._owed, await owed_by_policy(self._agent, self._domain, course.route))
+            owed, why = await owed_by_policy(self._agent, self._domain, course.route, self._record)
+            self.trace.findings += why
+            self._owed = max(self._owed, owed)
             if course.login is not None and not course.login.in_clear:
                 self._owed = Floor.AUTHENTICATED
             self._floor, self._by_settings = self._owed, True
@@ -244,6 +248,7 @@ class Attempt:
         """Returns how many of its addresses are left."""
         target, port, destination = found.target, found.port, found.destination
         assert found.walked is not None
+        self._record = found.record or self._record
         self.trace.findings += found.walked.findings
         host = found.walked.plan
         if isinstance(host, NoHost):

@@ -157,7 +157,10 @@ class Candidate:
         self._resolver, self._policies = agent.resolver, agent.policies
         # an answer from DNS names the host: what the settings say of hosts decides only behind the policy
         tls = _tls_of(agent.settings.towards(domain, None), plan.level)
-        self._sts_domain = None if plan.named else _sts_domain(tls, plan.domain)
+        self._sts_domain = None
+        if not plan.named:
+            self._sts_domain = _sts_domain(tls, plan.domain) or _sts_domain(self.destination.tls, plan.domain)
+        self.record: Answer | None = None  # to the question about the policy; None: it was not asked
         no_tlsa = _why_no_tlsa(self.destination.tls.level, plan)
         walk = find_host(
             target.host,
@@ -180,9 +183,9 @@ class Candidate:
     async def look_up_at_once(self) -> None:
         """The same, for the only host. Never raises: it must not end a delivery to another host."""
         try:
-            (walked, record), self.until = await drive_while(self._walk, self._resolver)
-            if self._sts_domain is not None and record is not None:
-                walked = await self._under_sts(walked, self._sts_domain, record)
+            (walked, self.record), self.until = await drive_while(self._walk, self._resolver)
+            if self._sts_domain is not None and self.record is not None:
+                walked = await self._under_sts(walked, self._sts_domain, self.record)
             self.walked = walked if self._named else without_ignored(walked, self._ignored)
         except Exception:
             _log.exception("looking up %s failed: another host is tried, or mail waits", self.target.host)
@@ -237,17 +240,25 @@ def _sts_domain(tls: Tls, domain: str) -> str | None:
     return domain
 
 
-async def owed_by_policy(agent: Seeker, domain: str, route: Route) -> Floor:
-    """What the known MTA-STS policy demands of hosts, whatever DNS says now; nothing is asked of DNS."""
+async def owed_by_policy(
+    agent: Seeker, domain: str, route: Route, record: Answer | None
+) -> tuple[Floor, tuple[Finding, ...]]:
+    """What the known MTA-STS policy demands of hosts, whatever DNS says of them now, and why.
+
+    `record`: what was answered about it in this attempt; None: nothing, which may be an attacker's work.
+    """
     if isinstance(route, Reject):
-        return Floor.ANY
+        return Floor.ANY, ()
     name = route.domain if isinstance(route, ViaMx) else route.mx
     tls = _tls_of(agent.settings.towards(domain, None), route.level)
     policy_of = None if name is None else _sts_domain(tls, name)
     if policy_of is None:
-        return Floor.ANY
-    stood = await agent.policies.stand(policy_of, Unreachable("it was not asked for"), "")
-    return floor_of_sts(stood.standing)
+        return Floor.ANY, ()
+    asked = Unreachable("it was not asked for") if record is None else record
+    stood = await agent.policies.stand(policy_of, asked, "")
+    unknown = stood.standing.unknown
+    why = () if unknown is None else (Finding(Stage.POLICY, "sts-unknown", unknown, rfc="RFC 8461 3.3"),)
+    return floor_of_sts(stood.standing), (*stood.findings, *why)
 
 
 def _why_no_tlsa(level: Level, plan: MxPlan) -> str | None:

@@ -292,9 +292,9 @@ def _rowid(table: Table) -> ColumnElement[int]:
 def _make_room(writer: Engine) -> None:
     """Delete what was not seen for longest; the next write has room then.
 
-    An MTA-STS policy that is lost is a downgrade waiting to happen, all the rest is advice: of the policies
-    those with the longest lists go first, and only where deleting everything else leaves no room. So nobody
-    drives out the short ones of others with many of his own that are long in size and age.
+    An MTA-STS policy that is lost is a downgrade waiting to happen, all the rest is advice: policies go only
+    where deleting everything else leaves no room, the longest lists first, since it takes most to fill a file
+    with short ones.
     """
     with writer.begin() as conn:
         while _drop_advice(conn):

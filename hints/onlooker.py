@@ -14,6 +14,7 @@ import trio
 from hints import show
 from hints.memory import MemoryHints
 from hints.records import StsSeen
+from hints.sts import counts
 
 
 class Onlooker(MemoryHints):
@@ -26,14 +27,15 @@ class Onlooker(MemoryHints):
 
     async def sts_policy(self, domain: str) -> StsSeen | None:
         """The policy of a domain that still counts; never Unreadable."""
-        noted = await super().sts_policy(domain)
-        return noted or await trio.to_thread.run_sync(partial(self._kept, domain))
+        noted, now = await super().sts_policy(domain), self._now()
+        return noted or await trio.to_thread.run_sync(partial(self._kept, domain, now))
 
-    def _kept(self, domain: str) -> StsSeen | None:
+    def _kept(self, domain: str, now: float) -> StsSeen | None:
         wanted = show.Filter(kind="sts", domain=domain)
         try:
-            found = show.rows(self._path, wanted, self._now())
+            found = show.rows(self._path, wanted, now)
         except show.Unreadable:
             return None
         valid = (row.values for row in found if row.valid)
-        return next((StsSeen(**{**values, "patterns": tuple(values["patterns"])}) for values in valid), None)
+        kept = (StsSeen(**{**values, "patterns": tuple(values["patterns"])}) for values in valid)
+        return next((policy for policy in kept if counts(policy, now)), None)

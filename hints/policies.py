@@ -21,6 +21,7 @@ from hints.sts import counts, latest
 from hints.trouble import Trouble
 
 READERS = 2  # threads
+HUNG_PAUSE = 10.0  # seconds without the file after it was not read in time
 BUSY_PAUSE = 0.05  # seconds until a file that another connection keeps is read again
 
 
@@ -30,6 +31,7 @@ class Policies:
     def __init__(self, file: HintsFile) -> None:
         self._file = file
         self._readers = trio.CapacityLimiter(READERS)
+        self._hung_until = 0.0  # seconds since the epoch
         self._trouble = Trouble(file.path, "whether it holds MTA-STS policies is not known")
         self._noted: dict[str, StsSeen] = {}  # what is not in the file yet, by domain
 
@@ -60,15 +62,21 @@ class Policies:
     async def _read_patiently(self, domain: str, now: float) -> StsSeen | None:
         if self._trouble.lasts(now):
             raise Unreadable(f"the hints file is left alone for a minute: {self._trouble.why}")
+        if now < self._hung_until <= now + HUNG_PAUSE:
+            raise Unreadable(f"the hints file was not read within {contract.STS_PATIENCE:g} seconds just now")
+        busy = False
         with trio.move_on_after(contract.STS_PATIENCE):
             while True:
                 try:
                     return await self._read(domain, now)
                 except Busy:  # which passes
+                    busy = True
                     await trio.sleep(BUSY_PAUSE)
                 except Exception as error:
                     self._trouble.meet(error, now)
                     raise Unreadable(f"the hints file cannot be read: {self._trouble.why}") from error
+        if not busy:  # storage that hangs: not every message is to wait for it
+            self._hung_until = now + HUNG_PAUSE
         raise Unreadable(f"the hints file was not read within {contract.STS_PATIENCE:g} seconds")
 
     async def _read(self, domain: str, now: float) -> StsSeen | None:

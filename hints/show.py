@@ -204,9 +204,12 @@ def _row(kind: str, row: Mapping[str, Any], now: float) -> Row:
 @contextmanager
 def opened(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection | None]:
     """A connection in autocommit mode; None when there is no file or nothing in it. Raises Unreadable."""
-    if not path.exists():
-        yield None
-        return
+    try:
+        if not path.exists():
+            yield None
+            return
+    except OSError as error:  # a directory that is not ours to look into
+        raise Unreadable(f"{path}: {error.strerror}") from error
     conn: sqlite3.Connection | None = None
     try:
         # rw and not ro: a reader of a WAL file has to be able to make its -shm

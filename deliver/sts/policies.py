@@ -22,6 +22,7 @@ import logging
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import islice
 
 import trio
 
@@ -38,7 +39,8 @@ RETRY = 300.0  # seconds after a fetch that failed, RFC 8461 3.3
 REFRESH = 86_400.0  # seconds after which a policy is fetched again, or half of its age if that is less
 HURRY = 3.0  # seconds for a fetch that a known policy could do without
 FRESH = 30.0  # seconds for which the hints are not asked again: another process may have fetched
-MAX_DOMAINS = 10_000  # remembered; the one not asked for longest goes first
+MAX_DOMAINS = 10_000  # remembered; those without a policy go first
+LOOKED_AT = 1_000  # of them, to find one without a policy
 
 _log = logging.getLogger("outrider.delivery")
 
@@ -57,9 +59,11 @@ class _Domain:
     trouble: str | None = None
     fetching: trio.Event | None = None
 
-    def learn(self, seen: StsSeen | None) -> None:
-        """The later fetch counts; what the hints have lost is not lost here."""
-        if seen is not None and (self.seen is None or seen.fetched_at >= self.seen.fetched_at):
+    def learn(self, seen: StsSeen | None, now: float) -> None:
+        """The later fetch counts, by a clock that is right; what the hints have lost is not lost here."""
+        if seen is None:
+            return
+        if self.seen is None or self.seen.fetched_at < seen.fetched_at <= now:
             self.seen = seen
 
 
@@ -83,11 +87,17 @@ class KeptPolicies:
         return self._stood(domain, answer, wanted, known)
 
     def _domain(self, domain: str) -> _Domain:
+        if domain not in self._domains and len(self._domains) >= MAX_DOMAINS:
+            del self._domains[self._dispensable()]
         known = self._domains.setdefault(domain, _Domain())
         self._domains.move_to_end(domain)
-        if len(self._domains) > MAX_DOMAINS:
-            self._domains.popitem(last=False)
         return known
+
+    def _dispensable(self) -> str:
+        """The one not asked for longest, of those of which nothing is known if there is one near."""
+        eldest = islice(self._domains.items(), LOOKED_AT)
+        without = (name for name, known in eldest if known.seen is None and known.fetching is None)
+        return next(without, next(iter(self._domains)))
 
     async def _ask_the_hints(self, domain: str, wanted: str | None, known: _Domain) -> None:
         """Unless they have just said enough: a policy with this id, or nothing where none is announced."""
@@ -97,9 +107,11 @@ class KeptPolicies:
         try:
             found = await self._hints.sts_policy(domain)
         except Unreadable as error:
-            known.unreadable, known.ask_again = str(error), 0.0
+            known.unreadable, known.ask_again = str(error), 0.0 if seen is None else now + FRESH
             return
-        known.learn(self._live(found))
+        if self._live(known.seen) is None:
+            known.seen = None
+        known.learn(self._live(found), self._clock.now())
         known.unreadable, known.ask_again = None, now + FRESH
 
     def _is_due(self, known: _Domain, wanted: str, host: str) -> bool:
@@ -109,7 +121,7 @@ class KeptPolicies:
         if seen is None or seen.id != wanted:
             return True
         age = self._clock.now() - seen.fetched_at
-        if age >= _refresh_after(seen):
+        if age < 0 or age >= _refresh_after(seen):  # fetched by a clock that was wrong, or long ago
             return True
         return age >= RETRY and seen.mode == Mode.ENFORCE and not _policy(seen).covers(host)
 
@@ -117,20 +129,28 @@ class KeptPolicies:
         """Fetch where that is due; who knows a policy does not wait for another one's fetch."""
         while self._is_due(known, wanted, host):
             if known.fetching is None:
-                await self._fetch_alone(domain, wanted, known)
+                await self._fetch_alone(domain, wanted, known, self._hurry(known, host))
                 return
             if self._live(known.seen) is not None:
                 return
             await known.fetching.wait()
 
-    async def _fetch_alone(self, domain: str, wanted: str, known: _Domain) -> None:
+    def _hurry(self, known: _Domain, host: str) -> float:
+        """Seconds for a fetch: short where the known policy lets this mail go, else it is worth waiting."""
+        seen = self._live(known.seen)
+        if seen is None or (seen.mode == Mode.ENFORCE and not _policy(seen).covers(host)):
+            return math.inf
+        return HURRY
+
+    async def _fetch_alone(self, domain: str, wanted: str, known: _Domain, hurry: float) -> None:
         known.fetching = trio.Event()
+        if self._live(known.seen) is not None:  # also if this attempt ends before the fetch
+            known.not_before = trio.current_time() + FRESH
         try:
-            hurry = math.inf if self._live(known.seen) is None else HURRY
             with trio.move_on_after(hurry) as scope:
                 await self._fetch(domain, wanted, known)
             if scope.cancelled_caught:
-                self._failed(known, f"it took longer than {HURRY:g} s")
+                self._failed(known, f"it took longer than {hurry:g} s")
         finally:
             known.fetching.set()
             known.fetching = None
@@ -154,8 +174,8 @@ class KeptPolicies:
         self._hints.note(seen, source=self._learner, reason="fetched", now=now)
         known.seen, known.unreadable, known.trouble = seen, None, None
         known.ask_again = trio.current_time() + FRESH
-        # one that counts for no time is not fetched for every message
-        known.not_before = 0.0 if seen.max_age else trio.current_time() + RETRY
+        # one that counts for hardly any time is not fetched for every message, nor two in turn
+        known.not_before = trio.current_time() + (FRESH if seen.max_age >= RETRY else RETRY)
 
     def _failed(self, known: _Domain, why: str) -> None:
         known.trouble, known.not_before = why, trio.current_time() + RETRY

@@ -131,12 +131,14 @@ def test_a_policy_outlives_its_process_its_record_and_its_web_server(
     assert sts.copies()["b@sts.test"] == 0
 
 
-def test_explain_goes_by_the_policy_that_mail_goes_by(sts: LiveInternet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dnssec", ["validate", "off"])
+def test_explain_goes_by_the_policy_that_mail_goes_by(sts: LiveInternet, tmp_path: Path, dnssec: str) -> None:
     send(sts, tmp_path, "a@sts.test")
     sts.call(lambda world: world.policy_host.answer("sts.test", PolicyAnswer(status=500)))
     sts.call(lambda world: world.publish(replace(world.domains["sts.test"], texts={})))
     relay = Relay(sts, tmp_path / "state")
     relay.options += [f"{key}={value}" for key, value in sts.world.policy_settings(tmp_path).items()]
+    relay.options += [f"dns.dnssec={dnssec}"]
     (host,) = json.loads(relay.run("explain", "sts.test", "--json").stdout)["hosts"]
     assert host["policy"] == "TLS required, authenticated by PKIX"
     assert sts.world.policy_host.requests("sts.test") == 1

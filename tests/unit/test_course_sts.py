@@ -77,6 +77,20 @@ async def test_a_rule_for_a_host_counts_for_hosts_that_the_policy_names(
         assert decided.finding.code == "sts-mx-mismatch"
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(tls=Tls(mta_sts=False), rule=(Rule(hosts=(MX,), tls={"mta_sts": True}),)),
+        Settings(tls=Tls(level=Level.NONE), rule=(Rule(hosts=(MX,), tls={"level": "may"}),)),
+        Settings(tls=Tls(level=Level.NONE), route=(Route(domains=("*",), via="mx", level=Level.MAY),)),
+    ],
+)
+async def test_a_rule_or_a_route_may_ask_for_more(settings: Settings) -> None:
+    desk = Desk(zone(), settings)
+    desk.policies = Standing()
+    assert policy((await known(desk, desk.course()))[0]).authentication is Authentication.PKIX
+
+
 async def test_a_mistake_costs_no_more_than_this_message() -> None:
     class Wrong(Standing):
         async def stand(self, domain: str, answer: Answer, host: str) -> Stood:
@@ -123,6 +137,7 @@ async def test_where_dane_fails_no_policy_is_asked_for() -> None:
         Settings(tls=Tls(level=Level.NONE)),
         Settings(rule=(Rule(domains=(DOMAIN,), tls={"mta_sts": False}),)),
         Settings(route=(Route(domains=("*",), via="smarthost", hosts=(MX,)),)),
+        Settings(route=(Route(domains=("*",), via="mx", level=Level.NONE),)),
     ],
 )
 async def test_where_no_policy_counts_none_is_asked_for(settings: Settings) -> None:

@@ -23,6 +23,7 @@ from deliver.tls.policy import (
     floor_of,
     floor_unknown,
 )
+from hints.port import Unreadable
 from hints.records import StsSeen
 from tests.internet import Fault, MailDomain, Security, World
 from tests.unit.attempts import agent, deliver
@@ -140,6 +141,28 @@ async def test_a_domain_with_a_known_policy(
     ((_, outcome),) = (await deliver(sender, "a@quiet.test")).outcomes
     unsigned_mx = (answer, level) == ("domain", Level.DANE)  # nobody can say that it would have been unsigned
     assert isinstance(outcome, Deferred if mode == "enforce" or unsigned_mx else Delivered)
+
+
+@pytest.mark.parametrize("announced", [False, True])
+async def test_hints_that_cannot_be_read_stop_only_mail_that_may_have_a_policy(
+    world: World, tmp_path: Path, announced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(domain: str) -> StsSeen | None:
+        raise Unreadable("the disk is full")
+
+    text = {"_mta-sts.quiet.test": "v=STSv1; id=1;"} if announced else {}
+    hosts = {"mx.quiet.test": ("127.0.0.1",)}
+    zone = MailDomain(
+        "quiet.test", mx=((10, "mx.quiet.test"),), hosts=hosts, texts=text, security=Security.INSECURE
+    )
+    world.publish(zone)
+    keys = {"fallback": (CLEAR,), "fallback_on": ("tls", "unreachable")}
+    route = Route(domains=("*",), via="mx", **keys)
+    sender = agent(world, tmp_path, route=(route,))
+    monkeypatch.setattr(sender.hints, "sts_policy", broken)
+    ((_, outcome),) = (result := await deliver(sender, "a@quiet.test")).outcomes
+    assert isinstance(outcome, Deferred if announced else Delivered)
+    assert ("sts-unknown" in [found.code for found in result.trace.findings]) is announced
 
 
 async def test_a_route_with_a_login(world: World, tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from deliver.net.clock import WallClock
 from hints.onlooker import Onlooker
 from hints.records import StsSeen
 from hints.sql import SqlHints
@@ -37,6 +40,29 @@ async def test_what_is_noted_comes_first_and_is_not_written(tmp_path: Path) -> N
     await looking.aclose()
     assert await looking.sts_policy("example.org") == newer
     assert await Onlooker(path, clock=lambda: NOW).sts_policy("example.org") == KEPT
+
+
+async def test_a_policy_dated_ahead_is_not_believed_as_in_a_delivery(tmp_path: Path) -> None:
+    path = tmp_path / "hints.db"
+    await keep(path, KEPT)
+    assert await Onlooker(path, clock=lambda: NOW - 3 * 86400).sts_policy("example.org") is None
+
+
+async def test_a_directory_that_is_not_ours_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    assert await Onlooker(tmp_path / "hints.db", clock=lambda: NOW).sts_policy("example.org") is None
+
+
+async def test_the_clock_is_asked_where_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "hints.db"
+    await keep(path, KEPT)
+    clock = WallClock(NOW)  # which nobody has asked before
+    assert await Onlooker(path, clock=clock.now).sts_policy("example.org") == KEPT
 
 
 async def test_a_file_that_is_not_there_or_no_hints_holds_nothing(tmp_path: Path) -> None:

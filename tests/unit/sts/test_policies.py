@@ -134,10 +134,12 @@ async def test_a_first_policy_that_cannot_be_fetched_is_none_and_tried_again_lat
     assert stood.standing == StsStanding()
     assert codes(stood) == ["sts-not-fetched"]
     assert "does not answer" in stood.findings[0].text
-    assert stood.until == trio.current_time() + RETRY
-    await scene.stand(record())
+    again = trio.current_time() + RETRY
+    assert stood.until == again
+    await trio.sleep(RETRY / 2)
+    assert (await scene.stand(record())).until == again
     assert len(scene.web.asked) == 1
-    await trio.sleep(RETRY)
+    await trio.sleep(RETRY / 2)
     scene.web.says = policy()
     assert mode_of(await scene.stand(record())) is Mode.ENFORCE
     assert len(scene.web.asked) == 2
@@ -168,6 +170,7 @@ async def test_a_known_policy_counts_until_its_age_is_over(
 
 async def test_another_id_has_it_fetched_again(autojump_clock: MockClock, scene: Scene) -> None:
     await scene.stand(record("1"))
+    await trio.sleep(FRESH)
     scene.web.says = policy("none")
     assert mode_of(await scene.stand(record("1"))) is Mode.ENFORCE
     assert mode_of(await scene.stand(record("2"))) is Mode.NONE
@@ -177,6 +180,7 @@ async def test_another_id_has_it_fetched_again(autojump_clock: MockClock, scene:
 
 async def test_a_fetch_that_fails_never_ends_a_policy(autojump_clock: MockClock, scene: Scene) -> None:
     await scene.stand(record("1"))
+    await trio.sleep(FRESH)
     scene.web.says = "404"
     stood = await scene.stand(record("2"))
     assert mode_of(stood) is Mode.ENFORCE
@@ -272,6 +276,7 @@ async def test_mail_for_one_domain_waits_for_one_first_fetch(autojump_clock: Moc
 
 async def test_mail_with_a_known_policy_waits_for_no_fetch(autojump_clock: MockClock, scene: Scene) -> None:
     await scene.stand(record("1"))
+    await trio.sleep(FRESH)
     gate = trio.Event()
     scene.web.before, scene.web.says = gate.wait, policy("none")
     async with trio.open_nursery() as nursery:
@@ -400,6 +405,7 @@ async def test_a_fetch_that_a_known_policy_could_do_without_is_short(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
     await scene.stand(record("1"))
+    await trio.sleep(FRESH)
     scene.web.before = trio.sleep_forever
     began = trio.current_time()
     stood = await scene.stand(record("2"))
@@ -433,6 +439,7 @@ async def test_a_failure_is_remembered_whatever_is_read_beside_it(
 
 async def test_trouble_is_told_only_while_it_matters(autojump_clock: MockClock, scene: Scene) -> None:
     await scene.stand(record("1"))
+    await trio.sleep(FRESH)
     scene.web.says = "404"
     assert "sts-not-fetched" in codes(await scene.stand(record("2")))
     assert codes(await scene.stand(record("1"))) == ["sts-found"]
@@ -455,9 +462,9 @@ async def test_a_policy_that_another_process_has_fetched_counts(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
     await scene.stand(record("1"))
-    now = scene.clock.now() + 60
+    await trio.sleep(10)
+    now = scene.clock.now()
     seen = StsSeen(DOMAIN, "2", "testing", (HOST,), int(7 * DAY), now)
-    await trio.sleep(60)
     scene.hints.note(seen, source="test", reason="fetched", now=now)
     assert mode_of(await scene.stand(record("2"))) is Mode.TESTING
     assert len(scene.web.asked) == 1
@@ -485,14 +492,125 @@ async def test_a_clock_that_is_set_back_makes_no_policy_older_or_longer(
     assert stood.until <= trio.current_time() + RETRY
 
 
-async def test_the_domains_that_were_asked_for_last_are_remembered(
+async def test_a_clock_that_is_set_back_makes_no_short_policy_long(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    later = scene.clock.now() + DAY / 2
+    seen = StsSeen(DOMAIN, "1", "enforce", (HOST,), 100, later)
+    scene.hints.note(seen, source="test", reason="fetched", now=later)
+    assert (await scene.stand(SILENT[0])).until <= trio.current_time() + 100
+
+
+async def test_a_first_policy_may_take_its_time(autojump_clock: MockClock, scene: Scene) -> None:
+    async def slowly() -> None:
+        await trio.sleep(HURRY + 1)
+
+    scene.web.before = slowly
+    assert mode_of(await scene.stand(record())) is Mode.ENFORCE
+
+
+async def test_a_policy_that_would_refuse_this_host_is_worth_waiting(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    await scene.stand(record("1"))
+    await trio.sleep(FRESH)
+
+    async def slowly() -> None:
+        await trio.sleep(HURRY + 1)
+
+    scene.web.before, scene.web.says = slowly, policy(host="new.example.org")
+    stood = await scene.stand(record("2"), "new.example.org")
+    assert stood.standing.policy is not None
+    assert stood.standing.policy.covers("new.example.org")
+
+
+async def test_a_fetch_that_is_cut_off_is_not_begun_by_every_message(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    """As where another host has taken the mail meanwhile."""
+    await scene.stand(record("1"))
+    await trio.sleep(FRESH)
+    scene.web.before = trio.sleep_forever
+    for _ in range(5):
+        with trio.move_on_after(0.1):
+            await scene.stand(record("2"))
+    assert len(scene.web.asked) == 2
+
+
+async def test_two_ids_in_turn_are_not_fetched_for_every_message(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    for number in "1212121212":
+        await scene.stand(record(number))
+    assert len(scene.web.asked) == 1
+
+
+@dataclass
+class Counted:
+    """How often the hints were asked."""
+
+    real: Any
+    asked: int = 0
+
+    async def __call__(self, domain: str) -> StsSeen | None:
+        self.asked += 1
+        found: StsSeen | None = await self.real(domain)
+        return found
+
+
+@pytest.mark.parametrize("answer", [record(), *SILENT, *FAILED])
+async def test_the_hints_are_asked_once_for_many_messages(
+    autojump_clock: MockClock, scene: Scene, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    counted = Counted(scene.hints.sts_policy)
+    monkeypatch.setattr(scene.hints, "sts_policy", counted)
+    for _ in range(5):
+        await scene.stand(answer)
+    assert counted.asked == 1
+
+
+async def test_a_known_policy_does_not_wait_for_hints_that_hang(
+    autojump_clock: MockClock, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.stand(record())
+    counted = Counted(Broken(clock=scene.clock.now).sts_policy)
+    monkeypatch.setattr(scene.hints, "sts_policy", counted)
+    await trio.sleep(FRESH)
+    for _ in range(5):
+        assert mode_of(await scene.stand(record())) is Mode.ENFORCE
+    assert counted.asked == 1
+
+
+async def test_a_policy_of_a_clock_that_was_ahead_gives_way_to_a_new_one(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    later = scene.clock.now() + DAY / 2
+    seen = StsSeen(DOMAIN, "1", "enforce", ("old.example.org",), int(7 * DAY), later)
+    scene.hints.note(seen, source="test", reason="fetched", now=later)
+    scene.web.says = policy(host="new.example.org")
+    for _ in range(3):
+        stood = await scene.stand(record("1"), "new.example.org")
+        assert stood.standing.policy is not None
+        assert stood.standing.policy.covers("new.example.org")
+        await trio.sleep(RETRY)
+    assert len(scene.web.asked) == 1
+
+
+async def test_a_known_policy_is_remembered_among_many_domains_without(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
     await scene.stand(record(), domain="old.example")
     scene.hints._policies.clear()
-    for number in range(MAX_DOMAINS - 1):
+    for number in range(MAX_DOMAINS + 10):
         await scene.stand(SILENT[0], domain=f"d{number}.example")
     assert mode_of(await scene.stand(SILENT[0], domain="old.example")) is Mode.ENFORCE
-    await scene.stand(SILENT[0], domain="one.example")
-    assert mode_of(await scene.stand(SILENT[0], domain="old.example")) is Mode.ENFORCE
     assert len(scene.kept._domains) == MAX_DOMAINS
+
+
+async def test_of_very_many_policies_those_asked_for_last_are_remembered(
+    autojump_clock: MockClock, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deliver.sts.policies.MAX_DOMAINS", 3)
+    for name in "abcd":
+        await scene.stand(record(), domain=f"{name}.example")
+    assert list(scene.kept._domains) == ["b.example", "c.example", "d.example"]

@@ -206,6 +206,20 @@ def test_names_beside_that_of_the_host_do_not_stand_for_it(secure: bool) -> None
     assert policy.also == HOST
 
 
+@pytest.mark.parametrize("sts", [TESTED, TESTED_ELSEWHERE, ENDED, NONE])
+def test_no_other_policy_demands_a_name_beside_those_of_the_settings(sts: StsStanding) -> None:
+    policy = under(sts, Level.VERIFY, demands=Demands(names=("mail.example.com",)))
+    assert isinstance(policy, TlsPolicy)
+    assert policy.also is None
+
+
+def test_names_that_are_only_tried_do_not_make_enforce_a_trial() -> None:
+    policy = under(COVERED, Level.TRY_VERIFY, demands=Demands(names=("mail.example.com",)))
+    assert isinstance(policy, TlsPolicy)
+    assert policy.required
+    assert (policy.authentication, policy.names) == (Authentication.PKIX, (HOST,))
+
+
 def test_the_server_is_told_which_host_is_meant() -> None:
     policy = under(COVERED)
     assert isinstance(policy, TlsPolicy)
