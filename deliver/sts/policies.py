@@ -174,8 +174,7 @@ class KeptPolicies:
         self._hints.note(seen, source=self._learner, reason="fetched", now=now)
         known.seen, known.unreadable, known.trouble = seen, None, None
         known.ask_again = trio.current_time() + FRESH
-        # one that counts for hardly any time is not fetched for every message, nor two in turn
-        known.not_before = trio.current_time() + (FRESH if seen.max_age >= RETRY else RETRY)
+        known.not_before = trio.current_time() + FRESH  # also where two ids are answered in turn
 
     def _failed(self, known: _Domain, why: str) -> None:
         known.trouble, known.not_before = why, trio.current_time() + RETRY
@@ -185,8 +184,12 @@ class KeptPolicies:
         return seen if seen is not None and self._left(seen) > 0 else None
 
     def _left(self, seen: StsSeen) -> float:
-        """Seconds for which it counts; a clock that went back makes it no older than it is."""
-        return min(float(seen.max_age), seen.fetched_at + seen.max_age - self._clock.now())
+        """Seconds for which it still counts: its age, or until it may be fetched again if that is longer.
+
+        A clock that went back makes it count no longer than that.
+        """
+        age = max(float(seen.max_age), FRESH)
+        return min(age, seen.fetched_at + age - self._clock.now())
 
     def _stood(self, domain: str, answer: Answer, wanted: str | None, known: _Domain) -> Stood:
         now, seen = trio.current_time(), self._live(known.seen)

@@ -249,11 +249,18 @@ async def test_a_host_that_is_not_covered_has_the_policy_fetched_again(
     assert len(scene.web.asked) == 2
 
 
-async def test_a_policy_without_an_age_counts_for_no_time(autojump_clock: MockClock, scene: Scene) -> None:
-    scene.web.says = policy(age=0)
-    assert (await scene.stand(record())).standing == StsStanding()
-    assert (await scene.stand(record())).standing == StsStanding()
-    assert len(scene.web.asked) == 1
+@pytest.mark.parametrize("age", [0, 1])
+async def test_a_policy_of_hardly_any_age_counts_until_it_is_fetched_again(
+    autojump_clock: MockClock, scene: Scene, age: float
+) -> None:
+    """There is no moment without a policy, and no fetch for every message."""
+    scene.web.says = policy(age=age)
+    for fetched in range(1, 4):
+        for _ in range(3):
+            assert mode_of(await scene.stand(record())) is Mode.ENFORCE
+        assert len(scene.web.asked) == fetched
+        await trio.sleep(FRESH)
+    assert (await scene.stand(SILENT[0])).standing == StsStanding()
 
 
 async def test_mail_for_one_domain_waits_for_one_first_fetch(autojump_clock: MockClock, scene: Scene) -> None:
