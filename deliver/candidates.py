@@ -255,10 +255,11 @@ async def owed_by_policy(
     if policy_of is None:
         return Floor.ANY, ()
     asked = Unreachable("it was not asked for") if record is None else record
-    stood = await agent.policies.stand(policy_of, asked, "")
+    stood = await agent.policies.stand(policy_of, asked, None)
     unknown = stood.standing.unknown
-    why = () if unknown is None else (Finding(Stage.POLICY, "sts-unknown", unknown, rfc="RFC 8461 3.3"),)
-    return floor_of_sts(stood.standing), (*stood.findings, *why)
+    if unknown is None:
+        return floor_of_sts(stood.standing), ()
+    return floor_of_sts(stood.standing), (Finding(Stage.POLICY, "sts-unknown", unknown, rfc="RFC 8461 3.3"),)
 
 
 def _why_no_tlsa(level: Level, plan: MxPlan) -> str | None:

@@ -77,7 +77,7 @@ class KeptPolicies:
         self._learner = learner
         self._domains: OrderedDict[str, _Domain] = OrderedDict()
 
-    async def stand(self, domain: str, answer: Answer, host: str) -> Stood:
+    async def stand(self, domain: str, answer: Answer, host: str | None) -> Stood:
         """See `Policies`."""
         wanted = _wanted(answer)
         known = self._domain(domain)
@@ -114,7 +114,7 @@ class KeptPolicies:
         known.learn(self._live(found), self._clock.now())
         known.unreadable, known.ask_again = None, now + FRESH
 
-    def _is_due(self, known: _Domain, wanted: str, host: str) -> bool:
+    def _is_due(self, known: _Domain, wanted: str, host: str | None) -> bool:
         seen = self._live(known.seen)
         if trio.current_time() < known.not_before:
             return False
@@ -123,9 +123,9 @@ class KeptPolicies:
         age = self._clock.now() - seen.fetched_at
         if age < 0 or age >= _refresh_after(seen):  # fetched by a clock that was wrong, or long ago
             return True
-        return age >= RETRY and seen.mode == Mode.ENFORCE and not _policy(seen).covers(host)
+        return age >= RETRY and _refuses(seen, host)
 
-    async def _renew(self, domain: str, wanted: str, known: _Domain, host: str) -> None:
+    async def _renew(self, domain: str, wanted: str, known: _Domain, host: str | None) -> None:
         """Fetch where that is due; who knows a policy does not wait for another one's fetch."""
         while self._is_due(known, wanted, host):
             if known.fetching is None:
@@ -135,12 +135,10 @@ class KeptPolicies:
                 return
             await known.fetching.wait()
 
-    def _hurry(self, known: _Domain, host: str) -> float:
+    def _hurry(self, known: _Domain, host: str | None) -> float:
         """Seconds for a fetch: short where the known policy lets this mail go, else it is worth waiting."""
         seen = self._live(known.seen)
-        if seen is None or (seen.mode == Mode.ENFORCE and not _policy(seen).covers(host)):
-            return math.inf
-        return HURRY
+        return math.inf if seen is None or _refuses(seen, host) else HURRY
 
     async def _fetch_alone(self, domain: str, wanted: str, known: _Domain, hurry: float) -> None:
         known.fetching = trio.Event()
@@ -228,6 +226,10 @@ def _wanted(answer: Answer) -> str | None:
 def _refresh_after(seen: StsSeen) -> float:
     """Seconds after a fetch that the next one is due, while the policy still counts."""
     return max(RETRY, min(REFRESH, seen.max_age / 2))
+
+
+def _refuses(seen: StsSeen, host: str | None) -> bool:
+    return host is not None and seen.mode == Mode.ENFORCE and not _policy(seen).covers(host)
 
 
 def _policy(seen: StsSeen) -> StsPolicy:

@@ -23,14 +23,14 @@ class Stood:
 class Policies(Protocol):
     """Who knows the policies."""
 
-    async def stand(self, domain: str, answer: Answer, host: str) -> Stood:
-        """The policy of `domain` for mail to its `host`; `answer`: to its `_mta-sts` TXT query."""
+    async def stand(self, domain: str, answer: Answer, host: str | None) -> Stood:
+        """The policy of `domain` for mail to `host`, None: to no host of it; `answer`: about `_mta-sts`."""
         ...
 
 
 class NoPolicies:
     """Of an installation that asks for none."""
 
-    async def stand(self, domain: str, answer: Answer, host: str) -> Stood:
+    async def stand(self, domain: str, answer: Answer, host: str | None) -> Stood:
         """There is none."""
         return Stood(StsStanding())

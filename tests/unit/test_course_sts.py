@@ -31,9 +31,9 @@ class Standing:
     """Policies that say what the test says, by the clock of the desk."""
 
     stood: Stood = field(default_factory=lambda: Stood(StsStanding(ENFORCED)))
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
 
-    async def stand(self, domain: str, answer: Answer, host: str) -> Stood:
+    async def stand(self, domain: str, answer: Answer, host: str | None) -> Stood:
         await trio.lowlevel.checkpoint()
         self.asked.append((domain, host))
         return self.stood
@@ -93,7 +93,7 @@ async def test_a_rule_or_a_route_may_ask_for_more(settings: Settings) -> None:
 
 async def test_a_mistake_costs_no_more_than_this_message() -> None:
     class Wrong(Standing):
-        async def stand(self, domain: str, answer: Answer, host: str) -> Stood:
+        async def stand(self, domain: str, answer: Answer, host: str | None) -> Stood:
             await super().stand(domain, answer, host)
             raise RuntimeError("a bug")
 
