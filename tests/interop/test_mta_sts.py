@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.internet import STS, Behaviour, LiveInternet
+from tests.internet import STS, Behaviour, Gate, LiveInternet
 from tests.internet.pki import Certificate
 from tests.internet.policy import Mode, Policy
 from tests.internet.policyhost import PolicyAnswer
@@ -221,3 +221,25 @@ def test_a_real_postfix_under_a_policy(
         assert received.sender == "a@sender.test"
     else:
         assert recipient not in server.log()
+
+
+def test_a_relay_killed_while_it_fetches_delivers_after_its_next_start(
+    sts: LiveInternet, tmp_path: Path
+) -> None:
+    gate = Gate()
+    sts.call(lambda world: world.policy_host.answer("sts.test", PolicyAnswer(gate=gate)))
+    sts.publish_policy("sts.test", Policy(id="9"))
+    relay = Relay(sts, tmp_path / "state")
+    relay.options += [f"{key}={value}" for key, value in sts.world.policy_settings(tmp_path).items()]
+    relay.start()
+    relay.submit("a@sts.test")
+    sts.wait_until(lambda world: world.policy_host.requests("sts.test") == 1)
+    relay.kill()
+    assert sts.copies()["a@sts.test"] == 0
+    gate.open()
+    relay.start()
+    try:
+        assert relay.wait_for("delivered")["tls"] == "dane:pkix"
+    finally:
+        relay.terminate()
+    assert sts.copies()["a@sts.test"] == 1
