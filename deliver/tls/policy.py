@@ -153,7 +153,7 @@ class Refuse:
 
 def decide(level: Level, plan: MxPlan, host: HostPlan, demands: Demands = Demands()) -> TlsPolicy | Refuse:
     """The tables above, for mail; see `verified` for a password."""
-    policy = _under_sts(_by_level(level, plan, host, demands), plan, host, demands)
+    policy = _under_sts(_by_level(level, plan, host, demands), plan, host)
     return replace(policy, demands=demands) if isinstance(policy, TlsPolicy) else policy
 
 
@@ -222,9 +222,7 @@ def _by_level(level: Level, plan: MxPlan, host: HostPlan, demands: Demands) -> T
             return _unusable(level, host)
 
 
-def _under_sts(
-    policy: TlsPolicy | Refuse, plan: MxPlan, host: HostPlan, demands: Demands
-) -> TlsPolicy | Refuse:
+def _under_sts(policy: TlsPolicy | Refuse, plan: MxPlan, host: HostPlan) -> TlsPolicy | Refuse:
     """The table of MTA-STS above."""
     if host.sts is None or isinstance(policy, Refuse) or policy.authentication is Authentication.DANE:
         return policy
