@@ -27,7 +27,7 @@ from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost, without_ourse
 from deliver.resolve.resolver import Resolver, drive
 from deliver.resolve.sts import StsStanding, record_name
 from deliver.resolve.tlsa import fits_a_name
-from deliver.resolve.walk import Walked, find_host, find_mx, with_sts_record, without_sts_record
+from deliver.resolve.walk import Walked, find_host, find_mx, with_sts_record
 from deliver.settings import Destination, Settings, Tls
 from deliver.sts.standing import Policies
 from deliver.tls.policy import Floor, floor_of_sts
@@ -169,11 +169,7 @@ class Candidate:
             mx_secure=plan.secure,
             tlsa_unwanted=no_tlsa,
         )
-        self._walk = (
-            without_sts_record(walk)
-            if self._sts_domain is None
-            else with_sts_record(walk, self._sts_domain, at_once=no_tlsa is not None)
-        )
+        self._walk = with_sts_record(walk, self._sts_domain, at_once=no_tlsa is not None)
 
     async def look_up(self, limit: trio.CapacityLimiter) -> None:
         """Addresses and TLSA, as soon as there is room for one more lookup."""
@@ -199,9 +195,7 @@ class Candidate:
             return walked
         stood = await self._policies.stand(domain, record, host.host)
         self.until = min(self.until, stood.until)
-        standing, policy = stood.standing, stood.standing.policy
-        if not self.destination.tls.mta_sts and policy is not None and policy.covers(host.host):
-            standing = StsStanding()  # an exception for one of its hosts
+        standing = _excepted(stood.standing, host.host, self.destination.tls)
         return Walked(replace(host, sts=standing), (*walked.findings, *stood.findings))
 
 
@@ -238,6 +232,12 @@ def _sts_domain(tls: Tls, domain: str) -> str | None:
     if literal_address(domain) is not None or not fits_a_name(record_name(domain)):
         return None
     return domain
+
+
+def _excepted(standing: StsStanding, host: str, tls: Tls) -> StsStanding:
+    """What is left of a policy by the settings for `host`: an exception holds for hosts that it names."""
+    named = standing.policy is not None and standing.policy.covers(host)
+    return StsStanding() if named and not tls.mta_sts else standing
 
 
 async def owed_by_policy(

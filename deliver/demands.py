@@ -54,9 +54,9 @@ def raised_for(
     ):
         return policy
     text = f"A password is told to {host.host} only where its certificate is valid: level verify"
-    login_verify = Finding(Stage.POLICY, "login-verify", text, rfc="RFC 4954 4")
-    of_policy = tuple(found for found in policy.findings if found.code.startswith("sts-"))
-    return replace(raised, findings=(login_verify, *raised.findings, *of_policy))
+    return replace(
+        raised, findings=(Finding(Stage.POLICY, "login-verify", text, rfc="RFC 4954 4"), *raised.findings)
+    )
 
 
 def context_of(settings: Settings, tls: Tls, policy: TlsPolicy, *, large: bool = True) -> SSL.Context:

@@ -142,10 +142,7 @@ def _not_allowed(value: object, kind: inspect.EnumType | inspect.LiteralType) ->
     if isinstance(kind, inspect.EnumType):
         allowed = tuple(str(member.value) for member in kind.cls)
         if kind.cls is Level and value == "mta-sts":
-            return (
-                "MTA-STS is no level: it raises each of them",
-                "use dane, and tls.mta_sts = true",
-            )
+            return "MTA-STS is no level: it raises each of them", "use dane, and tls.mta_sts = true"
     else:
         allowed = tuple(str(each) for each in kind.values)
     if value in allowed:

@@ -280,12 +280,14 @@ def _refusal(refusal: NoHost) -> Finding:
     return Finding(Stage.DNS, refusal.code, refusal.why, Verdict.REFUSED, refusal.rfc)
 
 
-def with_sts_record(walk: HostWalk, domain: str, *, at_once: bool) -> StsWalk:
+def with_sts_record(walk: HostWalk, domain: str | None, *, at_once: bool) -> StsWalk:
     """`walk`, and the MTA-STS record of `domain` (RFC 8461 3.1) where DANE does not decide about the host.
 
-    `at_once`: it is known before that DANE does not, so the record is asked for beside the first question.
-    Returns what the walk found, and the answer; None: not asked.
+    Without a `domain` no policy counts. `at_once`: it is known before that DANE does not decide, so the
+    record is asked for beside the first question. Returns what was found, and the answer; None: not asked.
     """
+    if domain is None:
+        return (yield from walk), None
     query = Query(record_name(domain), RecordType.TXT)
     record: Answer | None = None
     try:
@@ -301,11 +303,6 @@ def with_sts_record(walk: HostWalk, domain: str, *, at_once: bool) -> StsWalk:
     if record is None and _sts_counts(walked.plan):
         (record,) = yield (query,)
     return walked, record
-
-
-def without_sts_record(walk: HostWalk) -> StsWalk:
-    """`walk`, where no policy counts."""
-    return (yield from walk), None
 
 
 def _sts_counts(plan: HostPlan | NoHost) -> bool:

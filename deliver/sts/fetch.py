@@ -28,6 +28,7 @@ from deliver.net.dial import ConnectFailed, Connection, Dialer
 from deliver.net.race import Racer, interleave, race
 from deliver.resolve.mx import NoHost
 from deliver.resolve.resolver import Resolver, drive
+from deliver.resolve.sts import policy_host
 from deliver.resolve.tlsa import fits_a_name
 from deliver.resolve.walk import find_host
 from deliver.smtp.reply import printable
@@ -37,7 +38,6 @@ from deliver.tls.pkix import TrustStore
 PATH = "/.well-known/mta-sts.txt"
 HTTPS: Final = 443
 
-DEADLINE = 20.0  # seconds, for all of it; RFC 8461 3.3 suggests a minute, in which mail would wait
 CONNECT = 10.0  # seconds, for one address
 HEAD_START = 0.25  # seconds, of one address before the next (RFC 8305 5)
 MAX_ADDRESSES = 4  # that are tried
@@ -60,7 +60,7 @@ class HttpsSource:
         ignored: Sequence[str] = (),
         trust_store: str | None = None,
         port: int = HTTPS,
-        deadline: float = DEADLINE,
+        deadline: float,
     ) -> None:
         """`families`, `ignored`, `trust_store`: as in the settings of `delivery` and `tls`.
 
@@ -77,7 +77,7 @@ class HttpsSource:
 
     async def fetch(self, domain: str) -> bytes:
         """See `PolicySource`; nothing is left open, whatever happens."""
-        host = f"mta-sts.{domain}"
+        host = policy_host(domain)
         response = Response(host, self._port)
         step = "looking its host up"
         with trio.move_on_after(self._deadline):

@@ -159,7 +159,9 @@ def decide(level: Level, plan: MxPlan, host: HostPlan, demands: Demands = Demand
 
 def verified(plan: MxPlan, host: HostPlan, demands: Demands, *, secret: bool = False) -> TlsPolicy:
     """The policy of level `verify`; with `secret` a password is told to the host."""
-    return replace(_pkix(Level.VERIFY, plan, host, demands, secret=secret), demands=demands)
+    policy = _pkix(Level.VERIFY, plan, host, demands, secret=secret)
+    under = _under_sts(policy, plan, host)  # it refuses only what `decide` has refused
+    return replace(under if isinstance(under, TlsPolicy) else policy, demands=demands)
 
 
 def floor_of(policy: TlsPolicy | Refuse) -> Floor:

@@ -17,7 +17,7 @@ from deliver.resolve.answer import (
     Unreachable,
 )
 from deliver.resolve.mx import NoHost
-from deliver.resolve.walk import find_host, with_sts_record, without_sts_record
+from deliver.resolve.walk import find_host, with_sts_record
 
 HOST = "mx.example"
 ADDRESS, TLSA = Query(HOST, RecordType.A), Query(f"_25._tcp.{HOST}", RecordType.TLSA)
@@ -40,7 +40,7 @@ def walked(
         mx_secure=True,
         tlsa_unwanted=None if dane else "level may",
     )
-    whole = with_sts_record(walk, "example", at_once=not dane) if sts else without_sts_record(walk)
+    whole = with_sts_record(walk, "example" if sts else None, at_once=not dane)
     asked: list[tuple[Query, ...]] = []
     try:
         queries = next(whole)

@@ -26,6 +26,7 @@ DOMAIN, HOST = "example.org", "mta-sts.example.org"
 ADDRESS, DEAF = "127.7.0.1", "127.7.0.2"
 POLICY = b"version: STSv1\r\nmode: enforce\r\nmx: mx.example.org\r\nmax_age: 604800\r\n"
 BOTH = ("ipv6", "ipv4")
+DEADLINE = 20.0  # seconds
 
 Stream = trio.SSLStream[trio.SocketStream]
 Answering = Callable[[Stream], Awaitable[None]]
@@ -102,6 +103,7 @@ class PolicyHost:
             families=BOTH,
             trust_store=trust_store or self.trust_store,
             port=self.port,
+            deadline=DEADLINE,
         )
         try:
             return await source.fetch(DOMAIN)

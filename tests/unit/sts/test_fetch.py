@@ -18,11 +18,12 @@ from deliver.resolve.answer import (
     RecordType,
     Unreachable,
 )
-from deliver.sts.fetch import DEADLINE, MAX_ADDRESSES, HttpsSource
+from deliver.sts.fetch import MAX_ADDRESSES, HttpsSource
 from deliver.sts.source import MAX_BODY, NotFetched
 from tests.unit.sts.policyhost import (
     ADDRESS,
     BOTH,
+    DEADLINE,
     DEAF,
     DOMAIN,
     GOOD,
@@ -124,7 +125,7 @@ class BrokenDialer:
 
 
 async def test_a_connection_that_is_gone_at_once() -> None:
-    source = HttpsSource(at(ADDRESS), BrokenDialer(), families=BOTH, trust_store=roots())
+    source = HttpsSource(at(ADDRESS), BrokenDialer(), families=BOTH, trust_store=roots(), deadline=DEADLINE)
     with pytest.raises(NotFetched) as refused:
         await source.fetch(DOMAIN)
     assert well_put(refused.value) == f"negotiating TLS with {HOST} failed: the connection broke"
@@ -142,7 +143,7 @@ async def refused_by(
 ) -> tuple[str, list[str]]:
     """Why, and which addresses were tried."""
     dialer = FailingDialer()
-    source = HttpsSource(names, dialer, families=BOTH, ignored=ignored)
+    source = HttpsSource(names, dialer, families=BOTH, ignored=ignored, deadline=DEADLINE)
     with pytest.raises(NotFetched) as refused:
         await source.fetch(domain)
     return well_put(refused.value), dialer.asked

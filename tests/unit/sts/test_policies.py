@@ -1,4 +1,4 @@
-"""Which policy of a domain counts: the table of `deliver.sts.policies`, with hints in memory and a scripted web."""
+"""Which policy of a domain counts: the table of `deliver.sts.knowledge`, with hints in memory and a scripted web."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import given, strategies as st
 from trio.testing import MockClock
 
 from deliver.net.clock import WallClock
 from deliver.resolve.answer import Answer, Bogus, Found, NoData, NxDomain, TextRecord, Unreachable
-from deliver.resolve.sts import Mode, StsStanding
-from deliver.sts.policies import FRESH, HURRY, MAX_DOMAINS, REFRESH, RETRY, KeptPolicies
+from deliver.resolve.sts import BadPolicy, Mode, StsStanding, parse_policy, policy_id
+from deliver.sts.knowledge import FRESH, HURRY, REFRESH, RETRY
+from deliver.sts.policies import MAX_DOMAINS, KeptPolicies
 from deliver.sts.source import NotFetched
 from deliver.sts.standing import NoPolicies, Stood
+from hints.check import accept
 from hints.memory import MemoryHints
 from hints.port import Unreadable
 from hints.records import StsSeen
@@ -552,6 +555,29 @@ async def test_two_ids_in_turn_are_not_fetched_for_every_message(
     assert len(scene.web.asked) == 1
 
 
+_LABEL = st.from_regex(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?", fullmatch=True)
+_HOSTS = st.lists(_LABEL, min_size=1, max_size=4).map(".".join)
+_PATTERNS = st.lists(st.tuples(st.sampled_from(["", "*."]), _HOSTS).map("".join), max_size=20)
+
+
+@given(
+    st.sampled_from(["enforce", "testing", "none"]), _PATTERNS, st.integers(0, 9_999_999_999), _HOSTS,
+    st.from_regex(r"[A-Za-z0-9]{1,32}", fullmatch=True),
+)  # fmt: skip
+def test_what_is_a_policy_is_kept_by_the_hints(
+    mode: str, patterns: list[str], age: int, domain: str, number: str
+) -> None:
+    """Two grammars, one on each side of the port: what one takes the other must not drop."""
+    text = [f"version: STSv1\nmode: {mode}\nmax_age: {age}", *(f"mx: {one}" for one in patterns)]
+    try:
+        policy = parse_policy("\n".join(text).encode())
+    except BadPolicy:
+        return
+    seen = StsSeen(domain, number, policy.mode.value, policy.patterns, policy.max_age, 1_800_000_000.0)
+    assert policy_id([f"v=STSv1; id={number};".encode()]) == number
+    assert accept(seen) == seen
+
+
 @dataclass
 class Counted:
     """How often the hints were asked."""
@@ -611,7 +637,7 @@ async def test_a_known_policy_is_remembered_among_many_domains_without(
     for number in range(MAX_DOMAINS + 10):
         await scene.stand(SILENT[0], domain=f"d{number}.example")
     assert mode_of(await scene.stand(SILENT[0], domain="old.example")) is Mode.ENFORCE
-    assert len(scene.kept._domains) == MAX_DOMAINS
+    assert len(scene.kept._known) == MAX_DOMAINS
 
 
 async def test_of_very_many_policies_those_asked_for_last_are_remembered(
@@ -620,4 +646,4 @@ async def test_of_very_many_policies_those_asked_for_last_are_remembered(
     monkeypatch.setattr("deliver.sts.policies.MAX_DOMAINS", 3)
     for name in "abcd":
         await scene.stand(record(), domain=f"{name}.example")
-    assert list(scene.kept._domains) == ["b.example", "c.example", "d.example"]
+    assert list(scene.kept._known) == ["b.example", "c.example", "d.example"]

@@ -249,6 +249,16 @@ def test_a_policy_in_testing_vouches_for_nobody() -> None:
     assert policy.names == ("mail.example.com",)
 
 
+def test_a_login_does_not_hide_what_a_policy_in_testing_would_say() -> None:
+    plan = MxPlan(DOMAIN, (MxTarget(HOST),), secure=False)
+    for sts in (TESTED, TESTED_ELSEWHERE):
+        host = HostPlan(HOST, ("192.0.2.1",), False, NOT_ASKED, sts=sts)
+        raised = raised_for(Login("user", "password", ("plain",)), decide(Level.DANE, plan, host), plan, host)
+        assert isinstance(raised, TlsPolicy)
+        assert (raised.names, raised.also) == ((DOMAIN,), None)
+        assert [found.code for found in raised.findings] == ["login-verify", "level-verify", "sts-testing"]
+
+
 def test_a_fallback_host_and_a_login_keep_what_the_policy_asks_for() -> None:
     plan = MxPlan(DOMAIN, (MxTarget(HOST),), secure=False)
     host = HostPlan(HOST, ("192.0.2.1",), False, NOT_ASKED, sts=COVERED)
