@@ -15,6 +15,7 @@ from tests.internet.pki import Certificate
 from tests.internet.policy import Mode, Policy
 from tests.internet.policyhost import PolicyAnswer
 from tests.internet.world import World
+from tests.interop.peers.exim import Exim, EximConfig
 from tests.interop.peers.factory import Factory
 from tests.interop.peers.postfix import Postfix, PostfixConfig
 from tests.interop.relayprocess import Relay
@@ -193,18 +194,22 @@ def test_a_relay_asks_once_for_many_messages_and_holds_what_a_policy_forbids(
 
 
 @pytest.mark.peers
+@pytest.mark.parametrize("program", ["exim", "postfix"])
 @pytest.mark.parametrize(
     ("kind", "status"), [(Certificate.TRUSTED, 0), (Certificate.SELF_SIGNED, 75), (Certificate.EXPIRED, 75)]
 )
-def test_a_real_postfix_under_a_policy(
+def test_a_real_server_under_a_policy(
     sts: LiveInternet,
     tmp_path: Path,
+    exim: Factory[EximConfig, Exim],
     postfix: Factory[PostfixConfig, Postfix],
+    program: str,
     kind: Certificate,
     status: int,
 ) -> None:
     own = credentials("sts.test", kind=kind)
-    server = postfix(certificate=own.chain_pem, key=own.private_key_pem)
+    start = exim if program == "exim" else postfix
+    server = start(certificate=own.chain_pem, key=own.private_key_pem)
 
     def move(world: World) -> None:
         zone = world.domains["sts.test"]

@@ -242,9 +242,10 @@ async def test_a_host_that_is_not_covered_has_the_policy_fetched_again(
 ) -> None:
     await scene.stand(record())
     scene.web.says = policy(host="new.example.org")
+    await trio.sleep(RETRY - 1)
     await scene.stand(record(), "new.example.org")
     assert len(scene.web.asked) == 1  # it has only just been fetched
-    await trio.sleep(RETRY)
+    await trio.sleep(1)
     stood = await scene.stand(record(), "new.example.org")
     assert stood.standing.policy is not None
     assert stood.standing.policy.covers("new.example.org")
@@ -295,6 +296,20 @@ async def test_mail_with_a_known_policy_waits_for_no_fetch(autojump_clock: MockC
         assert mode_of(await scene.stand(record("2"))) is Mode.ENFORCE
         gate.set()
     assert mode_of(await scene.stand(record("2"))) is Mode.NONE
+
+
+async def test_mail_does_not_wait_for_a_fetch_once_another_process_has_a_policy(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    gate = trio.Event()
+    scene.web.before = gate.wait
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.stand, record("2"))
+        await trio.sleep(FRESH)
+        seen = StsSeen(DOMAIN, "1", "testing", (HOST,), int(7 * DAY), scene.clock.now())
+        scene.hints.note(seen, source="test", reason="fetched", now=scene.clock.now())
+        assert mode_of(await scene.stand(record("2"))) is Mode.TESTING
+        gate.set()
 
 
 async def test_who_waits_for_a_fetch_that_is_cancelled_fetches(
@@ -392,6 +407,8 @@ async def test_hints_that_could_not_be_read_are_asked_again_by_the_next_message(
         trouble.setattr(scene.hints, "sts_policy", Broken(clock=scene.clock.now).sts_policy)
         stood = await scene.stand(NxDomain(True))
     assert stood.until <= trio.current_time()
+    assert (await scene.stand(NxDomain(True))).until == trio.current_time() + RETRY
+    await trio.sleep(FRESH)
     seen = StsSeen(DOMAIN, "1", "enforce", (HOST,), int(7 * DAY), scene.clock.now())
     scene.hints.note(seen, source="test", reason="fetched", now=scene.clock.now())
     assert mode_of(await scene.stand(NxDomain(True))) is Mode.ENFORCE
