@@ -100,8 +100,7 @@ class Doors:
                         await clients.start(handover.serve, self._handover_sockets)
                     task_status.started()
                 direct.stop()
-            with trio.move_on_after(LAST_EVENTS):
-                await shipper.ship_once()
+            await shipper.finish(LAST_EVENTS)
             testimony.cancel_scope.cancel()
         await shipper.aclose()
 

@@ -110,8 +110,7 @@ class ShardWork:
 
     async def last_events(self) -> None:
         """Ship what waits, as far as that is quick."""
-        with trio.move_on_after(LAST_EVENTS):
-            await self.shipper.ship_once()
+        await self.shipper.finish(LAST_EVENTS)
 
     def stop(self) -> None:
         """Begin no more deliveries."""

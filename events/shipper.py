@@ -2,11 +2,13 @@
 
 One pump per action, so that one database that is down holds up nobody else. A pump ships batches until
 nothing waits, then sleeps until it is poked, something falls due, or `POLL` has passed (another process may
-have written). A database in trouble is tried again after 2, 4, 8 … 600 s; nothing is lost meanwhile, because
-rows leave the outbox only after the other database has committed.
+have written). A batch is what the database takes in about a second. A database in trouble is tried again
+after 2, 4, 8 … 600 s; nothing is lost meanwhile, because rows leave the outbox only after the other database
+has committed.
 
-A worker thread that hangs on a database is abandoned when the pump is cancelled: its batch may still arrive
-and is then sent again, which "at least once" allows; waiting for it would hold up the shutdown.
+At the end `finish` lets the pumps tell what waits. A worker thread that hangs on a database is abandoned when
+its pump is cancelled: its batch may still arrive and is then sent again, which "at least once" allows;
+waiting for it would hold up the shutdown.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from events.actions import Action, told
 from events.port import SqlRunner
 from events.sql import Databases, Shipment, Unavailable
 
-BATCH = 400  # events in one transaction of the other database
+BATCH = 400  # events in one transaction of the other database, at most
+FIRST_BATCH = 50
+BATCH_SECONDS = 1.0  # what a batch should take: the end of a relay waits for it, and others for its lease
 POLL = 60.0  # seconds
 LEASE = 60.0  # seconds that a batch belongs to one of several shippers
 SHARED_POLL = 5.0  # seconds, where there are several
@@ -79,8 +83,31 @@ class Shipper:
                 nursery.start_soon(pump.run)
             nursery.start_soon(self._prune_now_and_then)
 
+    async def finish(self, within: float) -> None:
+        """Let `run` tell what waits and end, for at most `within` seconds: nothing will be appended any more.
+
+        Databases in trouble are tried once more. No batch begins that may not end in time: it would be told
+        again. Cancel `run` afterwards.
+        """
+        for pump in self._pumps:
+            pump.ending.set()
+            pump.poked.set()
+        with trio.move_on_after(max(0.0, within - BATCH_SECONDS)):
+            await self._ended()
+        for pump in self._pumps:
+            pump.enough = True
+        with trio.move_on_after(min(within, BATCH_SECONDS)):
+            await self._ended()
+
+    async def _ended(self) -> None:
+        for pump in self._pumps:
+            await pump.ended.wait()
+
     async def ship_once(self) -> Drained:
-        """Ship everything that is due, one action after the other. Bound it with a deadline of your own."""
+        """Ship everything that is due, one action after the other, where `run` does not.
+
+        Bound it with a deadline of your own.
+        """
         told = refused = 0
         unavailable: list[str] = []
         for pump in self._pumps:
@@ -114,6 +141,14 @@ class Shipper:
             await trio.sleep(PRUNE_EVERY)
 
 
+def next_size(size: int, events: int, seconds: float) -> int:
+    """How many events the next batch may have, after one of `events`, of at most `size`, took `seconds`."""
+    if seconds > BATCH_SECONDS:
+        return max(1, min(size, int(events * BATCH_SECONDS / seconds)))
+    quick = events >= size and seconds < BATCH_SECONDS / 2
+    return min(BATCH, 2 * size) if quick else size
+
+
 class _Pump:
     """Ships for one action."""
 
@@ -127,48 +162,67 @@ class _Pump:
     ) -> None:
         self.action = action
         self.poked = trio.Event()
+        self.ending = trio.Event()
+        self.ended = trio.Event()
+        self.enough = False  # begin no more batches
         self._runner = runner
         self._databases = databases
         self._clock = clock
         self._shared = shared
         self._limiter = trio.CapacityLimiter(1)
+        self._size = FIRST_BATCH
         self._troubles = 0  # in a row
         self._put_off = True  # events may wait for their next try; those of before the start too
 
     async def run(self) -> None:
-        """Ship, wait, ship; until cancelled."""
-        while True:
-            self.poked = trio.Event()
-            try:
-                looked = self._clock()
-                while (shipment := await self.ship_batch()) is not None:
-                    self._recovered()
-                    if len(shipment.done) + len(shipment.refused) < BATCH:
-                        break  # what was appended meanwhile has poked
-                    looked = self._clock()
-                wait = await self._until_due(looked)
+        """Ship, wait, ship; until cancelled, or until nothing is left at the end."""
+        try:
+            last = False
+            while not last:
+                last = self.ending.is_set()
+                await self._round()
+        finally:
+            self.ended.set()
+
+    async def _round(self) -> None:
+        """Ship what is due, and wait until there may be more."""
+        self.poked = trio.Event()
+        try:
+            looked, size = self._clock(), self._size
+            while (shipment := await self.ship_batch()) is not None:
                 self._recovered()
-            except Exception as error:  # the outbox or the other database: testimony waits, mail does not
-                self.trouble(error)
-                await trio.sleep(outbox.retry_after(self._troubles))  # pokes must not shorten it
-                continue
-            with trio.move_on_after(wait):
-                await self.poked.wait()
-                await trio.sleep(LINGER)
+                if len(shipment.done) + len(shipment.refused) < size:
+                    break  # what was appended meanwhile has poked
+                looked, size = self._clock(), self._size
+            wait = await self._until_due(looked)
+            self._recovered()
+        except Exception as error:  # the outbox or the other database: testimony waits, mail does not
+            self.trouble(error)
+            await self._pause(outbox.retry_after(self._troubles))  # pokes must not shorten it
+            return
+        with trio.move_on_after(0 if self.ending.is_set() else wait):
+            await self.poked.wait()
+            await self._pause(LINGER)
+
+    async def _pause(self, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            await self.ending.wait()
 
     async def ship_batch(self) -> Shipment | None:
         """Ship one batch and acknowledge it; None when nothing is due. Raises Unavailable."""
         name = self.action.name
         if self._troubles:  # nothing is read and decoded for a database that is still down
             await self._off_loop(self._databases.reach, self.action)
-        batch = await self._next_batch()
+        batch = () if self.enough else await self._next_batch()
         if not batch:
             return None
+        began = trio.current_time()
         try:
             shipment = await self._off_loop(self._databases.ship, self.action, batch)
         except Unavailable:
             await self._leave(batch)
             raise
+        self._size = next_size(self._size, len(batch), trio.current_time() - began)
         self._put_off = self._put_off or bool(shipment.refused)
         settle = partial(_settle, action=name, shipment=shipment, now=self._clock())
         dead = await self._runner.write(settle, durable=False)  # lost in a crash: told again, the id tells
@@ -184,11 +238,11 @@ class _Pump:
     async def _next_batch(self) -> tuple[outbox.Pending, ...]:
         name, now = self.action.name, self._clock()
         if not self._shared:
-            return await self._runner.read(partial(_pending, action=name, now=now))
+            return await self._runner.read(partial(_pending, action=name, now=now, limit=self._size))
         if not await self._runner.read(partial(_pending, action=name, now=now, limit=1)):
             return ()  # no transaction for nothing
         return await self._runner.write(
-            partial(outbox.claim, action=name, limit=BATCH, now=now, lease=LEASE), durable=False
+            partial(outbox.claim, action=name, limit=self._size, now=now, lease=LEASE), durable=False
         )
 
     async def _leave(self, batch: Sequence[outbox.Pending]) -> None:
@@ -218,7 +272,7 @@ class _Pump:
 
     async def _until_due(self, looked: float) -> float:
         """Seconds until the first event that was put off when we looked; it may be due by now."""
-        if not self._put_off:
+        if not (self._put_off or self._shared):  # else another shipper may hold what ours wait for
             return POLL
         due = await self._runner.read(partial(outbox.next_due, action=self.action.name, now=looked))
         self._put_off = due is not None
@@ -226,7 +280,7 @@ class _Pump:
         return poll if due is None else min(poll, max(0.1, due - self._clock()))
 
 
-def _pending(conn: Connection, *, action: str, now: float, limit: int = BATCH) -> tuple[outbox.Pending, ...]:
+def _pending(conn: Connection, *, action: str, now: float, limit: int) -> tuple[outbox.Pending, ...]:
     return outbox.pending(conn, action, limit, now=now)
 
 

@@ -316,7 +316,7 @@ def shipper(sql: PostgresRunner, databases: object) -> Shipper:
 async def test_two_shippers_never_ship_the_same_event(
     sql: PostgresRunner, database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.shipper.BATCH", 3)
+    monkeypatch.setattr("events.shipper.FIRST_BATCH", 3)
     for number in range(2):
         database.run_write(lambda conn, number=number: events(conn, f"m{number}", 3))
     together = threading.Barrier(2)  # both have claimed before either acknowledges

@@ -7,12 +7,13 @@ import threading
 
 import pytest
 import trio
+import trio.testing
 from sqlalchemy import func, select
 
 from events import outbox, undelivered
 from events.actions import EventAction, parse_action
 from events.catalogue import Event
-from events.shipper import BATCH, Drained, Shipper
+from events.shipper import BATCH, BATCH_SECONDS, FIRST_BATCH, SHARED_POLL, Drained, Shipper, next_size
 from events.sql import Refusal, Shipment, Unavailable
 
 
@@ -21,6 +22,9 @@ class FakeDatabases:
 
     def __init__(self) -> None:
         self.arrived: list[tuple[str, str]] = []
+        self.batches: list[int] = []
+        self.open = threading.Event()
+        self.open.set()
         self.down: set[str] = set()
         self.refuses: set[str] = set()
         self.calls = 0
@@ -30,8 +34,10 @@ class FakeDatabases:
 
     def ship(self, action, batch):
         self.calls += 1
+        assert self.open.wait(10)
         if action.name in self.down:
             raise Unavailable("down")
+        self.batches.append(len(batch))
         refused = [one for one in batch if one.event.fields["event_data"] in self.refuses]
         done = tuple(one for one in batch if one not in refused)
         self.arrived += [(action.name, str(one.event.fields["event_data"])) for one in done]
@@ -73,9 +79,9 @@ def shipper(runner, databases, clock):
     return Shipper(runner, [action("a"), action("b")], clock=clock, databases=databases)
 
 
-async def put(runner, *texts: str, message: str | None = None) -> None:
+async def put(runner, *texts: str, message: str | None = None, to: tuple[str, ...] = ("a", "b")) -> None:
     events = [Event("msg:delivery", 1.0, {"event_data": text}) for text in texts]
-    await runner.write(lambda conn: outbox.append(conn, message, events, wanted=lambda name: ("a", "b")))
+    await runner.write(lambda conn: outbox.append(conn, message, events, wanted=lambda name: to))
 
 
 async def left(runner) -> int:
@@ -92,10 +98,97 @@ async def test_everything_is_told_to_everybody_in_order(runner, shipper, databas
     assert await shipper.ship_once() == Drained()
 
 
-async def test_more_than_one_batch_is_shipped(runner, shipper, databases):
-    await put(runner, *(str(number) for number in range(BATCH + 5)))
-    assert (await shipper.ship_once()).told == 2 * (BATCH + 5)
-    assert databases.calls == 4
+async def test_more_than_one_batch_is_shipped_and_they_grow_while_that_is_quick(runner, databases, clock):
+    shipper = Shipper(runner, [action("a")], clock=clock, databases=databases)
+    many = 2 * BATCH + FIRST_BATCH
+    await put(runner, *(str(number) for number in range(many)))
+    assert (await shipper.ship_once()).told == many
+    assert databases.batches == [50, 100, 200, 400, 100]
+
+
+def test_a_batch_is_what_the_database_takes_in_a_second():
+    assert next_size(50, 50, 0.1) == 100
+    assert next_size(50, 50, 0.6) == 50
+    assert next_size(50, 7, 0.1) == 50, "few say little"
+    assert next_size(50, 7, 1.0) == 50
+    assert next_size(400, 400, 60.0) == 6
+    assert next_size(400, 1, 3600.0) == 1
+    assert next_size(400, 400, 0.0) == BATCH
+
+
+async def test_the_end_waits_for_what_is_under_way_and_tells_the_rest_once(runner, databases, clock):
+    shipper = Shipper(runner, [action("a")], clock=clock, databases=databases)
+    await put(runner, "1", to=("a",))
+    databases.open.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shipper.run)
+        while not databases.calls:  # noqa: ASYNC110 (a worker thread counts)
+            await trio.sleep(0.01)
+        await put(runner, "2", to=("a",))
+        async with trio.open_nursery() as end:
+            end.start_soon(shipper.finish, 10)
+            await trio.testing.wait_all_tasks_blocked()
+            databases.open.set()
+        nursery.cancel_scope.cancel()
+    assert databases.arrived == [("a", "1"), ("a", "2")]
+    assert await left(runner) == 0
+
+
+async def test_at_the_end_no_batch_begins_that_may_not_end_in_time(runner, databases, clock):
+    shipper = Shipper(runner, [action("a")], clock=clock, databases=databases)
+    databases.open.clear()
+    await put(runner, *(str(number) for number in range(FIRST_BATCH + 1)), to=("a",))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shipper.run)
+        while not databases.calls:  # noqa: ASYNC110 (a worker thread counts)
+            await trio.sleep(0.01)
+        async with trio.open_nursery() as end:
+            end.start_soon(shipper.finish, BATCH_SECONDS)
+            await trio.testing.wait_all_tasks_blocked()
+            databases.open.set()
+        nursery.cancel_scope.cancel()
+    assert databases.batches == [FIRST_BATCH]
+    assert await left(runner) == 1
+
+
+async def test_the_end_asks_a_database_in_trouble_once_more_and_waits_for_none(runner, databases, clock):
+    shipper = Shipper(runner, [action("a"), action("b")], clock=clock, databases=databases)
+    databases.down = {"a", "b"}
+    await put(runner, "1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shipper.run)
+        while databases.calls < 2:  # noqa: ASYNC110 (a worker thread counts)
+            await trio.sleep(0.01)
+        databases.down = {"b"}
+        with trio.fail_after(1):
+            await shipper.finish(60)
+        nursery.cancel_scope.cancel()
+    assert databases.arrived == [("a", "1")]
+    assert databases.reached == 2
+
+
+async def test_the_end_does_not_wait_for_a_database_that_hangs(runner, databases, clock):
+    shipper = Shipper(runner, [action("a")], clock=clock, databases=databases)
+    databases.open.clear()
+    await put(runner, "1", to=("a",))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shipper.run)
+        while not databases.calls:  # noqa: ASYNC110 (a worker thread counts)
+            await trio.sleep(0.01)
+        with trio.fail_after(5):
+            await shipper.finish(0.01)
+        nursery.cancel_scope.cancel()
+    databases.open.set()
+    assert await left(runner) == 1
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_one_of_several_looks_again_soon_for_what_another_may_leave(runner, databases, clock, shared):
+    shipper = Shipper(runner, [action("a")], clock=clock, databases=databases, shared=shared)
+    await shipper.ship_once()
+    (pump,) = shipper._pumps
+    await pump._until_due(clock.now)
+    assert (await pump._until_due(clock.now) == SHARED_POLL) is shared
 
 
 async def test_a_database_that_is_down_holds_up_nobody_else(runner, shipper, databases, caplog):
