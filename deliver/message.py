@@ -130,7 +130,8 @@ class Envelope(Struct, frozen=True):
 
     `size` counts the octets of the content as it will be sent, CRLF line ends included; `received_at`
     is in seconds since the epoch. `smtputf8`: MAIL asked for it (RFC 6531 3.4). `ret` and `envid` (decoded)
-    as the sender asked (RFC 3461 4.3, 4.4). `authenticated`: as whom the client had logged in.
+    as the sender asked (RFC 3461 4.3, 4.4). `authenticated`: as whom the client had logged in. `requires_tls`:
+    MAIL had REQUIRETLS, so that only servers that are sure to be the right ones may get it (RFC 8689 2).
     """
 
     id: MessageId
@@ -143,6 +144,7 @@ class Envelope(Struct, frozen=True):
     ret: Ret | None = None
     envid: str | None = None
     authenticated: str | None = None
+    requires_tls: bool = False
 
     @property
     def internationalised(self) -> bool:
