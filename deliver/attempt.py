@@ -60,6 +60,7 @@ from deliver.tls.policy import (
     floor_unknown,
     in_clear_text,
 )
+from deliver.tls.requiretls import required_by_sender
 from deliver.unreached import temporary, unreached
 
 IN_7BIT = "no other host is left, and the message is not signed: it is sent in 7-bit text"
@@ -276,10 +277,13 @@ class Attempt:
         return len(chosen.targets) - len(worth)
 
     def _policy(self, plan: MxPlan, found: Host, host: HostPlan) -> TlsPolicy | Refuse:
-        """What is asked of the host, raised to what hosts before were held to."""
+        """What is asked of the host, raised to what hosts before were held to and to what the sender asks."""
         policy, floor = found.policy(host)
         if floor < self._floor:
             policy = at_least(self._floor, policy, plan, host)
+            floor = floor_of(policy)
+        if self._envelope.requires_tls:
+            policy = required_by_sender(policy, plan, host)
             floor = floor_of(policy)
         self._owed = max(self._owed, floor)
         return policy

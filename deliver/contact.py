@@ -11,7 +11,7 @@ from typing import Any
 
 from deliver.agent import Agent
 from deliver.candidates import Candidate
-from deliver.demands import demands_of, raised_for
+from deliver.demands import policy_for
 from deliver.message import Envelope, MessageId
 from deliver.outcome import TlsFacts
 from deliver.relay.route import Login
@@ -19,7 +19,7 @@ from deliver.report.testimony import Testimony
 from deliver.report.trace import Finding, Trace
 from deliver.resolve.mx import MxPlan, NoHost
 from deliver.session import Target, Unusable, open_session
-from deliver.tls.policy import Refuse, decide
+from deliver.tls.policy import Refuse
 
 _NO_MAIL = Envelope(MessageId("explain"), None, (), 0, False, 0.0)
 
@@ -52,17 +52,23 @@ class Contacted:
 
 
 async def contact(
-    agent: Agent, domain: str, plan: MxPlan, candidate: Candidate, login: Login | None = None
+    agent: Agent,
+    domain: str,
+    plan: MxPlan,
+    candidate: Candidate,
+    login: Login | None = None,
+    *,
+    requires_tls: bool = False,
 ) -> tuple[Contacted, ...]:
     """Every address of a host that was looked up, one after the other; none if no policy allows it.
 
-    `login`: as a delivery would log in there.
+    `login`: as a delivery would log in there. `requires_tls`: for a message with REQUIRETLS.
     """
     walked, tls = candidate.walked, candidate.destination.tls
     if walked is None or isinstance(walked.plan, NoHost):
         return ()
     host = walked.plan
-    policy = raised_for(login, decide(tls.level, plan, host, demands_of(tls)), plan, host)
+    policy = policy_for(tls, plan, host, login, requires_tls=requires_tls)
     if isinstance(policy, Refuse):
         return ()
     found = []
@@ -74,6 +80,8 @@ async def contact(
         try:
             async with open_session(agent, candidate.destination, target, policy, testimony) as session:
                 facts = session.contact.tls
+                if requires_tls and not session.offers.requiretls:
+                    accepted, why = False, f"{target} does not announce REQUIRETLS"
         except Unusable as unusable:
             accepted, why = False, unusable.outcome.why
             if unusable.tls_failed and not policy.required and tls.clear_text_fallback:

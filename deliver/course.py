@@ -16,13 +16,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from deliver.candidates import Candidate, Seeker, find_candidates_while, site_of
-from deliver.demands import demands_of, raised_for
+from deliver.demands import policy_for
 from deliver.relay.route import Login, Reject, Route, ViaMx, ViaSmarthost, choose, finding, login_of
 from deliver.resolve.cache import CachingResolver
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost
 from deliver.resolve.walk import Walked
 from deliver.settings import Settings
-from deliver.tls.policy import Floor, Refuse, TlsPolicy, decide, floor_of
+from deliver.tls.policy import Floor, Refuse, TlsPolicy, floor_of
 
 if TYPE_CHECKING:
     from deliver.addresses import Ways
@@ -58,9 +58,7 @@ class Host(Candidate):
     def policy(self, host: HostPlan) -> tuple[TlsPolicy | Refuse, Floor]:
         """What the settings and DNS ask of the host as it was found, raised by a login; and its floor."""
         if self._decided is None or self._decided[0] is not host:
-            tls = self.destination.tls
-            decided = decide(tls.level, self.plan, host, demands_of(tls))
-            policy = raised_for(self.login, decided, self.plan, host)
+            policy = policy_for(self.destination.tls, self.plan, host, self.login)
             self._decided = host, policy, floor_of(policy)
         return self._decided[1:]
 

@@ -22,7 +22,8 @@ from deliver.resolve.mx import HostPlan, MxPlan
 from deliver.settings import Settings, Tls
 from deliver.tls import crl
 from deliver.tls.context import ClientCertificate, context_for
-from deliver.tls.policy import Authentication, Demands, Refuse, TlsPolicy, verified
+from deliver.tls.policy import Authentication, Demands, Refuse, TlsPolicy, decide, verified
+from deliver.tls.requiretls import required_by_sender
 
 
 @lru_cache(maxsize=256)
@@ -35,6 +36,14 @@ def demands_of(tls: Tls) -> Demands:
         require_crl=tls.require_crl,
         skew=tls.ocsp_skew,
     )
+
+
+def policy_for(
+    tls: Tls, plan: MxPlan, host: HostPlan, login: Login | None = None, *, requires_tls: bool = False
+) -> TlsPolicy | Refuse:
+    """What the settings and DNS ask of a host, raised by a login and by REQUIRETLS. Pure."""
+    policy = raised_for(login, decide(tls.level, plan, host, demands_of(tls)), plan, host)
+    return required_by_sender(policy, plan, host) if requires_tls else policy
 
 
 def raised_for(

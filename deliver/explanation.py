@@ -18,14 +18,14 @@ import trio
 from deliver.agent import Agent
 from deliver.candidates import Candidate, find_candidates
 from deliver.contact import Contacted, contact
-from deliver.demands import demands_of, raised_for
+from deliver.demands import policy_for
 from deliver.relay.route import Login, Reject, choose, finding, login_of, senders_elsewhere
 from deliver.report.trace import Finding, Stage
 from deliver.resolve.answer import Answer, Bogus, Found, NoData, NxDomain, Query, Unreachable
 from deliver.resolve.mx import HostPlan, MxPlan, NoHost
 from deliver.resolve.resolver import Resolver
 from deliver.resolve.tlsa import TlsaAbsent, TlsaFailed, TlsaNotAsked, TlsaRecords, TlsaStatus, owner_name
-from deliver.tls.policy import Authentication, Refuse, TlsPolicy, decide
+from deliver.tls.policy import Authentication, Refuse, TlsPolicy
 
 READY = "ready"
 DEFERRED = "deferred"
@@ -141,19 +141,27 @@ class Explanation:
 
 
 async def explain(
-    agent: Agent, domain: str, *, sender: str | None = None, connect: bool = False
+    agent: Agent,
+    domain: str,
+    *,
+    sender: str | None = None,
+    connect: bool = False,
+    requires_tls: bool = False,
 ) -> Explanation:
     """Look everything up and decide, for `domain` in lower-case A-labels. Raises ConfigurationError.
 
     `sender` as in `Explanation`: routes may ask for it. `connect`: contact the hosts too, up to the judgement
-    on TLS (`deliver.contact`); then the verdict is `ready` only if one accepts.
+    on TLS (`deliver.contact`); then the verdict is `ready` only if one accepts. `requires_tls`: for a message
+    with REQUIRETLS.
     """
     recording = Recording(agent.resolver)
-    found = await _explain(replace(agent, resolver=recording), domain, sender, connect)
+    found = await _explain(replace(agent, resolver=recording), domain, sender, connect, requires_tls)
     return replace(found, lookups=tuple(recording.lookups), sender=sender)
 
 
-async def _explain(agent: Agent, domain: str, sender: str | None, connect: bool) -> Explanation:
+async def _explain(
+    agent: Agent, domain: str, sender: str | None, connect: bool, requires_tls: bool
+) -> Explanation:
     route = choose(agent.settings.route, domain, sender)
     first = (finding(route, domain), *_of_other_senders(agent, domain, sender))
     if isinstance(route, Reject):
@@ -169,10 +177,13 @@ async def _explain(agent: Agent, domain: str, sender: str | None, connect: bool)
         for candidate in candidates:
             nursery.start_soon(candidate.look_up, limit)
     login = login_of(route)
-    hosts = tuple(_explain_host(candidate, plan, login) for candidate in candidates)
+    hosts = tuple(_explain_host(candidate, plan, login, requires_tls) for candidate in candidates)
     verdict = _verdict(hosts, candidates)
     if connect:
-        contacts = [await contact(agent, domain, plan, candidate, login) for candidate in candidates]
+        contacts = [
+            await contact(agent, domain, plan, candidate, login, requires_tls=requires_tls)
+            for candidate in candidates
+        ]
         hosts = tuple(replace(host, contacts=each) for host, each in zip(hosts, contacts, strict=True))
         if verdict == READY and not any(one.accepted for each in contacts for one in each):
             verdict = DEFERRED
@@ -187,14 +198,15 @@ def _of_other_senders(agent: Agent, domain: str, sender: str | None) -> tuple[Fi
     return (Finding(Stage.ROUTE, "route-by-sender", text),)
 
 
-def _explain_host(candidate: Candidate, plan: MxPlan, login: Login | None) -> HostExplained:
+def _explain_host(
+    candidate: Candidate, plan: MxPlan, login: Login | None, requires_tls: bool
+) -> HostExplained:
     assert candidate.walked is not None
     host, findings = candidate.walked.plan, candidate.walked.findings
     place = (candidate.target.host, candidate.port, candidate.target.preference)
     if isinstance(host, NoHost):
         return HostExplained(*place, (), False, "unusable", host.why, findings)
-    tls = candidate.destination.tls
-    policy = raised_for(login, decide(tls.level, plan, host, demands_of(tls)), plan, host)
+    policy = policy_for(candidate.destination.tls, plan, host, login, requires_tls=requires_tls)
     missing = _missing(plan, host, candidate.port)
     if isinstance(policy, Refuse):
         return HostExplained(*place, host.addresses, False, "refused", missing, (*findings, policy.finding))

@@ -130,8 +130,9 @@ class Envelope(Struct, frozen=True):
 
     `size` counts the octets of the content as it will be sent, CRLF line ends included; `received_at`
     is in seconds since the epoch. `smtputf8`: MAIL asked for it (RFC 6531 3.4). `ret` and `envid` (decoded)
-    as the sender asked (RFC 3461 4.3, 4.4). `authenticated`: as whom the client had logged in. `requires_tls`:
-    MAIL had REQUIRETLS, so that only servers that are sure to be the right ones may get it (RFC 8689 2).
+    as the sender asked (RFC 3461 4.3, 4.4). `authenticated`: as whom the client had logged in.
+    `requires_tls`: MAIL had REQUIRETLS, so that only servers that are certain to be the right ones may get it
+    (RFC 8689 2).
     """
 
     id: MessageId

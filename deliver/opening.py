@@ -160,7 +160,10 @@ class Opening(Reusing, LoggingIn):
             wanted=smtp.pipeconnect and Word.PIPECONNECT not in self._target.avoid,
             use_tls=self._policy.use_tls,
             level_none=self._policy.level is Level.NONE,
-            own_answer=envelope.eight_bit or envelope.internationalised or self._target.login is not None,
+            own_answer=envelope.eight_bit
+            or envelope.internationalised
+            or envelope.requires_tls
+            or self._target.login is not None,
             pipelining=smtp.pipelining,
             early_bdat_clear=smtp.early_bdat_clear,
         )

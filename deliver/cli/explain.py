@@ -24,6 +24,7 @@ Examples:
   outrider explain example.org --sender ''
   outrider -o tls.level=dane-only explain example.org
   outrider explain example.org --connect
+  outrider explain example.org --require-tls
   outrider explain --resolver
 
 \b
@@ -38,6 +39,7 @@ Exit status: 0 a host can be used   75 mail would wait   69 mail would bounce
     "--connect", is_flag=True, help="Contact the hosts too: EHLO, STARTTLS, judge, QUIT; no mail is sent."
 )
 @click.option("--sender", metavar="ADDRESS", help="Whose mail, for routes by sender; '' or '<>': bounces.")
+@click.option("--require-tls", "requires_tls", is_flag=True, help="For a message with REQUIRETLS (RFC 8689).")
 @click.argument("domain", metavar="DOMAIN", required=False)
 @click.pass_obj
 def explain(
@@ -46,6 +48,7 @@ def explain(
     resolver: bool,
     connect: bool,
     sender: str | None,
+    requires_tls: bool,
     domain: str | None,
 ) -> int:
     """Look DOMAIN up as a delivery would and print every decision with its evidence; no mail is sent."""
@@ -66,7 +69,7 @@ def explain(
     settings = application.settings
     configure("warning", settings.log.format)
     name = domain_name(domain.rpartition("@")[2])
-    found = trio.run(_explain, settings, name, _reverse_path(sender), connect)
+    found = trio.run(_explain, settings, name, _reverse_path(sender), connect, requires_tls)
     if as_json:
         json_document(found.as_dict())
     else:
@@ -121,7 +124,9 @@ async def _examinations(settings: Settings) -> tuple[Examination, ...]:
     return await examine_resolvers(settings, WallClock())
 
 
-async def _explain(settings: Settings, name: str, sender: str | None, connect: bool) -> Explanation:
+async def _explain(
+    settings: Settings, name: str, sender: str | None, connect: bool, requires_tls: bool
+) -> Explanation:
     from random import SystemRandom
 
     from deliver.assembly import build_agent
@@ -135,7 +140,7 @@ async def _explain(settings: Settings, name: str, sender: str | None, connect: b
     agent = build_agent(
         settings, hints=hints, clock=clock, rng=SystemRandom(), learner="explain", resolver=resolver
     )
-    return await explain_domain(agent, name, sender=sender, connect=connect)
+    return await explain_domain(agent, name, sender=sender, connect=connect, requires_tls=requires_tls)
 
 
 def _kept_policies(settings: Settings, clock: Clock) -> Hints:

@@ -25,6 +25,7 @@ SIZE_EXTENDS_LINE = 26  # octets more for MAIL (RFC 1870 3)
 BODY_EXTENDS_LINE = 17  # octets more for MAIL (RFC 6152 3)
 PRDR_EXTENDS_LINE = 5  # octets more for MAIL (draft-hall-prdr-00 3)
 UTF8_EXTENDS_LINE = 10  # octets more for MAIL (RFC 6531 3.1)
+REQUIRETLS_EXTENDS_LINE = 11  # octets more for MAIL (RFC 8689 2)
 MAX_AUTH_LINE = 12288  # octets with CRLF of a response to a challenge (RFC 4954 4)
 
 # A domain or an address literal (RFC 5321 4.1.1.1), without judging its labels.
@@ -166,7 +167,8 @@ class Mail(Command, frozen=True):
     only where it announced PRDR: its answer to the content then has one reply per accepted recipient.
     `smtputf8` only where it announced SMTPUTF8: the line is in UTF-8. `ret` and `envid` only where it
     announced DSN. `logged_in`: after AUTH only; says that we do not vouch for who submitted the message
-    (RFC 4954 5). Raises CommandTooLong when the line would be longer than the extended limit.
+    (RFC 4954 5). `requires_tls` only inside TLS, where it announced REQUIRETLS. Raises CommandTooLong when
+    the line would be longer than the extended limit.
     """
 
     phase = Phase.MAIL
@@ -178,6 +180,7 @@ class Mail(Command, frozen=True):
     ret: Ret | None = None
     envid: str | None = None
     logged_in: bool = False
+    requires_tls: bool = False
     octets: bytes = b""  # whatever is given: made here
 
     def __post_init__(self) -> None:
@@ -193,6 +196,8 @@ class Mail(Command, frozen=True):
             limit, text = limit + PRDR_EXTENDS_LINE, f"{text} PRDR"
         if self.smtputf8:
             limit, text = limit + UTF8_EXTENDS_LINE, f"{text} SMTPUTF8"
+        if self.requires_tls:
+            limit, text = limit + REQUIRETLS_EXTENDS_LINE, f"{text} REQUIRETLS"
         # The parameters of DSN and AUTH have limits of their own, and room for them is made by their RFCs.
         own = self._own_parameters() if self.ret or self.envid is not None or self.logged_in else ""
         force_setattr(self, "octets", _measured(text, own, limit, self.sender, self.smtputf8))

@@ -96,6 +96,11 @@ class Capabilities:
         return "SMTPUTF8" in self.keywords and self.eight_bit_mime
 
     @cached_property
+    def requiretls(self) -> bool:
+        """RFC 8689; it means something inside TLS only."""
+        return "REQUIRETLS" in self.keywords
+
+    @cached_property
     def dsn(self) -> bool:
         """RFC 3461."""
         return "DSN" in self.keywords

@@ -13,7 +13,8 @@ will answer is presumed from hints, and compared with what it does answer:
 BDAT leaves early inside TLS only if the server offers CHUNKING in clear text too, on this very connection. In
 clear text it waits, unless `smtp.early_bdat_clear`: another server behind the same address, without
 CHUNKING, would read the message as commands. Wait for this connection's own EHLO: SMTPUTF8, 8-bit content,
-AUTH. Nothing is sent early where an event action wants to see the greeting, nor where it failed lately.
+REQUIRETLS, AUTH. Nothing is sent early where an event action wants to see the greeting, nor where it failed
+lately.
 
 A server that does not offer PIPECONNECT any more may hold early commands against us in a later reply, so that
 nothing it says counts. `EarlyHello` compares. A flight that is what it would have been counts; any other is

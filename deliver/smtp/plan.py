@@ -7,6 +7,7 @@
     asks for SMTPUTF8, or has such    SMTPUTF8                  Failed HOST 5.6.7 (RFC 6531 3.2)
       a sender
     has a recipient outside ASCII     SMTPUTF8                  that one Failed HOST 5.6.7
+    has REQUIRETLS                    REQUIRETLS, or TLS        Failed HOST 5.7.30 (RFC 8689 4.2.1)
     asks for delivery reports         DSN                       left out (RFC 3461 5.2.2), not `dsn_passed`
     has an address that no command    -                         Failed 5.1.7 (sender), 5.1.3 (recipient)
       line can hold
@@ -29,6 +30,7 @@ from deliver.smtp.reply import EnhancedCode
 
 NEEDS_8BITMIME = EnhancedCode(5, 6, 3)
 NEEDS_SMTPUTF8 = EnhancedCode(5, 6, 7)
+NEEDS_REQUIRETLS = EnhancedCode(5, 7, 30)
 
 
 class Plan(Struct, frozen=True):
@@ -84,6 +86,9 @@ def _refuse_all(
     if capabilities.size is not None and envelope.size > capabilities.size:
         why = f"the message has {envelope.size} octets, {contact.host} takes at most {capabilities.size}"
         return Failed(why, Blame.MESSAGE, Phase.MAIL, enhanced=EnhancedCode(5, 3, 4), contact=contact)
+    if envelope.requires_tls and not (capabilities.requiretls and contact.tls is not None):
+        why = f"the message has REQUIRETLS and {contact.host} does not announce it"
+        return Failed(why, Blame.HOST, Phase.MAIL, enhanced=NEEDS_REQUIRETLS, contact=contact)
     sender = envelope.sender
     if not capabilities.smtputf8 and (envelope.smtputf8 or (sender and sender.internationalised)):
         return _needs_utf8("the message", Phase.MAIL, contact)
@@ -120,6 +125,7 @@ def _mail(
             ret=ret,
             envid=envid,
             logged_in=logged_in and bool(capabilities.auth),
+            requires_tls=envelope.requires_tls,
         )
     except CommandTooLong as error:
         return Failed(str(error)[:MAX_WHY], Blame.MESSAGE, Phase.MAIL, enhanced=EnhancedCode(5, 1, 7))

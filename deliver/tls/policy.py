@@ -72,6 +72,7 @@ __all__ = [
     "floor_unknown",
     "in_clear_text",
     "verified",
+    "vouched_for",
 ]
 
 
@@ -312,7 +313,7 @@ def _pkix(level: Level, plan: MxPlan, host: HostPlan, demands: Demands, *, secre
     )
     text = f"The settings require a certificate for {host.host} from a trusted issuer ({why})"
     names = _certain_names(plan, host, demands, secret=secret)
-    if not _is_vouched_for(plan, host):
+    if not vouched_for(plan, host):
         text += "; the MX answer that chose this host was not validated by DNSSEC"
         text += "" if host.host in names else f", so that it must be for {' or '.join(names)}"
     also = host.host if _is_enforced(host) and names != (host.host,) else None
@@ -327,13 +328,14 @@ def _is_enforced(host: HostPlan) -> bool:
     return sts is not None and sts.mode is Mode.ENFORCE
 
 
-def _is_vouched_for(plan: MxPlan, host: HostPlan) -> bool:
+def vouched_for(plan: MxPlan, host: HostPlan) -> bool:
+    """Whether nobody can have forged that this host serves the domain."""
     return plan.secure or host.host == plan.domain
 
 
 def _certain_names(plan: MxPlan, host: HostPlan, demands: Demands, *, secret: bool) -> tuple[str, ...]:
     """The second table above."""
-    if _is_vouched_for(plan, host):
+    if vouched_for(plan, host):
         first: tuple[str, ...] = (host.host,)
     elif secret:
         first = (plan.domain,)

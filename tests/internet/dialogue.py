@@ -28,7 +28,7 @@ _PATH = re.compile(r"(FROM|TO):<([^<>\s]*)>((?: [A-Za-z0-9-]+(?:=[^\s=]+)?)*)\Z"
 _BARE = ((rb"(?<!\r)\n", "bare LF"), (rb"\r(?!\n)", "bare CR"), (rb"\x00", "NUL"))
 _EXTENSION_OF = {
     "SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "RET": "DSN", "ENVID": "DSN", "AUTH": "AUTH",
-    "NOTIFY": "DSN", "ORCPT": "DSN",
+    "NOTIFY": "DSN", "ORCPT": "DSN", "REQUIRETLS": "REQUIRETLS",
 }  # fmt: skip
 
 

@@ -47,11 +47,16 @@ def agent(world: World, tmp_path: Path, **sections: Any) -> Agent:
     )
 
 
-def attempt(agent: Agent, *boxes: str, body: bytes = BODY, **changes: Any) -> Attempt:
+def attempt(
+    agent: Agent, *boxes: str, body: bytes = BODY, requires_tls: bool = False, **changes: Any
+) -> Attempt:
     recipients = tuple(Recipient(place, Mailbox.parse(box)) for place, box in enumerate(boxes))
     sender = Mailbox("me", "sender.test")
     eight_bit = not body.isascii()
-    envelope = Envelope(MessageId("m1"), sender, recipients, len(body), eight_bit, agent.clock.now())
+    now = agent.clock.now()
+    envelope = Envelope(
+        MessageId("m1"), sender, recipients, len(body), eight_bit, now, requires_tls=requires_tls
+    )
     return Attempt(agent, envelope, recipients, InlineContent(body), **changes)
 
 

@@ -125,12 +125,12 @@ def test_no_starttls_remembered_and_none_offered() -> None:
     assert "starttls-missing" in ran.codes
 
 
-@pytest.mark.parametrize("change", [{"eight_bit": True}, {"smtputf8": True}])
+@pytest.mark.parametrize("change", [{"eight_bit": True}, {"smtputf8": True}, {"requires_tls": True}])
 def test_what_only_this_connection_may_promise_is_waited_for(change: dict[str, Any]) -> None:
     def needing(envelope: Envelope) -> Envelope:
         return replace(envelope, **change)
 
-    offering = (*EARLY, "SMTPUTF8")
+    offering = (*EARLY, "SMTPUTF8", "REQUIRETLS")
     ran = run(TEXT, script(keywords=offering, listens=1), envelope=needing)
     assert ran.servers[0].early == b"EHLO us.test\r\nSTARTTLS\r\n"
     assert trips(ran) == 5

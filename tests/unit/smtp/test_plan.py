@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from deliver.dsn import Notify, OriginalRecipient, Ret, from_xtext, parse_orcpt
 from deliver.errors import Blame, UsageError
 from deliver.message import Envelope, Mailbox, MessageId, Recipient
-from deliver.outcome import Contact, Delivered
+from deliver.outcome import Contact, Delivered, TlsFacts
 from deliver.smtp.command import CommandTooLong, Data, LocalMisuse, Mail, Rcpt, Rset
 from deliver.smtp.ehlo import Capabilities
 from deliver.smtp.plan import Plan, plan
@@ -212,3 +213,39 @@ def test_an_original_recipient_from_outside_is_read_or_refused(text: str) -> Non
     except UsageError:
         return
     assert found.address.isprintable()
+
+
+INSIDE_TLS = dataclasses.replace(CONTACT, tls=TlsFacts("dane", "TLSv1.3", "AES", None, False, "dane-ee"))
+
+
+def test_requiretls_goes_along_inside_tls() -> None:
+    message = envelope(who(ASCII), requires_tls=True)
+    found = plan(message, message.recipients, offering("SIZE", "REQUIRETLS"), INSIDE_TLS)
+    assert lines(found)[0] == "MAIL FROM:<ann@example.org> SIZE=100 REQUIRETLS"
+    other = envelope(who(ASCII))
+    assert lines(plan(other, other.recipients, offering("REQUIRETLS"), INSIDE_TLS))[0] == (
+        "MAIL FROM:<ann@example.org>"
+    )
+
+
+@pytest.mark.parametrize(("keywords", "contact"), [((), INSIDE_TLS), (("REQUIRETLS",), CONTACT)])
+def test_without_requiretls_or_tls_another_host_may_help(keywords: tuple[str, ...], contact: Contact) -> None:
+    message = envelope(who(ASCII, JURG), requires_tls=True)
+    found = plan(message, message.recipients, offering(*UTF8, *keywords), contact)
+    assert found.mail is None
+    assert refused(found) == [(Blame.HOST, "5.7.30")] * 2
+
+
+def test_what_a_server_lacks_is_requiretls_first() -> None:
+    """What could be converted for it would not help."""
+    message = envelope(who(ASCII), requires_tls=True, eight_bit=True, smtputf8=True)
+    assert refused(plan(message, message.recipients, offering(), INSIDE_TLS)) == [(Blame.HOST, "5.7.30")]
+
+
+def test_a_sender_of_the_greatest_length_leaves_room_for_requiretls() -> None:
+    domain = ".".join(("a" * 63, "b" * 63, "c" * 63, "d" * 61))
+    longest = Mailbox("a" * 244, domain)
+    assert len(Mail(longest).octets) == 512
+    assert Mail(longest, requires_tls=True).octets.endswith(b"> REQUIRETLS\r\n")
+    with pytest.raises(CommandTooLong):
+        Mail(Mailbox("a" * 245, domain), requires_tls=True)
