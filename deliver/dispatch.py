@@ -72,7 +72,7 @@ def _job(queue_id: str, envelope: Envelope, content: InlineContent) -> Job | Non
         return None
     digest = Digest()
     digest.feed(content.data)
-    return Job(queue_id, digest.value(envelope.reverse_path))
+    return Job(queue_id, digest.value(envelope))
 
 
 async def _end_when_told(direct: Direct) -> None:

@@ -1,7 +1,8 @@
 """What became of recipients whose message somebody else queues: handed over again, it is not sent again.
 
-A caller's message is known by its queue id and by the digest of sender and content: short queue ids are used
-again by their makers, and a settled recipient of another message must never be taken for this one's. Rows:
+A caller's message is known by its queue id and by the digest of sender, REQUIRETLS and content: short queue
+ids are used again by their makers, and a settled recipient of another message must never be taken for this
+one's. Rows:
 
     state      what is known                                when the message comes again
     ---------  -------------------------------------------  ---------------------------------------------
@@ -104,7 +105,7 @@ class Job:
 
 
 class Digest:
-    """SHA-256 of the content as the caller gave it, in any portions, and of the reverse path."""
+    """SHA-256 of the content as the caller gave it, in any portions, and of what its envelope says."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -113,9 +114,14 @@ class Digest:
         """The next octets of the content."""
         self._hash.update(content)
 
-    def value(self, reverse_path: str) -> bytes:
-        """32 octets."""
-        return hashlib.sha256(self._hash.digest() + reverse_path.encode()).digest()
+    def value(self, envelope: Envelope) -> bytes:
+        """32 octets, of the reverse path and of REQUIRETLS (RFC 8689 2) too.
+
+        What failed for want of REQUIRETLS says nothing of the same text without it, and what was delivered
+        without it never answers a caller that requires it.
+        """
+        mark = b"\0REQUIRETLS" if envelope.requires_tls else b""  # a path has no NUL
+        return hashlib.sha256(self._hash.digest() + envelope.reverse_path.encode() + mark).digest()
 
 
 # Whether an owner is alive: None if that cannot be told from here.

@@ -150,7 +150,7 @@ class _Caller:
             utf8 = self._desk.detect_utf8 and not offer.queue_id and message.utf8_header
             size, eight_bit = message.content.size, message.eight_bit
             envelope = Envelope(new_id(), sender, recipients, size, eight_bit, now(), utf8)
-            job = Job(offer.queue_id, message.digest.value(envelope.reverse_path)) if offer.queue_id else None
+            job = Job(offer.queue_id, message.digest.value(envelope)) if offer.queue_id else None
             results = await self._direct.deliver(envelope, message.content, job, Limit())
         except OutriderError as error:
             await self._answer(error.exit_status, b"", f"outrider: {error}\n".encode(errors="replace"))

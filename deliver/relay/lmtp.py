@@ -128,7 +128,7 @@ class LmtpSink:
     def _job(self, envelope: Envelope) -> Job | None:
         if not is_callers_own(bytes(self._first), self._origin.helo):
             return None
-        return Job("", self._digest.value(envelope.reverse_path))
+        return Job("", self._digest.value(envelope))
 
 
 def is_callers_own(content: bytes, helo: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import pytest
@@ -148,12 +149,24 @@ def test_a_reply_without_end_is_cut(conn: sqlalchemy.Connection) -> None:
     assert len(str(answer.reply)) < 1100
 
 
-def test_the_digest_depends_on_sender_and_content_and_not_on_the_portions() -> None:
-    def digest(sender: str, *pieces: bytes) -> bytes:
-        made = Digest()
-        for piece in pieces:
-            made.feed(piece)
-        return made.value(sender)
+def digest(sender: str, *pieces: bytes, requires_tls: bool = False) -> bytes:
+    made = Digest()
+    for piece in pieces:
+        made.feed(piece)
+    path = Mailbox.parse(sender) if sender else None
+    return made.value(Envelope(MessageId("m1"), path, (), 10, False, 0.0, requires_tls=requires_tls))
 
-    assert digest("a@b", b"one", b"two") == digest("a@b", b"onetwo")
-    assert len({digest("a@b", b"x"), digest("", b"x"), digest("a@b", b"y"), digest("a@", b"bx")}) == 4
+
+def test_the_digest_depends_on_sender_and_content_and_not_on_the_portions() -> None:
+    assert digest("a@b.test", b"one", b"two") == digest("a@b.test", b"onetwo")
+    made = {digest("a@b.test", b"x"), digest("", b"x"), digest("a@b.test", b"y"), digest("a@b.tes", b"tx")}
+    assert len(made) == 4
+
+
+def test_requiretls_makes_another_message_and_the_others_are_known_as_before() -> None:
+    made = {
+        digest(sender, b"x", requires_tls=asked) for sender in ("a@b.test", "") for asked in (True, False)
+    }
+    assert len(made) == 4
+    kept = hashlib.sha256(hashlib.sha256(b"x").digest() + b"a@b.test").digest()  # in ledgers that exist
+    assert digest("a@b.test", b"x") == kept
