@@ -40,10 +40,11 @@ def deliver_now(
     queue_id: str = "",
     *,
     detect_utf8: bool = False,
+    requires_tls: bool = False,
 ) -> tuple[Result, ...]:
     """Deliver the text from `source` and return one result per recipient, in the order given.
 
-    `detect_utf8`: a header in UTF-8 needs SMTPUTF8.
+    `detect_utf8`: a header in UTF-8 needs SMTPUTF8. `requires_tls`: as with REQUIRETLS in MAIL (RFC 8689 2).
     Raises MessageError for a message that nobody could send, ConfigurationError for unusable settings,
     StorageError, with nothing sent, while too many events wait, and when `queue_id` is given and what was
     settled before cannot be read.
@@ -56,7 +57,7 @@ def deliver_now(
             "find the loop; relay.max_hops is the limit",
         )
     utf8 = detect_utf8 and header_in_utf8(text.content.data)
-    return trio.run(_deliver, settings, sender, boxes, text, queue_id, utf8)
+    return trio.run(_deliver, settings, sender, boxes, text, queue_id, utf8, requires_tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +91,14 @@ async def _deliver(
     text: Text,
     queue_id: str,
     utf8: bool,
+    requires_tls: bool,
 ) -> tuple[Result, ...]:
     clock, rng = WallClock(), SystemRandom()
     recipients = tuple(Recipient(ordinal, box) for ordinal, box in enumerate(boxes))
     name, size = MessageIds(clock.now, rng)(), text.content.size
-    envelope = Envelope(name, sender, recipients, size, text.eight_bit, clock.now(), utf8)
+    envelope = Envelope(
+        name, sender, recipients, size, text.eight_bit, clock.now(), utf8, requires_tls=requires_tls
+    )
     resolver = caching_resolver(settings, clock, single=True)
     async with trio.open_nursery() as ahead:
         domains = [box.domain for box in boxes]

@@ -21,6 +21,7 @@ Examples:
   outrider send -f me@example.org you@example.com < message.eml
   outrider send -f '' postmaster@example.com < bounce.eml
   outrider send --queue-id 4XyZ12 -f me@example.org you@example.com < message.eml
+  outrider send --require-tls -f me@example.org you@example.com < message.eml
   outrider -o tls.level=dane-only send --json you@example.com < message.eml
 
 \b
@@ -44,6 +45,13 @@ With --queue-id the caller is an MTA that would bounce on others: all but 0, 65 
     default="",
     help="The caller's name for the message: recipients that were settled before are not delivered to again.",
 )
+@click.option(
+    "--require-tls",
+    "requires_tls",
+    is_flag=True,
+    help="Only over TLS, to servers that are sure to be the right ones and hand it on the same way "
+    "(REQUIRETLS, RFC 8689); it fails with 5.7.30 where no server of a domain offers that.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per recipient.")
 @click.option("-v", "--verbose", is_flag=True, help="Write the log to standard error.")
 @click.argument("recipients", nargs=-1, required=True, metavar="RCPT…")
@@ -52,6 +60,7 @@ def send(
     application: Application,
     sender: str | None,
     queue_id: str,
+    requires_tls: bool,
     as_json: bool,
     verbose: bool,
     recipients: tuple[str, ...],
@@ -86,7 +95,15 @@ def send(
         return EX_UNAVAILABLE
     try:
         detect = settings.send.detect_utf8 and not queue_id  # a calling MTA has its own mind about that
-        results = deliver_now(settings, reverse_path, boxes, sys.stdin.buffer, queue_id, detect_utf8=detect)
+        results = deliver_now(
+            settings,
+            reverse_path,
+            boxes,
+            sys.stdin.buffer,
+            queue_id,
+            detect_utf8=detect,
+            requires_tls=requires_tls,
+        )
     except (OutriderError, BaseExceptionGroup):
         raise
     except Exception:  # a bug: the caller must keep the message, and 70 might make it bounce

@@ -31,18 +31,22 @@ EX_TEMPFAIL = 75
 class Call:
     """A command line that can be handed over."""
 
-    __slots__ = ("as_json", "config", "queue_id", "recipients", "sender")
+    __slots__ = ("as_json", "config", "queue_id", "recipients", "requires_tls", "sender")
 
     def __init__(self) -> None:
         self.config: str | None = None
         self.sender: str | None = None
         self.queue_id = ""
         self.as_json = False
+        self.requires_tls = False
         self.recipients: list[str] = []
 
 
 def parse(arguments: list[str]) -> Call | None:
-    """Read `[--config FILE] send [-f SENDER] [--queue-id ID] [--json] [--] RCPT…`; None for anything else."""
+    """Read a call; None for anything else than this:
+
+    `[--config FILE] send [-f SENDER] [--queue-id ID] [--require-tls] [--json] [--] RCPT…`
+    """
     call = Call()
     rest = list(arguments)
     if rest and rest[0] == "--config" and len(rest) > 1:
@@ -61,6 +65,8 @@ def parse(arguments: list[str]) -> Call | None:
             options = False
         elif word == "--json":
             call.as_json = True
+        elif word == "--require-tls":
+            call.requires_tls = True
         elif word == "-f" and rest:
             call.sender = rest.pop(0)
         elif word.startswith("-f") and len(word) > 2:
@@ -116,7 +122,15 @@ def _offer(call: Call) -> tuple[bytes, str]:
     path = place_in("" if content is None else content.decode())
     digest = frames.digest_of(content)
     user = "" if call.sender is not None else _user()
-    offer = Offer(digest, user, call.sender, call.queue_id, call.as_json, tuple(call.recipients))
+    offer = Offer(
+        digest,
+        user,
+        call.sender,
+        call.queue_id,
+        call.as_json,
+        tuple(call.recipients),
+        requires_tls=call.requires_tls,
+    )
     return offer.encode(), path
 
 

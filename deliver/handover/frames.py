@@ -20,7 +20,7 @@ A caller that goes away before END has handed nothing over. Another version is r
 
 from __future__ import annotations
 
-VERSION = "1"
+VERSION = "2"
 OFFER, GO, NO, CONTENT, END, ANSWER = b"OGNCEA"
 
 HEADER = 5  # octets
@@ -38,10 +38,11 @@ class BadFrame(Exception):
 class Offer:
     """What a caller wants delivered. `sender` None: the calling user at this machine; "": the null sender.
 
-    `digest` stands for the caller's settings (`digest_of`), `queue_id` is empty without one.
+    `digest` stands for the caller's settings (`digest_of`), `queue_id` is empty without one. `requires_tls`:
+    as with REQUIRETLS in MAIL (RFC 8689 2).
     """
 
-    __slots__ = ("as_json", "digest", "queue_id", "recipients", "sender", "user")
+    __slots__ = ("as_json", "digest", "queue_id", "recipients", "requires_tls", "sender", "user")
 
     def __init__(
         self,
@@ -51,6 +52,8 @@ class Offer:
         queue_id: str,
         as_json: bool,
         recipients: tuple[str, ...],
+        *,
+        requires_tls: bool = False,
     ) -> None:
         self.digest = digest
         self.user = user
@@ -58,11 +61,13 @@ class Offer:
         self.queue_id = queue_id
         self.as_json = as_json
         self.recipients = recipients
+        self.requires_tls = requires_tls
 
     def encode(self) -> bytes:
         """The payload. Raises BadFrame for what cannot be offered."""
         sender = ("", "") if self.sender is None else ("given", self.sender)
-        fields = (VERSION, self.digest, self.user, *sender, self.queue_id, "json" if self.as_json else "")
+        asked = ("json" if self.as_json else "", "requiretls" if self.requires_tls else "")
+        fields = (VERSION, self.digest, self.user, *sender, self.queue_id, *asked)
         try:
             payload = b"".join(field.encode() + b"\0" for field in (*fields, *self.recipients))
         except UnicodeEncodeError:
@@ -74,18 +79,28 @@ class Offer:
     @classmethod
     def decode(cls, payload: bytes) -> Offer:
         """Read a payload. Raises BadFrame, also for another version."""
-        *octets, rest = payload.split(b"\0")
+        version, _, fields = payload.partition(b"\0")
+        if version != VERSION.encode():  # first: what another version means by its fields is not known
+            said = version[:20].decode(errors="replace")
+            raise BadFrame(f"version {said!r} of the hand-over, here it is {VERSION}")
+        *octets, rest = fields.split(b"\0")
         if rest or len(octets) < 8:
             raise BadFrame("an offer with too few fields")
         try:
-            version, digest, user, given, sender, queue_id, form, *recipients = (
+            digest, user, given, sender, queue_id, form, tls, *recipients = (
                 field.decode() for field in octets
             )
         except UnicodeDecodeError:
             raise BadFrame("an offer that is not UTF-8") from None
-        if version != VERSION:
-            raise BadFrame(f"version {version[:20]!r} of the hand-over, here it is {VERSION}")
-        return cls(digest, user, sender if given else None, queue_id, bool(form), tuple(recipients))
+        return cls(
+            digest,
+            user,
+            sender if given else None,
+            queue_id,
+            bool(form),
+            tuple(recipients),
+            requires_tls=bool(tls),
+        )
 
 
 def encode(kind: int, payload: bytes = b"") -> bytes:

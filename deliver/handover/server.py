@@ -149,7 +149,16 @@ class _Caller:
             recipients = tuple(Recipient(ordinal, box) for ordinal, box in enumerate(boxes))
             utf8 = self._desk.detect_utf8 and not offer.queue_id and message.utf8_header
             size, eight_bit = message.content.size, message.eight_bit
-            envelope = Envelope(new_id(), sender, recipients, size, eight_bit, now(), utf8)
+            envelope = Envelope(
+                new_id(),
+                sender,
+                recipients,
+                size,
+                eight_bit,
+                now(),
+                utf8,
+                requires_tls=offer.requires_tls,
+            )
             job = Job(offer.queue_id, message.digest.value(envelope)) if offer.queue_id else None
             results = await self._direct.deliver(envelope, message.content, job, Limit())
         except OutriderError as error:

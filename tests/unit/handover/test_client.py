@@ -44,6 +44,22 @@ def test_a_plain_call_is_handed_over(
     assert found == (config, sender, queue_id, as_json, recipients)
 
 
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ("send --require-tls -f me@x a@b", True),
+        ("send a@b --queue-id Q --require-tls", True),
+        ("send a@b", False),
+        ("send -f --require-tls a@b", False),
+    ],
+)
+def test_requiretls_is_heard(line: str, asked: bool) -> None:
+    call = parse(line.split())
+    assert call is not None
+    assert call.requires_tls is asked
+    assert call.recipients == ["a@b"]
+
+
 def test_the_null_sender_is_a_sender() -> None:
     call = parse(["send", "-f", "", "a@b"])
     assert call is not None
@@ -53,7 +69,7 @@ def test_the_null_sender_is_a_sender() -> None:
 @pytest.mark.parametrize(
     "line",
     ["", "send", "relay", "-o tls.level=may send a@b", "send -v a@b", "send --help", "send -f me@x", "send a@b -f",
-     "send --unknown a@b", "--config", "--config x", "queue list send"],
+     "send --unknown a@b", "send --require-tls", "send --require-tls=yes a@b", "--config", "--config x", "queue list send"],
 )  # fmt: skip
 def test_everything_else_is_not(line: str) -> None:
     assert parse(line.split()) is None

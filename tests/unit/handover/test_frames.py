@@ -24,11 +24,25 @@ from deliver.handover.frames import (
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20)
 
 
-@given(text, text, st.none() | text, text, st.booleans(), st.lists(text.filter(bool), min_size=1, max_size=5))
+@given(
+    text,
+    text,
+    st.none() | text,
+    text,
+    st.booleans(),
+    st.lists(text.filter(bool), min_size=1, max_size=5),
+    st.booleans(),
+)
 def test_an_offer_is_read_as_it_was_written(
-    digest: str, user: str, sender: str | None, queue_id: str, as_json: bool, recipients: list[str]
+    digest: str,
+    user: str,
+    sender: str | None,
+    queue_id: str,
+    as_json: bool,
+    recipients: list[str],
+    requires_tls: bool,
 ) -> None:
-    offer = Offer(digest, user, sender, queue_id, as_json, tuple(recipients))
+    offer = Offer(digest, user, sender, queue_id, as_json, tuple(recipients), requires_tls=requires_tls)
     read = Offer.decode(offer.encode())
     for name in Offer.__slots__:
         assert getattr(read, name) == getattr(offer, name)
@@ -95,8 +109,19 @@ def test_what_cannot_be_offered_is_said(offer: Offer) -> None:
 
 def test_another_version_is_refused() -> None:
     payload = Offer("d", "u", None, "", False, ("x@y",)).encode()
-    with pytest.raises(BadFrame, match="version '2'"):
-        Offer.decode(b"2" + payload[1:])
+    with pytest.raises(BadFrame, match="version '9'"):
+        Offer.decode(b"9" + payload[1:])
+
+
+@pytest.mark.parametrize("recipients", [b"x@y\0", b"x@y\0z@y\0"])
+def test_an_offer_from_before_requiretls_is_refused_by_its_version(recipients: bytes) -> None:
+    with pytest.raises(BadFrame, match="version '1'"):
+        Offer.decode(b"1\0d\0u\0given\0a@b\0\0json\0" + recipients)
+
+
+def test_an_offer_to_nobody_is_refused() -> None:
+    with pytest.raises(BadFrame, match="too few"):
+        Offer.decode(Offer("d", "u", None, "", False, (), requires_tls=True).encode())
 
 
 def test_an_answer_is_read_as_it_was_written() -> None:
