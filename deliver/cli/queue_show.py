@@ -66,6 +66,7 @@ def _print(shown: Shown, now: float) -> None:
             ("from", shown.sender or "<> (null reverse path)"),
             ("received", f"{moment(shown.received_at)} ({age(now - shown.received_at)})"),
             ("size", f"{size(shown.size)}, {'8-bit' if shown.eight_bit else '7-bit'}, {shown.stored}"),
+            ("asked for", "REQUIRETLS" if shown.requires_tls else None),
             ("completed", None if shown.completed_at is None else moment(shown.completed_at)),
         ]
     )

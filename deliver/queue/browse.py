@@ -24,8 +24,8 @@ _SHOWN: Final = (
     "recipient.*, message.sender_local_part, message.sender_domain, message.size, message.received_at"
 )
 _MESSAGE: Final = (
-    "id, sender_local_part, sender_domain, size, eight_bit, received_at, completed_at, report_due, "
-    "spool_name, content IS NOT NULL AS has_content"
+    "id, sender_local_part, sender_domain, size, eight_bit, requires_tls, received_at, completed_at, "
+    "report_due, spool_name, content IS NOT NULL AS has_content"
 )
 
 
@@ -116,6 +116,7 @@ class Shown:
     sender: str
     size: int
     eight_bit: bool
+    requires_tls: bool
     received_at: float
     completed_at: float | None
     stored: str
@@ -221,6 +222,7 @@ def show(reader: Reader, message_id: str) -> Shown | None:
         sender=_sender(row),
         size=row.size,
         eight_bit=bool(row.eight_bit),
+        requires_tls=bool(row.requires_tls),
         received_at=row.received_at,
         completed_at=row.completed_at,
         stored=_stored(reader, row),

@@ -194,4 +194,5 @@ def envelope_of(row: Any, recipients: tuple[Recipient, ...]) -> Envelope:
         ret=_RETS.get(row.ret),
         envid=row.envid,
         authenticated=row.authenticated,
+        requires_tls=bool(row.requires_tls),
     )

@@ -40,6 +40,7 @@ class Exported:
             "ret": of.ret,
             "envid": of.envid,
             "authenticated": of.authenticated,
+            "requires_tls": of.requires_tls,
             "recipients": [
                 {
                     "address": str(each.mailbox),

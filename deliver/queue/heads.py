@@ -104,6 +104,7 @@ _OF_MESSAGE: Final = (
     message.c.ret,
     message.c.envid,
     message.c.authenticated,
+    message.c.requires_tls,
     message.c.received_at,
     message.c.content,
     message.c.spool_name,

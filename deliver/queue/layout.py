@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-VERSION: Final = 9  # of the tables: one more than there are migrations
+VERSION: Final = 10  # of the tables: one more than there are migrations
 
 
 class State(StrEnum):

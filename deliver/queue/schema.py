@@ -72,6 +72,7 @@ message = Table(
     Column("ret", Text),
     Column("envid", Text),
     Column("authenticated", Text),
+    Column("requires_tls", Boolean, nullable=False, server_default="0"),
     Column("received_at", Float, nullable=False),
     Column("content", LargeBinary),
     Column("spool_name", Text),
@@ -347,6 +348,7 @@ MIGRATIONS: Final[tuple[Callable[[sqlalchemy.Connection], None], ...]] = (
             "WHERE state = 'queued'",
         ),
     ),
+    _add_columns(("message", "requires_tls BOOLEAN NOT NULL DEFAULT FALSE")),
 )
 assert len(MIGRATIONS) + 1 == VERSION, "a new migration makes a new version"
 FIRST_SHARED: Final = 5  # with which PostgreSQL began

@@ -89,6 +89,7 @@ def message_row(envelope: Envelope, content: StoredContent) -> dict[str, object]
         "ret": envelope.ret,
         "envid": envelope.envid,
         "authenticated": envelope.authenticated,
+        "requires_tls": envelope.requires_tls,
         "content": content.data if isinstance(content, InlineContent) else None,
         "spool_name": content.name if isinstance(content, SpoolContent) else None,
     }

@@ -6,12 +6,14 @@ import json
 import math
 
 import pytest
-from sqlalchemy import select
+from msgspec import structs
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from deliver.message import Mailbox, Recipient
-from deliver.queue import due, recovery, store
+from deliver.queue import browse, due, export, recovery, reports, store
 from deliver.queue.content import InlineContent, SpoolContent
+from deliver.queue.reading import Connected
 from deliver.queue.schedule import Settlement
 from deliver.queue.schema import attempt, message
 from events import outbox
@@ -55,6 +57,22 @@ def test_the_null_reverse_path_and_literals_survive(conn):
     (claimed,) = claim(conn)
     assert claimed.envelope == made
     assert claimed.envelope.reverse_path == ""
+
+
+@pytest.mark.parametrize("requires_tls", [True, False])
+@pytest.mark.parametrize("boxes", [("b@example.org",), ("b@example.org", "c@example.org")])
+def test_requiretls_is_kept_for_claims_reports_and_exports(conn, boxes, requires_tls):
+    made = structs.replace(envelope("m1", *boxes), requires_tls=requires_tls)
+    store.accept(conn, made, InlineContent(CONTENT), (), NOW, Recorder())
+    (claimed,) = claim(conn)
+    assert claimed.envelope == made
+    conn.execute(update(message).values(report_due=NOW))
+    (told,) = reports.due_reports(conn, NOW, 9)
+    assert told.envelope.requires_tls is requires_tls
+    found = export.exported(conn, "m1")
+    assert found.envelope == made
+    assert found.as_dict()["requires_tls"] is requires_tls
+    assert browse.show(Connected(conn), "m1").requires_tls is requires_tls
 
 
 def test_a_message_without_recipients_is_refused(conn):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import update
 
 from deliver.cli import outrider
 from deliver.message import MessageId
@@ -146,6 +147,14 @@ def test_show_tells_every_attempt_and_why_it_waits(state, shards):
 def test_show_tells_of_an_attempt_under_way_and_of_spooled_content(state, shards):
     assert "under way, leased for" in run(state, "show", "m2").stdout
     assert "spool file m3.eml" in run(state, "show", "m3").stdout
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_show_tells_that_the_sender_asked_for_requiretls(state, shards, asked):
+    with shards[0]._writer.begin() as conn:
+        conn.execute(update(schema.message).values(requires_tls=asked))
+    assert ("asked for: REQUIRETLS" in run(state, "show", "m1").stdout) is asked
+    assert json.loads(run(state, "show", "m1", "--json").stdout)["requires_tls"] is asked
 
 
 def test_show_json_has_everything(state, shards):

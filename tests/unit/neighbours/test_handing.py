@@ -38,9 +38,10 @@ from tests.unit.neighbours.ends import (
 
 async def test_what_was_handed_over_is_durable_there(tmp_path: Path) -> None:
     async with open_shard(tmp_path, 0, NOW) as shard, received(shard) as (neighbour, told):
-        assert await neighbour.hand(ENVELOPE, ORIGIN, CONTENT, company=False)
+        envelope = replace(ENVELOPE, requires_tls=True)
+        assert await neighbour.hand(envelope, ORIGIN, CONTENT, company=False)
         (row,) = await shard.sql.read(lambda conn: conn.execute(select(message)).all())
-        assert (row.id, bytes(row.content)) == ("m1", CONTENT)
+        assert (row.id, bytes(row.content), row.requires_tls) == ("m1", CONTENT, True)
         (event,) = await shard.sql.read(lambda conn: outbox.pending(conn, "event_log", 10, now=NOW))
         assert (event.event.name, event.event.fields["sender_host_address"]) == ("msg:accept", "192.0.2.1")
         assert told == ["1 domain", "accepted"]

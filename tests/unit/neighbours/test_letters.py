@@ -32,6 +32,7 @@ ENVELOPES = st.builds(
     st.none() | st.sampled_from(Ret),
     st.none() | TEXT,
     st.none() | TEXT,
+    st.booleans(),
 )
 ORIGINS = st.builds(Origin, TEXT.map(MessageId), TEXT, TEXT, TEXT, st.floats(0, 4e9), TEXT, TEXT)
 LETTERS = st.builds(

@@ -63,6 +63,7 @@ def test_an_older_file_gets_what_a_new_file_has_and_keeps_its_mail() -> None:
         assert not any("recipient_leased" in each for each in indexes(old))
         row = old.execute(sqlalchemy.select(schema.message)).one()
         assert (row.id, row.content, row.smtputf8, row.envid) == ("m1", b"a\r\n", False, None)
+        assert row.requires_tls is False
         assert old.execute(sqlalchemy.select(schema.recipient.c.notify)).scalar_one() is None
         assert old.exec_driver_sql("PRAGMA user_version").scalar_one() == schema.VERSION
 
