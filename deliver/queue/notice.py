@@ -99,5 +99,6 @@ def _new_message(message_id: MessageId, to: Mailbox, made: Report, now: float) -
         eight_bit=made.eight_bit,
         received_at=now,
         smtputf8=made.smtputf8,
+        requires_tls=made.requires_tls,
     )
     return NewMessage(notice, InlineContent(made.text))

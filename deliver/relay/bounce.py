@@ -1,9 +1,9 @@
 """The report to a sender about recipients of a message: failed for good, delayed, or handed on.
 
 RFC 3464 (the report), RFC 6522 (multipart/report), RFC 3834 (Auto-Submitted), RFC 5321 6.1 (null reverse
-path), RFC 6533 (addresses in UTF-8). Three parts: words for a person, fields for a program, and the header of
-the message, or all of it where that was asked. With ASCII addresses everything but a returned 8-bit body is
-7-bit, so that every server takes it.
+path), RFC 6533 (addresses in UTF-8), RFC 8689 5 (REQUIRETLS, for the report as for the message). Three parts:
+words for a person, fields for a program, and the header of the message, or all of it where that was asked.
+With ASCII addresses everything but a returned 8-bit body is 7-bit, so that every server takes it.
 
 A message with the null reverse path, itself a report, never causes one: `report` returns None.
 """
@@ -46,10 +46,16 @@ class Report:
     text: bytes
     eight_bit: bool
     smtputf8: bool
+    requires_tls: bool
 
 
 def wants_body(envelope: Envelope, *, otherwise: str, limit: int) -> bool:
-    """Whether a failure returns the whole message: RET, else the setting; never above `limit` octets."""
+    """Whether a failure returns the whole message: RET, else the setting; never above `limit` octets.
+
+    Never with REQUIRETLS, whatever was asked (RFC 8689 5).
+    """
+    if envelope.requires_tls:
+        return False
     asked = envelope.ret is Ret.FULL if envelope.ret is not None else otherwise == "full"
     return asked and envelope.size <= limit
 
@@ -94,7 +100,12 @@ def report(
     ]
     separator = f"\r\n--{boundary}\r\n".encode("ascii")
     text = separator.join([_octets("\r\n".join(head)), *parts]) + f"\r\n--{boundary}--\r\n".encode("ascii")
-    return Report(text, eight_bit=not text.isascii(), smtputf8=not str(envelope.sender).isascii())
+    return Report(
+        text,
+        eight_bit=not text.isascii(),
+        smtputf8=not str(envelope.sender).isascii(),
+        requires_tls=envelope.requires_tls,
+    )
 
 
 def abridged(text: bytes) -> bytes | None:

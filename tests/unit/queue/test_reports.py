@@ -338,6 +338,27 @@ async def test_ret_full_returns_the_message_and_large_ones_their_header_only(aut
     desk.journal.close()
 
 
+@pytest.mark.parametrize(("outcome", "warnings"), [(FAILED, 0), (DEFERRED, 1), (DELIVERED, 0)])
+async def test_what_is_told_of_mail_with_requiretls_has_its_header_only_and_the_mark(
+    autojump_clock, tmp_path, outcome, warnings
+):
+    desk = Desk(tmp_path, return_content="full")
+    (who,) = envelope("m1").recipients
+    every = structs.replace(who, notify=frozenset({Notify.FAILURE, Notify.DELAY, Notify.SUCCESS}))
+    asked = structs.replace(envelope("m1"), recipients=(every,), ret=Ret.FULL, requires_tls=True)
+    await desk.do(
+        lambda conn: store.accept(conn, asked, InlineContent(CONTENT), (), NOW, desk.recorder),
+    )
+    await desk.settle(outcome, gather=0.0, warnings=warnings)
+    await desk.upkeep.step()
+    ((_, text),) = await desk.notices()
+    assert "Subject: x" in text
+    assert "Hello" not in text
+    (back,) = await desk.do(lambda conn: claim(conn, now=NOW + 10))
+    assert (back.envelope.sender, back.envelope.requires_tls) == (None, True)
+    desk.journal.close()
+
+
 async def test_lost_content_costs_the_returned_header_not_the_report(autojump_clock, desk, caplog):
     lost = envelope("m1")
     await desk.do(

@@ -260,6 +260,19 @@ def test_ret_decides_what_comes_back_within_the_limit(ret, otherwise, limit, wan
     assert wants_body(envelope(ret=ret), otherwise=otherwise, limit=limit) is wanted
 
 
+@pytest.mark.parametrize("ret", [None, Ret.FULL, Ret.HDRS])
+def test_what_asked_for_requiretls_never_comes_back_whole(ret):
+    assert not wants_body(envelope(ret=ret, requires_tls=True), otherwise="full", limit=1000)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "action"), [(REFUSED, "failed"), (DELAYED, "delayed"), (RELAYED, "relayed")]
+)
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_report_needs_requiretls_where_the_message_did(outcome, action, asked):
+    assert made(entry(outcome, action=action), of=envelope(requires_tls=asked)).requires_tls is asked
+
+
 def test_with_smtputf8_the_report_is_in_utf8():
     composed = made(
         entry(address="jos\u00e9@example.org"),
