@@ -97,6 +97,7 @@ def envelope_of(incoming: Incoming, question: EndContent, without: Iterable[Mail
         ret=mail.ret,
         envid=mail.envid,
         authenticated=origin.authenticated or None,
+        requires_tls=mail.requires_tls,
     )
 
 

@@ -52,6 +52,7 @@ class Terms:
     proxy_timeout: float = 3.0
     hello: Hello = Hello.ANYTHING
     pipeconnect: bool = False
+    requiretls: bool = True
     recipient_limits: tuple[RecipientLimit, ...] = ()
     header_names: frozenset[str] = frozenset()
     protocol_detail: bool = False
@@ -66,6 +67,7 @@ class Terms:
         """What EHLO says where there is a certificate (`tls`), and these `mechanisms` are possible now."""
         return Offer(
             pipeconnect=self.pipeconnect,
+            requiretls=self.requiretls,
             starttls=tls and not self.tls_on_connect,
             mechanisms=mechanisms,
             auth_in_clear=True,  # what is possible in clear text was decided by who gave the mechanisms
@@ -120,6 +122,7 @@ def _all_terms(
                 proxy_timeout=float(settings.proxy_timeout),
                 hello=Hello(_either(listener.helo, settings.helo)),
                 pipeconnect=settings.pipeconnect,
+                requiretls=settings.requiretls,
                 recipient_limits=settings.recipient_limit,
                 header_names=frozenset(
                     header_pattern(each)[0]

@@ -109,6 +109,7 @@ class Relay(Section, frozen=True):
     local_names: tuple[HostName, ...] = ()  # names by which MX records mean this host
     helo: Literal["none", "syntax", "qualified"] = "none"  # what EHLO must give
     pipeconnect: bool = True  # clients may talk before our greeting (draft-harris-early-pipe)
+    requiretls: bool = True  # clients may ask, inside TLS, that mail goes on so (RFC 8689)
     client_connections: Count | None = None  # at a time from one address; of IPv6 from one /64
     client_messages: Count | None = None  # a minute from one address
     client_recipients: Count | None = None

@@ -13,7 +13,8 @@ from deliver.message import Mailbox
 class MailRequest(Struct, frozen=True):
     """MAIL: `sender` is None for the null reverse path, `size` in octets as declared or None.
 
-    `smtputf8` (RFC 6531 3.4), `ret` and the decoded `envid` (RFC 3461 4.3, 4.4), `prdr` (draft-hall-prdr-00).
+    `smtputf8` (RFC 6531 3.4), `ret` and the decoded `envid` (RFC 3461 4.3, 4.4), `prdr` (draft-hall-prdr-00),
+    `requires_tls` (REQUIRETLS, RFC 8689 2).
     """
 
     sender: Mailbox | None
@@ -22,6 +23,7 @@ class MailRequest(Struct, frozen=True):
     ret: Ret | None = None
     envid: str | None = None
     prdr: bool = False
+    requires_tls: bool = False
 
 
 class RcptRequest(Struct, frozen=True):

@@ -24,7 +24,7 @@ class LmtpMachine(ServerMachine):
     protocol = "LMTP"
 
     def __init__(self, limits: Limits, hostname: str) -> None:
-        super().__init__(limits, hostname, Offer(prdr=False))
+        super().__init__(limits, hostname, Offer(prdr=False, requiretls=False))
         self._named: list[Mailbox] = []  # one per accepted RCPT
 
     def accept(self, reply: Reply | None = None) -> None:

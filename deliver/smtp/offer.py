@@ -11,6 +11,7 @@ SMTPUTF8              6531                       MAIL SMTPUTF8
 CHUNKING              3030
 LIMITS                9422
 PRDR                  draft-hall-prdr-00         MAIL PRDR
+REQUIRETLS            8689                       MAIL REQUIRETLS
 PIPECONNECT           draft-harris-early-pipe
 STARTTLS              3207
 AUTH                  4954                       MAIL AUTH
@@ -48,14 +49,15 @@ class Offer:
     """Beside what every client gets.
 
     `starttls` is not said again once TLS is there. `mechanisms` (upper case, the best first) are offered only
-    inside TLS, unless `auth_in_clear`. `require_tls`: nothing but STARTTLS before TLS (RFC 3207 4);
-    `require_auth`: no MAIL before AUTH (RFC 4954 6).
+    inside TLS, unless `auth_in_clear`; REQUIRETLS in no other case (RFC 8689 2). `require_tls`: nothing but
+    STARTTLS before TLS (RFC 3207 4); `require_auth`: no MAIL before AUTH (RFC 4954 6).
     """
 
     chunking: bool = True
     smtputf8: bool = True
     dsn: bool = True
     prdr: bool = True
+    requiretls: bool = True
     pipeconnect: bool = False
     starttls: bool = False
     mechanisms: tuple[str, ...] = ()
@@ -64,15 +66,21 @@ class Offer:
     require_auth: bool = False
     hello: Hello = Hello.ANYTHING
 
-    @property
-    def mail_parameters(self) -> frozenset[str]:
-        """Keywords that MAIL may have."""
+    def mail_parameters(self, *, secured: bool) -> frozenset[str]:
+        """Keywords that MAIL may have on the connection as it is."""
         words = {"SIZE", "BODY"}
         words |= {"SMTPUTF8"} if self.smtputf8 else set()
         words |= {"RET", "ENVID"} if self.dsn else set()
         words |= {"PRDR"} if self.prdr else set()
+        words |= {"REQUIRETLS"} if self.requiretls and secured else set()
         words |= {"AUTH"} if self.mechanisms else set()
         return frozenset(words)
+
+    def after_starttls(self, *, secured: bool) -> frozenset[str]:
+        """Keywords that MAIL may not have yet, but once STARTTLS was sent."""
+        if not self.starttls or secured:
+            return frozenset()
+        return self.mail_parameters(secured=True) - self.mail_parameters(secured=False)
 
     @property
     def rcpt_parameters(self) -> frozenset[str]:
@@ -92,6 +100,7 @@ class Offer:
             "SMTPUTF8": self.smtputf8,
             "CHUNKING": self.chunking,
             "PRDR": self.prdr,
+            "REQUIRETLS": self.requiretls and secured,
             "PIPECONNECT": self.pipeconnect,
             "STARTTLS": self.starttls and not secured,
             f"AUTH {' '.join(self.mechanisms)}": self.may_auth(secured=secured),

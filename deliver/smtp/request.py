@@ -142,8 +142,13 @@ def hello_refusal(name: str, demanded: Hello) -> Reply | None:
     return None
 
 
-def parse_mail(argument: str, offer: Offer, *, extended: bool, max_size: int) -> MailRequest | Reply:
-    """Read what follows MAIL (RFC 5321 4.1.1.2). `extended`: EHLO was used; `max_size` 0 is no limit."""
+def parse_mail(
+    argument: str, offer: Offer, *, extended: bool, secured: bool, max_size: int
+) -> MailRequest | Reply:
+    """Read what follows MAIL (RFC 5321 4.1.1.2). `extended`: EHLO was used; `max_size` 0 is no limit.
+
+    `secured`: TLS is there.
+    """
     if plain := _PLAIN_MAIL.match(argument):
         local_part, domain, octets, body = plain.groups()
         size = None if octets is None else int(octets)
@@ -152,10 +157,12 @@ def parse_mail(argument: str, offer: Offer, *, extended: bool, max_size: int) ->
             mailbox = _plain_mailbox(local_part, domain)
             if mailbox is not None:
                 return MailRequest(mailbox, size)
-    return parse_any_mail(argument, offer, extended=extended, max_size=max_size)
+    return parse_any_mail(argument, offer, extended=extended, secured=secured, max_size=max_size)
 
 
-def parse_any_mail(argument: str, offer: Offer, *, extended: bool, max_size: int) -> MailRequest | Reply:
+def parse_any_mail(
+    argument: str, offer: Offer, *, extended: bool, secured: bool, max_size: int
+) -> MailRequest | Reply:
     """The same, whatever it is."""
     found = _path_after(argument, "FROM:")
     if isinstance(found, Reply):
@@ -164,9 +171,10 @@ def parse_any_mail(argument: str, offer: Offer, *, extended: bool, max_size: int
     parameters = _parameters(text)
     if isinstance(parameters, Reply):
         return parameters
-    allowed = offer.mail_parameters if extended else frozenset[str]()
+    allowed = offer.mail_parameters(secured=secured) if extended else frozenset[str]()
+    later = offer.after_starttls(secured=secured) if extended else frozenset[str]()
     for keyword, value in parameters.items():
-        refused = _unknown(keyword, allowed) or _value_refusal(keyword, value)
+        refused = _early(keyword, later) or _unknown(keyword, allowed) or _value_refusal(keyword, value)
         if refused:
             return refused
     size = int(parameters["SIZE"]) if "SIZE" in parameters else None
@@ -179,7 +187,7 @@ def parse_any_mail(argument: str, offer: Offer, *, extended: bool, max_size: int
         return sender
     ret = Ret(parameters["RET"].upper()) if "RET" in parameters else None
     envid = from_xtext(parameters["ENVID"]) if "ENVID" in parameters else None
-    return MailRequest(sender, size, utf8, ret, envid, "PRDR" in parameters)
+    return MailRequest(sender, size, utf8, ret, envid, "PRDR" in parameters, "REQUIRETLS" in parameters)
 
 
 def _value_refusal(keyword: str, value: str) -> Reply | None:
@@ -189,7 +197,7 @@ def _value_refusal(keyword: str, value: str) -> Reply | None:
             return Reply(501, ("5.5.4 BODY is 7BIT or 8BITMIME",))
         case "SIZE" if not _DIGITS.match(value):
             return Reply(501, ("5.5.4 SIZE is a number of octets",))
-        case "SMTPUTF8" | "PRDR" if value:
+        case "SMTPUTF8" | "PRDR" | "REQUIRETLS" if value:
             return Reply(501, (f"5.5.4 {keyword} has no value",))
         case "RET" if value.upper() not in Ret.__members__:
             return Reply(501, ("5.5.4 RET is FULL or HDRS",))
@@ -283,6 +291,12 @@ def decode_response(line: bytes) -> bytes | None:
         return base64.b64decode(line, validate=True)
     except binascii.Error:
         return None
+
+
+def _early(keyword: str, later: frozenset[str]) -> Reply | None:
+    if keyword not in later:
+        return None
+    return Reply(530, (f"5.7.10 Parameter {keyword} needs TLS: send STARTTLS first",))
 
 
 def _unknown(keyword: str, allowed: frozenset[str]) -> Reply | None:

@@ -267,8 +267,9 @@ class ServerMachine(SecuringMachine):
 
     def _on_mail(self, request: Request) -> None:
         read = parse_mail(
-            request.argument, self._offer, extended=self.extended, max_size=self._limits.message_size
-        )
+            request.argument, self._offer,
+            extended=self.extended, secured=self.secured, max_size=self._limits.message_size,
+        )  # fmt: skip
         if isinstance(read, Reply):
             self._respond(read, count=_protocol_error(read))
         elif not self._is_idle_too_long():

@@ -55,6 +55,7 @@ PIECES = st.sampled_from(
         b"EHLO c.test\r\n",
         b"MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\n",
         b"MAIL FROM:<a@example.org> PRDR\r\nRCPT TO:<b@example.net>\r\nRCPT TO:<c@pager.test>\r\nRCPT TO:<d@ascii.test>\r\n",
+        b"MAIL FROM:<a@example.org> SIZE=9 REQUIRETLS\r\n",
         b"DATA\r\n",
         b"Subject: x\r\n y\r\n\r\ntext\r\n.\r\n",
         b"Received: a\r\n" * 5 + b"\r\n.\r\n",

@@ -8,6 +8,7 @@ from itertools import pairwise
 from hypothesis import example, given, settings, strategies as st
 
 from deliver.relay.received import HopCounter
+from deliver.smtp.action import MailRequest
 from deliver.smtp.inspection import MAX_LINE, Defect, Inspection
 from deliver.smtp.offer import Offer
 from deliver.smtp.request import parse_any_mail, parse_any_rcpt, parse_mail, parse_rcpt
@@ -40,7 +41,8 @@ SPACES = st.sampled_from(["", " ", "  "])
 MAIL_PARAMETERS = st.lists(
     st.sampled_from(
         ["SIZE=1", "size=5000", "SIZE=0", "SIZE=", "SIZE=9999999999999999999999", "BODY=8BITMIME", "body=7bit",
-         "BODY=BINARYMIME", "ſIZE=1", "SMTPUTF8", "RET=HDRS", "X=1", "SIZE=١"]
+         "BODY=BINARYMIME", "ſIZE=1", "SMTPUTF8", "RET=HDRS", "X=1", "SIZE=١",
+         "REQUIRETLS", "requiretls", "REQUIRETLS=1"]
     ), max_size=3,
 )  # fmt: skip
 RCPT_PARAMETERS = st.lists(st.sampled_from(["NOTIFY=NEVER", "ORCPT=rfc822;a@b", "X", "SIZE=1"]), max_size=2)
@@ -53,15 +55,25 @@ def argument(keyword: str, spaces: str, path: str, parameters: list[str]) -> str
 @settings(max_examples=400, derandomize=True, deadline=None)
 @given(
     st.builds(argument, st.sampled_from(["FROM:", "from:", "FROM", "TO:"]), SPACES, PATHS, MAIL_PARAMETERS),
+    st.builds(Offer, starttls=st.booleans(), requiretls=st.booleans()),
+    st.booleans(),
     st.booleans(),
     st.sampled_from([0, 4000]),
 )
-@example("FROM:<a@example.org> SIZE=4000 BODY=8BITMIME", True, 4000)
-@example("FROM:<a@example.org> SIZE=4001", True, 4000)
-@example("FROM:<a@example.org> SIZE=1", False, 0)
-def test_mail_reads_the_same_the_short_way(text: str, extended: bool, max_size: int) -> None:
-    read = parse_mail(text, Offer(), extended=extended, max_size=max_size)
-    assert read == parse_any_mail(text, Offer(), extended=extended, max_size=max_size)
+@example("FROM:<a@example.org> SIZE=4000 BODY=8BITMIME", Offer(), True, False, 4000)
+@example("FROM:<a@example.org> SIZE=4001", Offer(), True, False, 4000)
+@example("FROM:<a@example.org> SIZE=1", Offer(), False, False, 0)
+@example("FROM:<a@example.org> SIZE=1 BODY=7BIT REQUIRETLS", Offer(), True, True, 0)
+@example("FROM:<a@example.org> requiretls SIZE=1", Offer(), True, True, 0)
+def test_mail_reads_the_same_the_short_way(
+    text: str, offer: Offer, extended: bool, secured: bool, max_size: int
+) -> None:
+    read = parse_mail(text, offer, extended=extended, secured=secured, max_size=max_size)
+    assert read == parse_any_mail(text, offer, extended=extended, secured=secured, max_size=max_size)
+    asked = "REQUIRETLS" in text.upper().split(" ")
+    if isinstance(read, MailRequest):
+        assert read.requires_tls == asked
+        assert not asked or (offer.requiretls and extended and secured)
 
 
 @settings(max_examples=400, derandomize=True, deadline=None)

@@ -13,6 +13,7 @@ from deliver.smtp.action import (
     AuthExchange,
     BeginContent,
     Close,
+    ConsiderSender,
     ContentChunk,
     EndContent,
     Handshake,
@@ -31,9 +32,11 @@ Transcript = tuple[bytes, tuple[tuple[EndContent, bytes], ...], bool]
 OFFER = Offer(mechanisms=("PLAIN",), auth_in_clear=True)
 
 
-def serve(pieces: list[bytes]) -> Transcript:
+def serve(pieces: list[bytes], *, secured: bool = False) -> Transcript:
     """What a driver that accepts everything writes and keeps, and whether the connection was closed."""
     machine = ServerMachine(LIMITS, "relay.test", OFFER)
+    if secured:
+        machine.tls_started()
     content, kept, closed = b"", [], False
     for piece in [b"", *pieces]:
         if piece:
@@ -47,6 +50,7 @@ def serve(pieces: list[bytes]) -> Transcript:
                 case Close():
                     closed = True
                 case EndContent():
+                    assert secured or not action.mail.requires_tls
                     kept.append((action, content))
                     accept(machine, action)
                 case AuthExchange():
@@ -102,6 +106,7 @@ COMMANDS = st.sampled_from(
         b"NOOP " + b"x" * 2100 + b"\r\n",
         b"MAIL FROM:<a@example.org> PRDR RET=HDRS ENVID=x\r\n",
         b"MAIL FROM:<\xc3\xa9@example.org> SMTPUTF8\r\n",
+        b"MAIL FROM:<a@example.org> SIZE=10 REQUIRETLS\r\n",
         b"RCPT TO:<\xc3\xa9@example.org> NOTIFY=SUCCESS ORCPT=utf-8;\\x{E9}@x\r\n",
         b"BDAT 5\r\n",
         b"BDAT 5 LAST\r\n",
@@ -141,13 +146,14 @@ PLACES = st.lists(st.integers(min_value=0, max_value=5000), max_size=40)
 
 
 @settings(max_examples=100, derandomize=True, deadline=None)
-@given(SESSIONS, PLACES)
-@example(OPENING + b"a\r\n.\r\nQUIT\r\n", [])
-@example(OPENING + b".\r\n" + OPENING + b"..\r\n.\r\n", [])
-def test_chunking_changes_nothing(session: bytes, places: list[int]) -> None:
-    whole = serve([session])
-    assert serve(cut(session, places)) == whole
-    assert serve([session[n : n + 1] for n in range(len(session))]) == whole
+@given(SESSIONS, PLACES, st.booleans())
+@example(OPENING + b"a\r\n.\r\nQUIT\r\n", [], False)
+@example(OPENING + b".\r\n" + OPENING + b"..\r\n.\r\n", [], False)
+@example(OPENING.replace(b">\r", b"> REQUIRETLS\r", 1) + b"a\r\n.\r\n" + OPENING + b"b\r\n.\r\n", [], True)
+def test_chunking_changes_nothing(session: bytes, places: list[int], secured: bool) -> None:
+    whole = serve([session], secured=secured)
+    assert serve(cut(session, places), secured=secured) == whole
+    assert serve([session[n : n + 1] for n in range(len(session))], secured=secured) == whole
 
 
 @settings(max_examples=150, derandomize=True, deadline=None)
@@ -187,6 +193,8 @@ def test_whatever_comes_and_whatever_is_decided_there_are_replies_or_an_end(
                     open_content = False
                     accept(machine, action) if rng.random() < 0.8 else machine.refuse(refusal)
                 case _ if isinstance(action, Question):
+                    if isinstance(action, ConsiderSender):
+                        assert machine.secured or not action.mail.requires_tls
                     if rng.random() < 0.1:
                         machine.refuse(refusal)
                         continue

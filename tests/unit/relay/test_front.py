@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
+from msgspec import structs
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from deliver.dsn import Notify, Ret
@@ -184,6 +185,42 @@ async def test_a_client_of_an_address_that_is_no_more_has_nobodys_rights(autojum
         assert await refused.line() == ""
         served = await connect(nursery, to, place="127.0.0.1:25")
         await served.stream.aclose()
+
+
+# REQUIRETLS
+
+REQUIRETLS = "MAIL FROM:<a@example.org> REQUIRETLS\r\nRCPT TO:<b@example.net>\r\nDATA\r\n"
+
+
+@pytest.mark.parametrize("place", ["", PLACE])
+async def test_requiretls_inside_tls_reaches_the_envelope(autojump_clock: MockClock, place: str) -> None:
+    memory = Memory()
+    async with trio.open_nursery() as nursery:
+        to = listener(memory, door(mode="submission"), security=FakeSecurity())
+        client = await connect(nursery, to, place=place)
+        await client.send("EHLO c\r\nMAIL FROM:<a@example.org> REQUIRETLS\r\nSTARTTLS\r\n")
+        assert await client.replies(3) == [250, 530, 220]
+        await client.send("EHLO c\r\n" + LOGIN + REQUIRETLS + "hi\r\n.\r\n" + ENVELOPE + "hi\r\n.\r\n")
+        assert await client.replies(10) == [250, 235, 250, 250, 354, 250, 250, 250, 354, 250]
+        await client.stream.aclose()
+    assert [envelope.requires_tls for envelope, _ in memory.accepted] == [True, False]
+
+
+@pytest.mark.parametrize("place", ["", PLACE])
+async def test_without_the_setting_requiretls_is_not_known(autojump_clock: MockClock, place: str) -> None:
+    settings = structs.replace(door(), requiretls=False)
+    async with trio.open_nursery() as nursery:
+        client = await connect(nursery, listener(Memory(), settings, security=FakeSecurity()), place=place)
+        await client.send("EHLO c\r\nMAIL FROM:<a@example.org> REQUIRETLS\r\nSTARTTLS\r\n")
+        assert await client.replies(3) == [250, 555, 220]
+        await client.send("EHLO c\r\n")
+        lines = [await client.line()]
+        while lines[-1][3:4] == "-":
+            lines.append(await client.line())
+        assert not any("REQUIRETLS" in line for line in lines)
+        await client.send(REQUIRETLS)
+        assert (await client.reply()).startswith("555 5.5.4 ")
+        await client.stream.aclose()
 
 
 # Submission

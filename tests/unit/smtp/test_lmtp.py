@@ -61,6 +61,15 @@ def test_lhlo_needs_a_name() -> None:
     assert drive(machine(), b"LHLO\r\n")[1] == "501 5.5.4 LHLO needs your host name"
 
 
+@pytest.mark.parametrize("secured", [True, False])
+def test_requiretls_is_not_known_here(secured: bool) -> None:
+    ours = machine()
+    if secured:
+        ours.tls_started()
+    said = drive(ours, b"LHLO mta.test\r\nMAIL FROM:<a@b.test> REQUIRETLS\r\n")
+    assert said[-1] == "555 5.5.4 Parameter REQUIRETLS is not recognised"
+
+
 def test_one_reply_per_accepted_rcpt_in_their_order() -> None:
     said = drive(
         machine(),

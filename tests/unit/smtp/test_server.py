@@ -160,7 +160,7 @@ def test_helo_knows_no_parameters(driver: Driver) -> None:
         (b"MAIL FROM:<a@example.org> SMTPUTF8=1", "501 5.5.4"),
         (b"MAIL FROM:<\xc3\xa9@example.org> SMTPUTF8", "250 2.1.0"),
         (b"MAIL FROM:<\xff@example.org> SMTPUTF8", "501 5.5.2"),
-        (b"MAIL FROM:<a@example.org> REQUIRETLS", "555 5.5.4"),
+        (b"MAIL FROM:<a@example.org> REQUIRETLS", "555 5.5.4"),  # neither TLS nor STARTTLS
         (b"MAIL FROM:<a@example.org> AUTH=<>", "555 5.5.4"),
         (b"MAIL FROM:<a@example.org> RET=HDRS", "250 2.1.0"),
         (b"MAIL FROM:<a@example.org> RET=SOME", "501 5.5.4"),

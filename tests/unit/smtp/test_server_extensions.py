@@ -1,4 +1,4 @@
-"""The server machine's extensions in dialogues: CHUNKING, PRDR, DSN, SMTPUTF8, STARTTLS and AUTH."""
+"""The server machine's extensions in dialogues: CHUNKING, PRDR, DSN, SMTPUTF8, STARTTLS, REQUIRETLS, AUTH."""
 
 from __future__ import annotations
 
@@ -194,6 +194,76 @@ def test_what_is_not_offered_is_not_taken(offer: dict[str, bool]) -> None:
     lines = driver.say(GREETED + b"MAIL FROM:<a@example.org> " + parameter + b"\r\n")
     assert not any(line[4:].startswith(keyword.upper()) for line in lines[:-1])
     assert lines[-1].startswith("555 ")
+
+
+# REQUIRETLS (RFC 8689)
+
+REQUIRETLS = b"MAIL FROM:<a@example.org> REQUIRETLS\r\n"
+
+
+def inside_tls(**keys: object) -> Driver:
+    driver = offering(starttls=True, **keys)  # type: ignore[arg-type]
+    driver.say(GREETED)
+    driver.say(b"STARTTLS\r\n")
+    driver.machine.tls_started()
+    return driver
+
+
+def test_requiretls_is_announced_inside_tls_only() -> None:
+    driver = offering(starttls=True)
+    clear = driver.say(GREETED)
+    assert not any("REQUIRETLS" in line for line in clear)
+    driver.say(b"STARTTLS\r\n")
+    driver.machine.tls_started()
+    secured = driver.say(GREETED)
+    assert "250 REQUIRETLS" in secured
+    assert {line[4:] for line in clear} ^ {line[4:] for line in secured} == {"STARTTLS", "REQUIRETLS"}
+
+
+def test_the_mark_is_that_of_one_message() -> None:
+    driver = inside_tls()
+    rest = b"RCPT TO:<b@example.net>\r\nDATA\r\n.\r\n"
+    driver.say(GREETED + REQUIRETLS.replace(b"REQUIRETLS", b"SIZE=5 requiretls") + rest)
+    driver.say(b"MAIL FROM:<a@example.org> SIZE=5\r\n" + rest)
+    assert [end.mail.requires_tls for end, _ in driver.messages] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reply"),
+    [
+        (b"REQUIRETLS", "250 2.1.0 "),
+        (b"REQUIRETLS=1", "501 5.5.4 "),
+        (b"REQUIRETLS requiretls", "501 5.5.4 "),
+    ],
+)
+def test_requiretls_has_no_value_and_comes_once(parameters: bytes, reply: str) -> None:
+    driver = inside_tls()
+    driver.say(GREETED)
+    (said,) = driver.say(b"MAIL FROM:<a@example.org> " + parameters + b"\r\n")
+    assert said.startswith(reply)
+
+
+def test_in_clear_text_requiretls_is_told_to_begin_tls() -> None:
+    driver = offering(starttls=True)
+    (said,) = driver.say(GREETED + REQUIRETLS)[-1:]
+    assert said == "530 5.7.10 Parameter REQUIRETLS needs TLS: send STARTTLS first"
+    assert driver.machine.state is State.READY
+    assert driver.codes(b"HELO c.test\r\n" + REQUIRETLS) == [250, 555], "HELO knows no parameters"
+    driver.say(b"STARTTLS\r\n")
+    driver.machine.tls_started()
+    assert driver.codes(GREETED + REQUIRETLS) == [250, 250]
+
+
+@pytest.mark.parametrize("secured", [True, False])
+def test_requiretls_that_is_not_offered_is_unknown(secured: bool) -> None:
+    driver = inside_tls(requiretls=False) if secured else offering(starttls=True, requiretls=False)
+    lines = driver.say(GREETED + REQUIRETLS)
+    assert not any("REQUIRETLS" in line for line in lines[:-1])
+    assert lines[-1].startswith("555 5.5.4 ")
+
+
+def test_requiretls_is_unknown_where_there_is_no_starttls_to_send() -> None:
+    assert offering().say(GREETED + REQUIRETLS)[-1].startswith("555 5.5.4 ")
 
 
 # STARTTLS
