@@ -357,6 +357,7 @@ def test_a_shared_queue_of_an_older_version_gets_the_indexes(database: PostgresD
             conn.execute(text(f"DROP INDEX recipient_{name}"))
             conn.execute(text(f"CREATE INDEX recipient_{name} ON recipient (state, domain, {columns})"))
         conn.execute(text("ALTER TABLE message ALTER COLUMN size TYPE INTEGER"))
+        conn.execute(text("ALTER TABLE message DROP COLUMN requires_tls"))
         conn.execute(schema.queue_version.update().values(version=6))
 
     def indexes(conn: Connection) -> dict[str, str]:
