@@ -8,6 +8,7 @@
       a sender
     has a recipient outside ASCII     SMTPUTF8                  that one Failed HOST 5.6.7
     has REQUIRETLS                    REQUIRETLS, or TLS        Failed HOST 5.7.30 (RFC 8689 4.2.1)
+    the same, and is a bounce         REQUIRETLS                sent without it, over TLS (RFC 8689 5)
     asks for delivery reports         DSN                       left out (RFC 3461 5.2.2), not `dsn_passed`
     has an address that no command    -                         Failed 5.1.7 (sender), 5.1.3 (recipient)
       line can hold
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from deliver.dsn import MAX_ENVID, MAX_ORCPT, orcpt_text, xtext
+from deliver.dsn import MAX_ENVID, MAX_ORCPT, Ret, orcpt_text, xtext
 from deliver.errors import Blame
 from deliver.message import Envelope, Recipient
 from deliver.outcome import Contact, Failed, Phase
@@ -86,8 +87,8 @@ def _refuse_all(
     if capabilities.size is not None and envelope.size > capabilities.size:
         why = f"the message has {envelope.size} octets, {contact.host} takes at most {capabilities.size}"
         return Failed(why, Blame.MESSAGE, Phase.MAIL, enhanced=EnhancedCode(5, 3, 4), contact=contact)
-    if envelope.requires_tls and not (capabilities.requiretls and contact.tls is not None):
-        why = f"the message has REQUIRETLS and {contact.host} does not announce it"
+    if envelope.requires_tls and not _may_have(envelope, capabilities, contact):
+        why = f"the message has REQUIRETLS and {contact.host} does not announce it inside TLS"
         return Failed(why, Blame.HOST, Phase.MAIL, enhanced=NEEDS_REQUIRETLS, contact=contact)
     sender = envelope.sender
     if not capabilities.smtputf8 and (envelope.smtputf8 or (sender and sender.internationalised)):
@@ -96,6 +97,11 @@ def _refuse_all(
         why = f"the message has 8-bit text and {contact.host} does not announce 8BITMIME"
         return Failed(why, Blame.HOST, Phase.MAIL, enhanced=NEEDS_8BITMIME, contact=contact)
     return None
+
+
+def _may_have(envelope: Envelope, capabilities: Capabilities, contact: Contact) -> bool:
+    """Whether a message with REQUIRETLS may go to this server; a bounce must not be lost for want of it."""
+    return contact.tls is not None and (capabilities.requiretls or envelope.sender is None)
 
 
 def _wants_utf8(envelope: Envelope, recipients: tuple[Recipient, ...]) -> bool:
@@ -113,6 +119,8 @@ def _mail(
     envelope: Envelope, capabilities: Capabilities, utf8: bool, prdr: bool, logged_in: bool
 ) -> Mail | Failed:
     ret, envid = (envelope.ret, envelope.envid) if capabilities.dsn else (None, None)
+    if ret is Ret.FULL and envelope.requires_tls:
+        ret = Ret.HDRS  # RFC 8689 5
     if envid is not None and not 0 < len(xtext(envid)) <= MAX_ENVID:
         envid = None  # longer than a client may make it
     try:
@@ -125,7 +133,7 @@ def _mail(
             ret=ret,
             envid=envid,
             logged_in=logged_in and bool(capabilities.auth),
-            requires_tls=envelope.requires_tls,
+            requires_tls=envelope.requires_tls and capabilities.requiretls,
         )
     except CommandTooLong as error:
         return Failed(str(error)[:MAX_WHY], Blame.MESSAGE, Phase.MAIL, enhanced=EnhancedCode(5, 1, 7))

@@ -236,6 +236,23 @@ def test_without_requiretls_or_tls_another_host_may_help(keywords: tuple[str, ..
     assert refused(found) == [(Blame.HOST, "5.7.30")] * 2
 
 
+def test_a_bounce_is_not_lost_for_want_of_requiretls() -> None:
+    message = envelope(who(ASCII), sender=None, requires_tls=True)
+    assert lines(plan(message, message.recipients, offering(), INSIDE_TLS))[0] == "MAIL FROM:<>"
+    found = plan(message, message.recipients, offering("REQUIRETLS"), INSIDE_TLS)
+    assert lines(found)[0] == "MAIL FROM:<> REQUIRETLS"
+    in_clear = plan(message, message.recipients, offering("REQUIRETLS"), CONTACT)
+    assert refused(in_clear) == [(Blame.HOST, "5.7.30")]
+
+
+def test_requiretls_returns_the_header_only_whatever_was_asked() -> None:
+    message = envelope(who(ASCII), requires_tls=True, ret=Ret.FULL)
+    found = plan(message, message.recipients, offering("DSN", "REQUIRETLS"), INSIDE_TLS)
+    assert lines(found)[0] == "MAIL FROM:<ann@example.org> REQUIRETLS RET=HDRS"
+    unmarked = envelope(who(ASCII), ret=Ret.FULL)
+    assert lines(plan(unmarked, unmarked.recipients, offering("DSN"), INSIDE_TLS))[0].endswith(" RET=FULL")
+
+
 def test_what_a_server_lacks_is_requiretls_first() -> None:
     """What could be converted for it would not help."""
     message = envelope(who(ASCII), requires_tls=True, eight_bit=True, smtputf8=True)
