@@ -283,7 +283,7 @@ class Attempt:
             policy = at_least(self._floor, policy, plan, host)
             floor = floor_of(policy)
         if self._envelope.requires_tls:
-            policy = required_by_sender(policy, plan, host)
+            policy = required_by_sender(policy, plan, host, found.pinned)
             floor = floor_of(policy)
         self._owed = max(self._owed, floor)
         return policy

@@ -11,7 +11,6 @@ from typing import Any
 
 from deliver.agent import Agent
 from deliver.candidates import Candidate
-from deliver.demands import policy_for
 from deliver.message import Envelope, MessageId
 from deliver.outcome import TlsFacts
 from deliver.relay.route import Login
@@ -26,7 +25,10 @@ _NO_MAIL = Envelope(MessageId("explain"), None, (), 0, False, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Contacted:
-    """What one address of a host did: `accepted` if a delivery would go on to MAIL FROM, `why` otherwise."""
+    """What one address of a host did: `accepted` if a delivery would go on to MAIL FROM, `why` otherwise.
+
+    `never`: it cannot do what the message needs, so that mail would not wait for it.
+    """
 
     host: str
     address: str
@@ -35,6 +37,7 @@ class Contacted:
     why: str
     tls: TlsFacts | None
     findings: tuple[Finding, ...]
+    never: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able form."""
@@ -59,16 +62,18 @@ async def contact(
     login: Login | None = None,
     *,
     requires_tls: bool = False,
+    announced: bool = False,
 ) -> tuple[Contacted, ...]:
     """Every address of a host that was looked up, one after the other; none if no policy allows it.
 
-    `login`: as a delivery would log in there. `requires_tls`: for a message with REQUIRETLS.
+    `login`: as a delivery would log in there. `requires_tls`: for a message with REQUIRETLS;
+    with `announced` the host has to announce it.
     """
     walked, tls = candidate.walked, candidate.destination.tls
     if walked is None or isinstance(walked.plan, NoHost):
         return ()
     host = walked.plan
-    policy = policy_for(tls, plan, host, login, requires_tls=requires_tls)
+    policy = candidate.demanded(host, login, requires_tls=requires_tls)
     if isinstance(policy, Refuse):
         return ()
     found = []
@@ -76,15 +81,16 @@ async def contact(
         target = Target(candidate.target.host, address, candidate.port, host.secure, login=login)
         trace = Trace()
         testimony = Testimony(trace, agent.clock.now, _NO_MAIL, domain, 0)
-        accepted, why, facts = True, "", None
+        accepted, why, facts, never = True, "", None, False
         try:
             async with open_session(agent, candidate.destination, target, policy, testimony) as session:
                 facts = session.contact.tls
-                if requires_tls and not session.offers.requiretls:
-                    accepted, why = False, f"{target} does not announce REQUIRETLS"
+                never = announced and not session.offers.requiretls
         except Unusable as unusable:
             accepted, why = False, unusable.outcome.why
             if unusable.tls_failed and not policy.required and tls.clear_text_fallback:
                 why += "; a delivery would go on in clear text"
-        found.append(Contacted(*target.place, accepted, why, facts, tuple(trace.findings)))
+        if never:
+            accepted, why = False, f"{target} does not announce REQUIRETLS"
+        found.append(Contacted(*target.place, accepted, why, facts, tuple(trace.findings), never))
     return tuple(found)

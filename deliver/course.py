@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from deliver.candidates import Candidate, Seeker, find_candidates_while, site_of
-from deliver.demands import policy_for
 from deliver.relay.route import Login, Reject, Route, ViaMx, ViaSmarthost, choose, finding, login_of
 from deliver.resolve.cache import CachingResolver
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost
@@ -47,7 +46,6 @@ class Host(Candidate):
         self._keep = keep
         self.login = login
         self.ways: Ways | None = None  # see `deliver.addresses.targets_at`
-        self.plan = plan
         self._decided: tuple[HostPlan, TlsPolicy | Refuse, Floor] | None = None
 
     async def look_up_at_once(self) -> None:
@@ -58,7 +56,7 @@ class Host(Candidate):
     def policy(self, host: HostPlan) -> tuple[TlsPolicy | Refuse, Floor]:
         """What the settings and DNS ask of the host as it was found, raised by a login; and its floor."""
         if self._decided is None or self._decided[0] is not host:
-            policy = policy_for(self.destination.tls, self.plan, host, self.login)
+            policy = self.demanded(host, self.login)
             self._decided = host, policy, floor_of(policy)
         return self._decided[1:]
 

@@ -22,8 +22,7 @@ from deliver.resolve.mx import HostPlan, MxPlan
 from deliver.settings import Settings, Tls
 from deliver.tls import crl
 from deliver.tls.context import ClientCertificate, context_for
-from deliver.tls.policy import Authentication, Demands, Refuse, TlsPolicy, decide, verified
-from deliver.tls.requiretls import required_by_sender
+from deliver.tls.policy import Authentication, Demands, Refuse, TlsPolicy, verified
 
 
 @lru_cache(maxsize=256)
@@ -38,23 +37,22 @@ def demands_of(tls: Tls) -> Demands:
     )
 
 
-def policy_for(
-    tls: Tls, plan: MxPlan, host: HostPlan, login: Login | None = None, *, requires_tls: bool = False
-) -> TlsPolicy | Refuse:
-    """What the settings and DNS ask of a host, raised by a login and by REQUIRETLS. Pure."""
-    policy = raised_for(login, decide(tls.level, plan, host, demands_of(tls)), plan, host)
-    return required_by_sender(policy, plan, host) if requires_tls else policy
-
-
 def raised_for(
-    login: Login | None, policy: TlsPolicy | Refuse, plan: MxPlan, host: HostPlan
+    login: Login | None,
+    policy: TlsPolicy | Refuse,
+    plan: MxPlan,
+    host: HostPlan,
+    pinned: tuple[str, ...] = (),
 ) -> TlsPolicy | Refuse:
-    """The policy of a host where we log in: at least `verify`, unless it may go in clear text. Pure."""
+    """The policy of a host where we log in: at least `verify`, unless it may go in clear text. Pure.
+
+    `pinned`: the names that the settings give the domain, whatever its hosts.
+    """
     if login is None or login.in_clear or isinstance(policy, Refuse):
         return policy
     if policy.required and policy.authentication is Authentication.DANE:
         return policy
-    raised = verified(plan, host, policy.demands, secret=True)
+    raised = verified(plan, host, policy.demands, pinned=pinned)
     asked = policy.names, policy.also
     if (
         policy.required

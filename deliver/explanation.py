@@ -18,7 +18,6 @@ import trio
 from deliver.agent import Agent
 from deliver.candidates import Candidate, find_candidates
 from deliver.contact import Contacted, contact
-from deliver.demands import policy_for
 from deliver.relay.route import Login, Reject, choose, finding, login_of, senders_elsewhere
 from deliver.report.trace import Finding, Stage
 from deliver.resolve.answer import Answer, Bogus, Found, NoData, NxDomain, Query, Unreachable
@@ -180,13 +179,17 @@ async def _explain(
     hosts = tuple(_explain_host(candidate, plan, login, requires_tls) for candidate in candidates)
     verdict = _verdict(hosts, candidates)
     if connect:
+        announced = requires_tls and sender != ""  # a bounce goes without it
         contacts = [
-            await contact(agent, domain, plan, candidate, login, requires_tls=requires_tls)
+            await contact(
+                agent, domain, plan, candidate, login, requires_tls=requires_tls, announced=announced
+            )
             for candidate in candidates
         ]
         hosts = tuple(replace(host, contacts=each) for host, each in zip(hosts, contacts, strict=True))
         if verdict == READY and not any(one.accepted for each in contacts for one in each):
-            verdict = DEFERRED
+            never = all(each and all(one.never for one in each) for each in contacts)
+            verdict = FAILED if never else DEFERRED
     return Explanation(domain, verdict, findings, hosts)
 
 
@@ -206,7 +209,7 @@ def _explain_host(
     place = (candidate.target.host, candidate.port, candidate.target.preference)
     if isinstance(host, NoHost):
         return HostExplained(*place, (), False, "unusable", host.why, findings)
-    policy = policy_for(candidate.destination.tls, plan, host, login, requires_tls=requires_tls)
+    policy = candidate.demanded(host, login, requires_tls=requires_tls)
     missing = _missing(plan, host, candidate.port)
     if isinstance(policy, Refuse):
         return HostExplained(*place, host.addresses, False, "refused", missing, (*findings, policy.finding))

@@ -2,9 +2,9 @@
 
 One pump per action, so that one database that is down holds up nobody else. A pump ships batches until
 nothing waits, then sleeps until it is poked, something falls due, or `POLL` has passed (another process may
-have written). A batch is what the database takes in about a second. A database in trouble is tried again
-after 2, 4, 8 … 600 s; nothing is lost meanwhile, because rows leave the outbox only after the other database
-has committed.
+have written). Where each event is a statement of its own, a batch is what the database takes in about a
+second. A database in trouble is tried again after 2, 4, 8 … 600 s; nothing is lost meanwhile, because rows
+leave the outbox only after the other database has committed.
 
 At the end `finish` lets the pumps tell what waits. A worker thread that hangs on a database is abandoned when
 its pump is cancelled: its batch may still arrive and is then sent again, which "at least once" allows;
@@ -23,12 +23,13 @@ import trio
 from sqlalchemy import Connection
 
 from events import outbox, undelivered
-from events.actions import Action, told
+from events.actions import Action, EventAction, told
 from events.port import SqlRunner
 from events.sql import Databases, Shipment, Unavailable
 
 BATCH = 400  # events in one transaction of the other database, at most
-FIRST_BATCH = 50
+FIRST_BATCH = 50  # where each event is a statement of its own, and time grows with their number
+LEAST_BATCH = 10
 BATCH_SECONDS = 1.0  # what a batch should take: the end of a relay waits for it, and others for its lease
 POLL = 60.0  # seconds
 LEASE = 60.0  # seconds that a batch belongs to one of several shippers
@@ -142,9 +143,12 @@ class Shipper:
 
 
 def next_size(size: int, events: int, seconds: float) -> int:
-    """How many events the next batch may have, after one of `events`, of at most `size`, took `seconds`."""
+    """How many events the next batch may have, after one of `events`, of at most `size`, took `seconds`.
+
+    Never fewer than LEAST_BATCH: part of what a batch takes is the same for any number of events.
+    """
     if seconds > BATCH_SECONDS:
-        return max(1, min(size, int(events * BATCH_SECONDS / seconds)))
+        return max(LEAST_BATCH, min(size, int(events * BATCH_SECONDS / seconds)))
     quick = events >= size and seconds < BATCH_SECONDS / 2
     return min(BATCH, 2 * size) if quick else size
 
@@ -170,7 +174,8 @@ class _Pump:
         self._clock = clock
         self._shared = shared
         self._limiter = trio.CapacityLimiter(1)
-        self._size = FIRST_BATCH
+        self._one_by_one = isinstance(action, EventAction) and bool(action.statements)
+        self._size = FIRST_BATCH if self._one_by_one else BATCH
         self._troubles = 0  # in a row
         self._put_off = True  # events may wait for their next try; those of before the start too
 
@@ -222,7 +227,8 @@ class _Pump:
         except Unavailable:
             await self._leave(batch)
             raise
-        self._size = next_size(self._size, len(batch), trio.current_time() - began)
+        if self._one_by_one:
+            self._size = next_size(self._size, len(batch), trio.current_time() - began)
         self._put_off = self._put_off or bool(shipment.refused)
         settle = partial(_settle, action=name, shipment=shipment, now=self._clock())
         dead = await self._runner.write(settle, durable=False)  # lost in a crash: told again, the id tells

@@ -9,6 +9,9 @@
 At the start the journal is replayed and the attempts that this node left open are ended; those of the others
 are left alone until their leases end (`deliver.queue.recovery`). Leases are times, so a node whose clock
 differs too much from the database's is refused.
+
+Tables are changed to a new version only while no node lives: one of an older version would go on without what
+is new, such as what the sender of a message demands.
 """
 
 from __future__ import annotations
@@ -123,6 +126,8 @@ class Cluster:
             if trio.current_time() - ours > LINGER:
                 self.shard.latch.note(_taken(self.membership.node))
             return ours
+        if await self.shard.sql.read(schema.version_of) > schema.VERSION:
+            self.shard.latch.note(_OUTDATED)
         skew = await clock_skew(self.shard, self.membership.now)
         if abs(skew) > self.membership.max_skew:
             say(log, logging.ERROR, "clock differs from the database's", seconds=f"{skew:.1f}", remedy="NTP")
@@ -142,7 +147,7 @@ async def open_cluster(membership: Membership, *, append: Append = outbox.append
     descriptor = await trio.to_thread.run_sync(own, directory / f"cluster-{membership.number}.lock")
     try:
         await trio.to_thread.run_sync(_demand_empty, directory)
-        sql = await PostgresRunner.open(membership.url, schema.migrate, connections=membership.connections)
+        sql = await PostgresRunner.open(membership.url, migrate, connections=membership.connections)
         lock = NodeLock(sql.database, membership.node)
         try:
             await _become(lock, membership.node)
@@ -167,6 +172,18 @@ async def open_cluster(membership: Membership, *, append: Append = outbox.append
                 await sql.aclose()
     finally:
         os.close(descriptor)
+
+
+def migrate(conn: Connection) -> None:
+    """See `deliver.queue.schema.migrate`. Raises StorageError also while nodes of an older version live."""
+    version = schema.version_of(conn)
+    if 0 < version < schema.VERSION and any_node(conn):
+        raise StorageError(
+            "opening the queue",
+            f"other nodes still use its tables as they were (schema {version}, here it is {schema.VERSION})",
+            "stop all nodes, then start this version",
+        )
+    schema.migrate(conn)
 
 
 async def clock_skew(shard: Shard, now: Callable[[], float]) -> float:
@@ -242,6 +259,14 @@ def any_node(conn: Connection) -> bool:
 def _number(node: str) -> int:
     """A key of PostgreSQL's advisory locks: 32 bits with a sign."""
     return zlib.crc32(node.encode()) - (1 << 31)
+
+
+_OUTDATED: Final = StorageFault(
+    "sharing the queue",
+    "its tables were changed by a newer version",
+    "start the newer version here too",
+    final=True,
+)
 
 
 def _taken(node: str) -> StorageFault:

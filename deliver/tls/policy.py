@@ -39,7 +39,8 @@ The names that PKIX checks are those that nobody can forge (RFC 9525 6.1):
     -------------------------------------------------  ---------------------------------------------------
     configured, the domain itself, or a validated MX   the host, and `verify_names`
     an MX answer without DNSSEC, with `verify_names`   `verify_names` alone
-    an MX answer without DNSSEC, before a password     the domain whose MX it is, and `verify_names`
+    an MX answer without DNSSEC, before a password     the domain whose MX it is, and the `verify_names`
+    or under REQUIRETLS                                that the settings give it, whatever its hosts
     an MX answer without DNSSEC                        the host: no more than the answer is worth
 
 Under an enforced policy the certificate must be for the host in any case.
@@ -51,6 +52,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
 from deliver.level import Level
+from deliver.message import literal_address
 from deliver.report.trace import Finding, Stage, Verdict
 from deliver.resolve.answer import TlsaRecord
 from deliver.resolve.mx import HostPlan, MxPlan
@@ -158,9 +160,15 @@ def decide(level: Level, plan: MxPlan, host: HostPlan, demands: Demands = Demand
     return replace(policy, demands=demands) if isinstance(policy, TlsPolicy) else policy
 
 
-def verified(plan: MxPlan, host: HostPlan, demands: Demands, *, secret: bool = False) -> TlsPolicy:
-    """The policy of level `verify`; with `secret` a password is told to the host."""
-    policy = _pkix(Level.VERIFY, plan, host, demands, secret=secret)
+def verified(
+    plan: MxPlan, host: HostPlan, demands: Demands, *, pinned: tuple[str, ...] | None = None
+) -> TlsPolicy:
+    """The policy of level `verify`.
+
+    `pinned`: the server has to be the right one for certain; where nobody vouches for the host only the
+    domain and these names of the settings count, which are those for the domain.
+    """
+    policy = _pkix(Level.VERIFY, plan, host, demands, pinned)
     under = _under_sts(policy, plan, host)  # it refuses only what `decide` has refused
     return replace(under if isinstance(under, TlsPolicy) else policy, demands=demands)
 
@@ -307,12 +315,14 @@ def _encrypt(level: Level, host: HostPlan, code: str, text: str, rfc: str | None
     return TlsPolicy(level, True, True, Authentication.NONE, host.host, findings=(_note(code, text, rfc),))
 
 
-def _pkix(level: Level, plan: MxPlan, host: HostPlan, demands: Demands, *, secret: bool = False) -> TlsPolicy:
+def _pkix(
+    level: Level, plan: MxPlan, host: HostPlan, demands: Demands, pinned: tuple[str, ...] | None = None
+) -> TlsPolicy:
     why = (
         "level verify" if level is Level.VERIFY else "require_ocsp" if demands.require_ocsp else "require_crl"
     )
     text = f"The settings require a certificate for {host.host} from a trusted issuer ({why})"
-    names = _certain_names(plan, host, demands, secret=secret)
+    names = _certain_names(plan, host, demands, pinned)
     if not vouched_for(plan, host):
         text += "; the MX answer that chose this host was not validated by DNSSEC"
         text += "" if host.host in names else f", so that it must be for {' or '.join(names)}"
@@ -330,18 +340,21 @@ def _is_enforced(host: HostPlan) -> bool:
 
 def vouched_for(plan: MxPlan, host: HostPlan) -> bool:
     """Whether nobody can have forged that this host serves the domain."""
-    return plan.secure or host.host == plan.domain
+    return plan.secure or host.host in (plan.domain, literal_address(plan.domain))
 
 
-def _certain_names(plan: MxPlan, host: HostPlan, demands: Demands, *, secret: bool) -> tuple[str, ...]:
+def _certain_names(
+    plan: MxPlan, host: HostPlan, demands: Demands, pinned: tuple[str, ...] | None
+) -> tuple[str, ...]:
     """The second table above."""
+    names: tuple[str, ...]
     if vouched_for(plan, host):
-        first: tuple[str, ...] = (host.host,)
-    elif secret:
-        first = (plan.domain,)
+        names = (host.host, *demands.names)
+    elif pinned is not None:
+        names = (plan.domain, *pinned)
     else:
-        first = () if demands.names else (host.host,)
-    return tuple(dict.fromkeys((*first, *demands.names)))
+        names = demands.names or (host.host,)
+    return tuple(dict.fromkeys(names))
 
 
 def _floor(level: Level, host: HostPlan, text: str, rfc: str) -> TlsPolicy | Refuse:

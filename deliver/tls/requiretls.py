@@ -9,7 +9,7 @@
                            validated MX, or named by the domain's     for the host
                            MTA-STS policy
     anything else          an MX answer without DNSSEC                TLS required, authenticated by PKIX
-                                                                      for the domain, or `verify_names`
+                                                                      for the domain, or `pinned` names
 
 RFC 8689 has no use for hosts of the last row; a certificate for the domain proves more than it asks for. That
 the server announces REQUIRETLS is seen when it has answered EHLO: `deliver.smtp.plan`.
@@ -27,15 +27,17 @@ from deliver.tls.policy import Authentication, Refuse, TlsPolicy, verified, vouc
 VERIFY = "level-verify"  # says that the settings ask for it
 
 
-def required_by_sender(policy: TlsPolicy | Refuse, plan: MxPlan, host: HostPlan) -> TlsPolicy | Refuse:
-    """The table above."""
+def required_by_sender(
+    policy: TlsPolicy | Refuse, plan: MxPlan, host: HostPlan, pinned: tuple[str, ...] = ()
+) -> TlsPolicy | Refuse:
+    """The table above; `pinned`: the names that the settings give the domain, whatever its hosts."""
     if isinstance(policy, Refuse) or policy.authentication is Authentication.DANE:
         return policy
     certain = vouched_for(plan, host) or _named_by_policy(host)
-    names_are_certain = certain or host.host not in policy.names
+    names_are_certain = certain or set(policy.names) <= {plan.domain, *pinned}
     if policy.required and policy.authentication is Authentication.PKIX and names_are_certain:
         return policy
-    raised = verified(plan, host, policy.demands, secret=not certain)
+    raised = verified(plan, host, policy.demands, pinned=None if certain else pinned)
     found = _note(raised, host)
     return replace(raised, findings=(found, *(other for other in raised.findings if other.code != VERIFY)))
 

@@ -182,6 +182,6 @@ def test_a_real_server_without_it_gets_nothing(
     found = json.loads(refused.stdout)
     assert (found["outcome"], found["enhanced_code"]) == ("failed", "5.7.30")
     assert len(server.mailbox.to(f"a@{name}")) == 1
-    explained = relay.run("explain", name, "--require-tls", "--connect", "--json", status=75)
+    explained = relay.run("explain", name, "--require-tls", "--connect", "--json", status=69)
     (host,) = json.loads(explained.stdout)["hosts"]
     assert "REQUIRETLS" in host["contacts"][0]["why"]

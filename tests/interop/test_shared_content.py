@@ -267,6 +267,46 @@ async def test_a_node_that_is_back_finds_its_journal(database: PostgresDatabase,
     assert database.run_read(lambda conn: conn.execute(select(message.c.completed_at)).scalar_one())
 
 
+async def test_tables_are_not_changed_under_nodes_that_know_only_the_old_ones(
+    database: PostgresDatabase, tmp_path: Path
+) -> None:
+    """Such a node would send on without it what it does not know, such as REQUIRETLS."""
+
+    def age(conn: sqlalchemy.Connection) -> None:
+        conn.execute(sqlalchemy.text("ALTER TABLE message DROP COLUMN requires_tls"))
+        conn.execute(update(queue_version).values(version=9))
+
+    async with open_cluster(membership(database, tmp_path / "old")):
+        database.run_write(age)
+        with pytest.raises(StorageError, match=r"schema 9.*stop all nodes"):
+            async with open_cluster(membership(database, tmp_path / "new", node="b")):
+                pass
+        assert database.run_read(schema.version_of) == 9
+    async with open_cluster(membership(database, tmp_path / "new", node="b")):
+        assert database.run_read(schema.version_of) == schema.VERSION
+
+
+async def test_a_node_stands_still_when_a_newer_version_has_changed_the_tables(
+    database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "LOOK", 0.05)
+    async with open_cluster(membership(database, tmp_path)) as shard:
+        assert shard.keep is not None
+        newer = update(queue_version).values(version=schema.VERSION + 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shard.keep)
+            await trio.to_thread.run_sync(database.run_write, lambda conn: conn.execute(newer) and None)
+            with trio.fail_after(LIMIT):
+                while shard.latch.fault is None:  # noqa: ASYNC110 (nothing tells of it)
+                    await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()
+        assert shard.latch.fault.final
+        assert "newer version" in str(shard.latch.fault)
+        database.run_write(
+            lambda conn: conn.execute(update(queue_version).values(version=schema.VERSION)) and None
+        )
+
+
 def test_a_newer_schema_is_refused_and_left_alone(database: PostgresDatabase) -> None:
     database.run_write(
         lambda conn: conn.execute(update(queue_version).values(version=schema.VERSION + 1)) and None

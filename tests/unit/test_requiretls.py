@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from deliver.errors import Blame
-from deliver.explanation import DEFERRED, READY, explain
+from deliver.explanation import DEFERRED, FAILED, READY, explain
 from deliver.level import Level
 from deliver.outcome import AttemptResult, Deferred, Delivered, Failed, Outcome
 from deliver.pool import SessionPool
-from deliver.settings import Pool, Route, Tls
+from deliver.settings import Pool, Route, Rule, Tls
 from events.catalogue import Event
 from tests.internet import Behaviour, MailDomain, Security, World
 from tests.internet.behaviour import KEYWORDS
@@ -133,6 +133,20 @@ async def test_a_host_of_a_forged_answer_gets_nothing(
     assert ("name-mismatch" in codes(result)) is not arrives
 
 
+async def test_a_rule_for_hosts_is_no_word_for_a_host_of_a_forged_answer(
+    world: World, tmp_path: Path
+) -> None:
+    world.publish(MailDomain("partner.test", mx=((10, HIS),), security=Security.INSECURE))
+    announces(world, HIS)
+    pinned = {"verify_names": (HIS,), "level": Level.VERIFY}
+    for rule, arrives in (
+        (Rule(hosts=(HIS,), tls=pinned), False),
+        (Rule(domains=("partner.test",), tls=pinned), True),
+    ):
+        outcome, _ = await send(world, tmp_path, "partner.test", rule=(rule,))
+        assert isinstance(outcome, Delivered) is arrives
+
+
 async def untold(events: Sequence[Event]) -> None:
     pass
 
@@ -187,7 +201,7 @@ async def test_text_in_8_bits_is_not_converted_for_a_server_without_it(world: Wo
     assert str(outcome.enhanced) == "5.7.30"
 
 
-@pytest.mark.parametrize(("announced", "verdict"), [(True, READY), (False, DEFERRED)])
+@pytest.mark.parametrize(("announced", "verdict"), [(True, READY), (False, FAILED)])
 async def test_explain_tells_what_would_become_of_it(
     world: World, tmp_path: Path, announced: bool, verdict: str
 ) -> None:
@@ -200,7 +214,15 @@ async def test_explain_tells_what_would_become_of_it(
     assert host.policy == "TLS required, authenticated by PKIX"
     assert "requiretls" in [found.code for found in host.findings]
     assert [contacted.accepted for contacted in host.contacts] == [announced]
-    assert [bool(contacted.why) for contacted in host.contacts] == [not announced]
+    assert ["REQUIRETLS" in contacted.why for contacted in host.contacts] == [not announced]
     without = await explain(ours, "signed.test", connect=True)
     assert without.verdict == READY
     assert without.hosts[0].policy == "TLS if offered"
+    of_a_bounce = await explain(ours, "signed.test", requires_tls=True, connect=True, sender="")
+    assert of_a_bounce.verdict == READY, "it goes without the parameter"
+
+
+async def test_explain_lets_it_wait_while_a_host_may_still_announce_it(world: World, tmp_path: Path) -> None:
+    world.publish(MailDomain("partner.test", mx=((10, "mx1.two.test"), (20, "mx.dane-ee.test"))))
+    explained = await explain(agent(world, tmp_path), "partner.test", requires_tls=True, connect=True)
+    assert explained.verdict == DEFERRED

@@ -9,11 +9,21 @@ import pytest
 import trio
 import trio.testing
 from sqlalchemy import func, select
+from sqlalchemy.engine import make_url
 
 from events import outbox, undelivered
 from events.actions import EventAction, parse_action
 from events.catalogue import Event
-from events.shipper import BATCH, BATCH_SECONDS, FIRST_BATCH, SHARED_POLL, Drained, Shipper, next_size
+from events.shipper import (
+    BATCH,
+    BATCH_SECONDS,
+    FIRST_BATCH,
+    LEAST_BATCH,
+    SHARED_POLL,
+    Drained,
+    Shipper,
+    next_size,
+)
 from events.sql import Refusal, Shipment, Unavailable
 
 
@@ -106,13 +116,26 @@ async def test_more_than_one_batch_is_shipped_and_they_grow_while_that_is_quick(
     assert databases.batches == [50, 100, 200, 400, 100]
 
 
+async def test_the_ready_made_table_takes_as_many_as_there_are(runner, databases, clock):
+    """In one statement, whose time depends little on their number."""
+    shipper = Shipper(
+        runner,
+        [EventAction("a", frozenset({"msg:delivery"}), make_url("sqlite://"))],
+        clock=clock,
+        databases=databases,
+    )
+    await put(runner, *(str(number) for number in range(BATCH)), to=("a",))
+    await shipper.ship_once()
+    assert databases.batches == [BATCH]
+
+
 def test_a_batch_is_what_the_database_takes_in_a_second():
     assert next_size(50, 50, 0.1) == 100
     assert next_size(50, 50, 0.6) == 50
     assert next_size(50, 7, 0.1) == 50, "few say little"
     assert next_size(50, 7, 1.0) == 50
-    assert next_size(400, 400, 60.0) == 6
-    assert next_size(400, 1, 3600.0) == 1
+    assert next_size(400, 400, 8.0) == 50
+    assert next_size(400, 400, 60.0) == next_size(400, 1, 3600.0) == LEAST_BATCH, "else time has its own cost"
     assert next_size(400, 400, 0.0) == BATCH
 
 

@@ -6,14 +6,13 @@ from itertools import product
 
 import pytest
 
-from deliver.demands import policy_for, raised_for
+from deliver.demands import raised_for
 from deliver.relay.route import Login
 from deliver.report.trace import Stage
 from deliver.resolve.answer import TlsaRecord
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget
 from deliver.resolve.sts import Mode, StsPolicy, StsStanding
 from deliver.resolve.tlsa import TlsaAbsent, TlsaFailed, TlsaNotAsked, TlsaRecords, TlsaStatus
-from deliver.settings import Tls
 from deliver.tls.policy import (
     Authentication,
     Demands,
@@ -40,6 +39,7 @@ ENFORCED, TESTED = (
 TESTED_ELSEWHERE = StsStanding(StsPolicy(Mode.TESTING, ("mx.example.com",), 86400))
 ENDED = StsStanding(StsPolicy(Mode.NONE, ("*.example.net",), 86400))
 STANDINGS = (None, ENFORCED, TESTED, TESTED_ELSEWHERE, ENDED)
+LITERAL = HostPlan("192.0.2.1", ("192.0.2.1",), False, NOT_ASKED)
 PINNED = Demands(names=(PIN,))
 PLAIN = Demands()
 
@@ -95,14 +95,30 @@ def test_a_host_that_anybody_may_have_chosen_needs_one_for_the_domain(
     assert policy.names == names
 
 
-def test_names_of_the_settings_are_certain_too() -> None:
-    policy = asked(Level.VERIFY, *where(), demands=PINNED)
-    assert isinstance(policy, TlsPolicy)
-    assert policy.names == (PIN,), "as for other mail"
-    raised = asked(Level.MAY, *where(), demands=PINNED)
+def test_only_names_that_the_settings_give_the_domain_are_certain() -> None:
+    """Those of a rule for hosts are in the demands too: a forged answer would choose such a host."""
+    plan, host = where()
+    for level in (Level.VERIFY, Level.MAY):
+        before = decide(level, plan, host, PINNED)
+        unpinned = required_by_sender(before, plan, host)
+        assert isinstance(unpinned, TlsPolicy)
+        assert unpinned.names == (DOMAIN,)
+    pinned = required_by_sender(decide(Level.VERIFY, plan, host, PINNED), plan, host, (PIN,))
+    assert isinstance(pinned, TlsPolicy)
+    assert pinned.names == (PIN,), "as for other mail"
+    raised = required_by_sender(decide(Level.MAY, plan, host, PINNED), plan, host, (PIN,))
     assert isinstance(raised, TlsPolicy)
     assert raised.names == (DOMAIN, PIN)
     assert raised.demands == PINNED
+
+
+def test_an_address_literal_is_certain() -> None:
+    plan, _ = where(domain="[192.0.2.1]")
+    policy = required_by_sender(
+        *(decide(Level.DANE, plan, LITERAL), plan, LITERAL),
+    )
+    assert isinstance(policy, TlsPolicy)
+    assert policy.names == ("192.0.2.1",)
 
 
 def test_the_domain_itself_is_certain() -> None:
@@ -173,11 +189,3 @@ def test_a_fallback_is_raised_as_well() -> None:
     policy = required_by_sender(owed, plan, host)
     assert isinstance(policy, TlsPolicy)
     assert policy.authentication is Authentication.PKIX
-
-
-def test_policies_with_and_without_it_come_from_one_place() -> None:
-    tls, place = Tls(level=Level.MAY), where()
-    assert policy_for(tls, *place) == decide(Level.MAY, *place)
-    raised = policy_for(tls, *place, requires_tls=True)
-    assert isinstance(raised, TlsPolicy)
-    assert raised.names == (DOMAIN,)
