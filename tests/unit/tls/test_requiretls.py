@@ -39,7 +39,6 @@ ENFORCED, TESTED = (
 TESTED_ELSEWHERE = StsStanding(StsPolicy(Mode.TESTING, ("mx.example.com",), 86400))
 ENDED = StsStanding(StsPolicy(Mode.NONE, ("*.example.net",), 86400))
 STANDINGS = (None, ENFORCED, TESTED, TESTED_ELSEWHERE, ENDED)
-LITERAL = HostPlan("192.0.2.1", ("192.0.2.1",), False, NOT_ASKED)
 PINNED = Demands(names=(PIN,))
 PLAIN = Demands()
 
@@ -113,10 +112,9 @@ def test_only_names_that_the_settings_give_the_domain_are_certain() -> None:
 
 
 def test_an_address_literal_is_certain() -> None:
-    plan, _ = where(domain="[192.0.2.1]")
-    policy = required_by_sender(
-        *(decide(Level.DANE, plan, LITERAL), plan, LITERAL),
-    )
+    plan = MxPlan("[192.0.2.1]", (MxTarget("192.0.2.1"),), False)
+    host = HostPlan("192.0.2.1", ("192.0.2.1",), False, NOT_ASKED)
+    policy = required_by_sender(decide(Level.DANE, plan, host), plan, host)
     assert isinstance(policy, TlsPolicy)
     assert policy.names == ("192.0.2.1",)
 
