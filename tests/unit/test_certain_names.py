@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from deliver.agent import Agent
 from deliver.level import Level
 from deliver.outcome import Delivered
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget
 from deliver.resolve.tlsa import TlsaNotAsked
-from deliver.settings import Delivery, Route, Tls
+from deliver.settings import Delivery, Route, Rule, Tls
 from deliver.tls.policy import Demands, TlsPolicy, decide, verified
 from tests.internet import MailDomain, Security, World
 from tests.unit.attempts import agent, codes, deliver
@@ -64,11 +65,10 @@ async def test_verify_names_pin_a_domain_without_dnssec(world: World, tmp_path: 
         assert ("name-mismatch" in codes(result)) is not arrives
 
 
-@pytest.mark.parametrize("security", [Security.INSECURE, Security.SECURE])
-async def test_no_password_for_a_host_that_a_forged_answer_chose(
-    world: World, tmp_path: Path, security: Security
-) -> None:
-    world.publish(MailDomain("provider.test", mx=((10, HIS),), security=security))
+def logs_in(
+    world: World, tmp_path: Path, *, names: tuple[str, ...] = (), rules: tuple[Rule, ...] = ()
+) -> Agent:
+    """At whatever host DNS names for provider.test."""
     opens(world, "AUTH PLAIN LOGIN")
     secret = tmp_path / "password"
     secret.write_text(PASSWORD + "\n")
@@ -80,13 +80,43 @@ async def test_no_password_for_a_host_that_a_forged_answer_chose(
         username="ann@client.test",
         password_file=str(secret),
     )
-    ours = agent(
+    store = str(world.write_trust_store(tmp_path))
+    return agent(
         world,
         tmp_path,
         route=(route,),
-        tls=Tls(trust_store=str(world.write_trust_store(tmp_path)), level=Level.VERIFY),
+        rule=rules,
+        tls=Tls(trust_store=store, level=Level.VERIFY, verify_names=names),
         delivery=Delivery(port=world.port, helo="relay.example.org"),
     )
-    await deliver(ours, "bob@anywhere.test")
+
+
+def heard_auth(world: World) -> bool:
     said = [command.verb for connection in world.server(HIS).connections for command in connection.commands]
-    assert ("AUTH" in said) is (security is Security.SECURE)
+    return "AUTH" in said
+
+
+@pytest.mark.parametrize("security", [Security.INSECURE, Security.SECURE])
+async def test_no_password_for_a_host_that_a_forged_answer_chose(
+    world: World, tmp_path: Path, security: Security
+) -> None:
+    world.publish(MailDomain("provider.test", mx=((10, HIS),), security=security))
+    await deliver(logs_in(world, tmp_path), "bob@anywhere.test")
+    assert heard_auth(world) is (security is Security.SECURE)
+
+
+@pytest.mark.parametrize(
+    ("names", "rules", "told"),
+    [
+        ((HIS,), (), True),
+        ((), (Rule(domains=("anywhere.test",), tls={"verify_names": (HIS,)}),), True),
+        ((), (Rule(hosts=(HIS,), tls={"verify_names": (HIS,)}),), False),
+    ],
+)
+async def test_names_of_the_settings_let_a_password_go_unless_they_are_those_of_a_host(
+    world: World, tmp_path: Path, names: tuple[str, ...], rules: tuple[Rule, ...], told: bool
+) -> None:
+    """A forged answer would choose a host that a rule names."""
+    world.publish(MailDomain("provider.test", mx=((10, HIS),), security=Security.INSECURE))
+    await deliver(logs_in(world, tmp_path, names=names, rules=rules), "bob@anywhere.test")
+    assert heard_auth(world) is told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 
@@ -9,7 +10,6 @@ import pytest
 import trio
 import trio.testing
 from sqlalchemy import func, select
-from sqlalchemy.engine import make_url
 
 from events import outbox, undelivered
 from events.actions import EventAction, parse_action
@@ -116,17 +116,19 @@ async def test_more_than_one_batch_is_shipped_and_they_grow_while_that_is_quick(
     assert databases.batches == [50, 100, 200, 400, 100]
 
 
-async def test_the_ready_made_table_takes_as_many_as_there_are(runner, databases, clock):
-    """In one statement, whose time depends little on their number."""
-    shipper = Shipper(
-        runner,
-        [EventAction("a", frozenset({"msg:delivery"}), make_url("sqlite://"))],
-        clock=clock,
-        databases=databases,
-    )
-    await put(runner, *(str(number) for number in range(BATCH)), to=("a",))
+@pytest.mark.parametrize(("ready_made", "batches"), [(False, [50, 10]), (True, [BATCH, BATCH])])
+async def test_only_statements_for_each_event_come_in_smaller_batches_where_they_are_slow(
+    runner, databases, clock, monkeypatch, ready_made, batches
+):
+    """The ready-made table takes many in one statement, whose time depends little on their number."""
+    monkeypatch.setattr("events.shipper.BATCH_SECONDS", 0.0)
+    slow = action("a")
+    if ready_made:
+        slow = dataclasses.replace(slow, statements=())
+    shipper = Shipper(runner, [slow], clock=clock, databases=databases)
+    await put(runner, *(str(number) for number in range(2 * BATCH)), to=("a",))
     await shipper.ship_once()
-    assert databases.batches == [BATCH]
+    assert databases.batches[:2] == batches
 
 
 def test_a_batch_is_what_the_database_takes_in_a_second():
