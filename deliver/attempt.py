@@ -22,6 +22,7 @@ from deliver.addresses import Tries, elsewhere_first, targets_at
 from deliver.agent import Agent
 from deliver.candidates import find_candidates, owed_by_policy, refusal_finding
 from deliver.course import Course, Host
+from deliver.demands import pinned_by
 from deliver.errors import Blame, StorageError
 from deliver.fallback import applies
 from deliver.level import Level
@@ -283,7 +284,7 @@ class Attempt:
             policy = at_least(self._floor, policy, plan, host)
             floor = floor_of(policy)
         if self._envelope.requires_tls:
-            policy = required_by_sender(policy, plan, host, found.pinned)
+            policy = required_by_sender(policy, plan, host, pinned_by(found))
             floor = floor_of(policy)
         self._owed = max(self._owed, floor)
         return policy

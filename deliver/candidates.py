@@ -16,11 +16,10 @@ from typing import Protocol, TypeVar
 import trio
 from msgspec import structs
 
-from deliver.demands import demands_of, raised_for
 from deliver.ignored import without_ignored
 from deliver.level import Level
 from deliver.message import literal_address
-from deliver.relay.route import Login, Reject, Route, ViaMx, ViaSmarthost
+from deliver.relay.route import Reject, Route, ViaMx, ViaSmarthost
 from deliver.report.trace import Finding, Stage, Verdict
 from deliver.resolve.answer import Answer, Query, Unreachable
 from deliver.resolve.cache import CachingResolver
@@ -31,8 +30,7 @@ from deliver.resolve.tlsa import fits_a_name
 from deliver.resolve.walk import Walked, find_host, find_mx, with_sts_record
 from deliver.settings import Destination, Settings, Tls
 from deliver.sts.standing import Policies
-from deliver.tls.policy import Floor, Refuse, TlsPolicy, decide, floor_of_sts
-from deliver.tls.requiretls import required_by_sender
+from deliver.tls.policy import Floor, floor_of_sts
 
 MAX_SITE = 255  # characters
 T = TypeVar("T")
@@ -148,7 +146,7 @@ async def drive_while(
 class Candidate:
     """One host and its lookup; `ready` is set when `walked` holds the result, which counts `until` then.
 
-    `pinned`: names for certificates that the settings give the domain, whatever its hosts.
+    `domain_tls`: the settings for the domain, whatever its hosts.
     """
 
     def __init__(self, target: MxTarget, agent: Seeker, domain: str, plan: MxPlan) -> None:
@@ -162,7 +160,7 @@ class Candidate:
         self._resolver, self._policies = agent.resolver, agent.policies
         # an answer from DNS names the host: what the settings say of hosts decides only behind the policy
         tls = _tls_of(agent.settings.towards(domain, None), plan.level)
-        self.pinned = demands_of(tls).names
+        self.domain_tls = tls
         self.plan = plan
         self._sts_domain = None
         if not plan.named:
@@ -177,14 +175,6 @@ class Candidate:
             tlsa_unwanted=no_tlsa,
         )
         self._walk = with_sts_record(walk, self._sts_domain, at_once=no_tlsa is not None)
-
-    def demanded(
-        self, host: HostPlan, login: Login | None, *, requires_tls: bool = False
-    ) -> TlsPolicy | Refuse:
-        """What the settings and DNS ask of the host as it was found, raised by a login and by REQUIRETLS."""
-        tls, plan = self.destination.tls, self.plan
-        policy = raised_for(login, decide(tls.level, plan, host, demands_of(tls)), plan, host, self.pinned)
-        return required_by_sender(policy, plan, host, self.pinned) if requires_tls else policy
 
     async def look_up(self, limit: trio.CapacityLimiter) -> None:
         """Addresses and TLSA, as soon as there is room for one more lookup."""

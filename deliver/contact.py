@@ -11,6 +11,7 @@ from typing import Any
 
 from deliver.agent import Agent
 from deliver.candidates import Candidate
+from deliver.demands import policy_for
 from deliver.message import Envelope, MessageId
 from deliver.outcome import TlsFacts
 from deliver.relay.route import Login
@@ -73,7 +74,7 @@ async def contact(
     if walked is None or isinstance(walked.plan, NoHost):
         return ()
     host = walked.plan
-    policy = candidate.demanded(host, login, requires_tls=requires_tls)
+    policy = policy_for(candidate, host, login, requires_tls=requires_tls)
     if isinstance(policy, Refuse):
         return ()
     found = []

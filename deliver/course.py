@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from deliver.candidates import Candidate, Seeker, find_candidates_while, site_of
+from deliver.demands import policy_for
 from deliver.relay.route import Login, Reject, Route, ViaMx, ViaSmarthost, choose, finding, login_of
 from deliver.resolve.cache import CachingResolver
 from deliver.resolve.mx import HostPlan, MxPlan, MxTarget, NoHost
@@ -56,7 +57,7 @@ class Host(Candidate):
     def policy(self, host: HostPlan) -> tuple[TlsPolicy | Refuse, Floor]:
         """What the settings and DNS ask of the host as it was found, raised by a login; and its floor."""
         if self._decided is None or self._decided[0] is not host:
-            policy = self.demanded(host, self.login)
+            policy = policy_for(self, host, self.login)
             self._decided = host, policy, floor_of(policy)
         return self._decided[1:]
 

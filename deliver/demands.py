@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from OpenSSL import SSL
 
@@ -22,7 +23,11 @@ from deliver.resolve.mx import HostPlan, MxPlan
 from deliver.settings import Settings, Tls
 from deliver.tls import crl
 from deliver.tls.context import ClientCertificate, context_for
-from deliver.tls.policy import Authentication, Demands, Refuse, TlsPolicy, verified
+from deliver.tls.policy import Authentication, Demands, Refuse, TlsPolicy, decide, verified
+from deliver.tls.requiretls import required_by_sender
+
+if TYPE_CHECKING:
+    from deliver.candidates import Candidate
 
 
 @lru_cache(maxsize=256)
@@ -37,6 +42,20 @@ def demands_of(tls: Tls) -> Demands:
     )
 
 
+def pinned_by(candidate: Candidate) -> tuple[str, ...]:
+    """The names for certificates that the settings give the domain, whatever its hosts."""
+    return demands_of(candidate.domain_tls).names
+
+
+def policy_for(
+    candidate: Candidate, host: HostPlan, login: Login | None, *, requires_tls: bool = False
+) -> TlsPolicy | Refuse:
+    """What the settings and DNS ask of the host as it was found, raised by a login and by REQUIRETLS."""
+    tls, plan, pinned = candidate.destination.tls, candidate.plan, pinned_by(candidate)
+    policy = raised_for(login, decide(tls.level, plan, host, demands_of(tls)), plan, host, pinned)
+    return required_by_sender(policy, plan, host, pinned) if requires_tls else policy
+
+
 def raised_for(
     login: Login | None,
     policy: TlsPolicy | Refuse,
@@ -46,7 +65,7 @@ def raised_for(
 ) -> TlsPolicy | Refuse:
     """The policy of a host where we log in: at least `verify`, unless it may go in clear text. Pure.
 
-    `pinned`: the names that the settings give the domain, whatever its hosts.
+    `pinned`: see `pinned_by`.
     """
     if login is None or login.in_clear or isinstance(policy, Refuse):
         return policy

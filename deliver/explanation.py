@@ -18,6 +18,7 @@ import trio
 from deliver.agent import Agent
 from deliver.candidates import Candidate, find_candidates
 from deliver.contact import Contacted, contact
+from deliver.demands import policy_for
 from deliver.relay.route import Login, Reject, choose, finding, login_of, senders_elsewhere
 from deliver.report.trace import Finding, Stage
 from deliver.resolve.answer import Answer, Bogus, Found, NoData, NxDomain, Query, Unreachable
@@ -209,7 +210,7 @@ def _explain_host(
     place = (candidate.target.host, candidate.port, candidate.target.preference)
     if isinstance(host, NoHost):
         return HostExplained(*place, (), False, "unusable", host.why, findings)
-    policy = candidate.demanded(host, login, requires_tls=requires_tls)
+    policy = policy_for(candidate, host, login, requires_tls=requires_tls)
     missing = _missing(plan, host, candidate.port)
     if isinstance(policy, Refuse):
         return HostExplained(*place, host.addresses, False, "refused", missing, (*findings, policy.finding))

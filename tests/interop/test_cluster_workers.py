@@ -109,7 +109,8 @@ def test_workers_that_are_killed_again_and_again_lose_nothing(
         for kill in range(KILLS):
             node = pairs[kill % 2]
             pause(rng.uniform(0.2, 1.0))
-            until(lambda node=node: len(node.workers()) == 2)  # type: ignore[misc]
+            # one that has died often is started again only after a while
+            until(lambda node=node: len(node.workers()) == 2, node.said, limit=PATIENCE)  # type: ignore[misc]
             os.kill(rng.choice(node.workers()), signal.SIGKILL)
         assert ours.enough.wait(PATIENCE), pairs[0].said()
         assert theirs.enough.wait(PATIENCE), pairs[1].said()

@@ -63,7 +63,7 @@ def test_one_run_delivers_what_is_there_and_the_queue_keeps_what_has_to_wait(
     ran = spool(config, str(directory))
     assert (ran.returncode, ran.stdout) == (0, "2 taken, 0 set aside, 0 not yet\n"), ran
     assert names(directory) == []
-    assert live.copies() == {"a@plain.test": 2}
+    assert live.copies() == {"a@plain.test": 2}, ran.stderr
     content = live.world.messages[0].content
     assert content.endswith(b"\r\n\r\n" + BODY.replace(b"\n", b"\r\n"))
     live.behave("mx.signed.test", Behaviour())
