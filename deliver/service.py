@@ -254,8 +254,11 @@ class Relay:
 
     async def idle(self) -> bool:
         """Whether no attempt is under way or due, and no report. Raises StorageError."""
+        if not await self._work.runner.idle():
+            return False
         soon = self._clock.now() + self._settings.bounce.gather
         report = await self._shard.sql.read(next_report)
+        # a report that was written meanwhile is mail
         return (report is None or report > soon) and await self._work.runner.idle()
 
     def _begin(self, claim: Claim, content: Content, journal: JournalReply) -> Attempt:

@@ -400,7 +400,8 @@ class Runner:
 
     async def idle(self) -> bool:
         """Whether nothing is under way and nothing is due that may be tried now. Raises StorageError."""
-        return not self._running and await self._pause(self._clock.now()) > 0
+        pause = await self._pause(self._clock.now())
+        return pause > 0 and not self._running and not self._claiming.locked()  # as they are now
 
     async def _pause(self, now: float) -> float:
         permits = Permits(self.lanes, self.throttle, now, self._holds)
