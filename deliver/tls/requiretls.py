@@ -44,11 +44,8 @@ def required_by_sender(
 
 def _note(raised: TlsPolicy, host: HostPlan) -> Finding:
     names = ", ".join(raised.names)
-    text = (
-        f"The sender asks for TLS with the right server (REQUIRETLS): {host.host} needs a valid certificate"
-    )
+    text = f"The sender asks for REQUIRETLS: {host.host} needs a valid certificate"
     text += "" if raised.names == (host.host,) else f" for {' or '.join(raised.names)}"
-    text += " and has to announce REQUIRETLS"
     return Finding(Stage.POLICY, "requiretls", text, rfc="RFC 8689 2", evidence=(("names", names),))
 
 
